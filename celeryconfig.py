@@ -1,0 +1,58 @@
+"""How Celery runs FlowStone: JSON only, late acknowledgements, one queue for each kind of work."""
+
+from kombu import Queue
+
+from flowstone.messages import COORDINATE, RECONCILE, STEP
+from flowstone.queues import QUEUES
+from flowstone.settings import load_settings
+
+_settings = load_settings()
+
+broker_url = _settings.broker
+result_backend = _settings.results
+broker_connection_retry_on_startup = True
+
+# Nothing but JSON is read or written; a message in another form is refused.
+accept_content = ["json"]
+result_accept_content = ["json"]
+task_serializer = "json"
+result_serializer = "json"
+
+task_queues = [Queue(name) for name in QUEUES]
+task_default_queue = "assets"
+task_create_missing_queues = False
+task_routes = {COORDINATE: {"queue": "control"}, RECONCILE: {"queue": "control"}, STEP: {}}
+
+# A message is acknowledged when its step has been committed, so a crash gives it back; the
+# claim in the ledger refuses the copies that this can make.
+task_acks_late = True
+# The ledger counts the deaths of workers and dispatches anew: Celery alone would do so for ever.
+task_reject_on_worker_lost = False
+# A worker that keeps steps in reserve would hold them back from one that is idle.
+worker_prefetch_multiplier = 1
+
+task_soft_time_limit = _settings.soft_time_limit
+task_time_limit = _settings.time_limit
+# Redis gives out again what is not acknowledged in this time, so it must outlast any task.
+broker_transport_options = {"visibility_timeout": int(_settings.time_limit) + 600}
+result_backend_transport_options = {"visibility_timeout": int(_settings.time_limit) + 600}
+
+# Values are read through the ledger. Celery's results only count the parts of chords; they
+# must outlast the slowest header, for a chord forgets those that have expired.
+task_ignore_result = True
+result_expires = int(_settings.time_limit) + 24 * 3600
+
+# What Flower shows.
+worker_send_task_events = True
+task_send_sent_event = True
+task_track_started = True
+
+enable_utc = True
+timezone = "UTC"
+beat_schedule = {
+    "flowstone-reconcile": {
+        "task": RECONCILE,
+        "schedule": 10.0,
+        "options": {"queue": "control", "expires": 60, "ignore_result": True},
+    },
+}

@@ -1,0 +1,227 @@
+"""Assets: what people declare. A decorated function makes one named, partitioned data artefact."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, cast, overload
+
+from flowstone.errors import BadSignature, DefinitionError
+from flowstone.mapping import PartitionMapping
+from flowstone.partition import PartitionSet, UnpartitionedSet
+from flowstone.retry import Retry
+
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,199}")
+"""Asset names are part of paths, task names and metric labels, so they stay plain."""
+
+
+@dataclass(frozen=True)
+class Dep:
+    """A dependency written out: the asset to read and, if not the default, the mapping."""
+
+    asset: str
+    mapping: PartitionMapping | None = None
+
+
+@dataclass(frozen=True)
+class Dependency:
+    """One upstream asset of an asset, and the parameter that receives it (None: order only)."""
+
+    asset: str
+    parameter: str | None
+    mapping: PartitionMapping | None
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A named data artefact with the function that computes it. Made by `@asset`."""
+
+    name: str
+    function: Callable[..., Any]
+    dependencies: tuple[Dependency, ...]
+    partitions: PartitionSet
+    context_parameter: str | None
+    resources: tuple[str, ...]
+    config: type[Any] | None
+    retry: Retry
+    queue: str
+    description: str
+    location: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the user's own types
+        """Call the function itself, as a test of the asset would."""
+        return self.function(*args, **kwargs)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A named thing that assets need, such as a client. Made by `@resource`."""
+
+    name: str
+    function: Callable[[], Any]
+    location: str
+
+
+@dataclass
+class Definitions:
+    """What the decorators have recorded in this process, by place of definition."""
+
+    assets: dict[tuple[str, str], Asset] = field(default_factory=dict)
+    resources: dict[tuple[str, str], Resource] = field(default_factory=dict)
+
+
+# A redefinition must not silently win, so the decorators remember all that they saw rather
+# than leave it to the module's namespace. Loading a module anew replaces what it defined at
+# the same place.
+DEFINED: Final = Definitions()
+
+
+@overload
+def asset(function: Callable[..., Any], /) -> Asset: ...
+@overload
+def asset(
+    *,
+    name: str | None = ...,
+    deps: Sequence[str | Dep] | Mapping[str, str | Dep] = ...,
+    partitions: PartitionSet | None = ...,
+    resources: Sequence[str] = ...,
+    config: type[Any] | None = ...,
+    retry: Retry | None = ...,
+    queue: str = ...,
+    description: str | None = ...,
+) -> Callable[[Callable[..., Any]], Asset]: ...
+def asset(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    deps: Sequence[str | Dep] | Mapping[str, str | Dep] = (),
+    partitions: PartitionSet | None = None,
+    resources: Sequence[str] = (),
+    config: type[Any] | None = None,
+    retry: Retry | None = None,
+    queue: str = "assets",
+    description: str | None = None,
+) -> Asset | Callable[[Callable[..., Any]], Asset]:
+    """Declare that a function makes an asset.
+
+    Each parameter of the function names the asset that it reads, but for
+    `context`, which receives the `Context`. `deps` says more: a mapping
+    `{"parameter": "asset"}` where the two names differ or the partition mapping
+    is not the default, or a list of assets that must come first although the
+    function does not receive them.
+
+    `name` defaults to the function's name, `partitions` to none, `config` is a
+    pydantic model whose fields a run may set, `queue` one of the Celery queues.
+    Raises BadSignature for a function that cannot be called that way.
+    """
+
+    def declare(function: Callable[..., Any]) -> Asset:
+        made = Asset(
+            name=_checked_name(name or function.__name__),
+            function=function,
+            dependencies=_dependencies(function, deps),
+            partitions=partitions or UnpartitionedSet(),
+            context_parameter="context" if "context" in _parameters(function) else None,
+            resources=tuple(resources),
+            config=config,
+            retry=retry or Retry(),
+            queue=queue,
+            description=(
+                inspect.getdoc(function) or ""
+                if description is None
+                else inspect.cleandoc(description)
+            ),
+            location=_location(function),
+        )
+        DEFINED.assets[made.name, made.location] = made
+        return made
+
+    return declare if function is None else declare(function)
+
+
+def resource(function: Callable[[], Any], /) -> Resource:
+    """Declare a function without parameters that makes a resource, once in each process."""
+    if inspect.signature(function).parameters:
+        raise BadSignature(f"resource {function.__name__!r} must take no parameters")
+    made = Resource(_checked_name(function.__name__), function, _location(function))
+    DEFINED.resources[made.name, made.location] = made
+    return made
+
+
+def _checked_name(name: str) -> str:
+    if NAME.fullmatch(name):
+        return name
+    raise DefinitionError(
+        f"{name!r} is not a name; use letters, digits, '_', '.' and '-', at most 200 characters"
+    )
+
+
+def _location(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else function.__module__
+
+
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    """Return the parameters that are to be filled, or raise BadSignature."""
+    where = f"asset {function.__name__!r} ({_location(function)})"
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise BadSignature(f"{where} must be a plain function, not async and not a generator")
+    names = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise BadSignature(f"{where} takes *{parameter.name}; name each asset that it reads")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise BadSignature(f"{where}: {parameter.name!r} is positional-only; remove the '/'")
+        if parameter.default is not parameter.empty:
+            raise BadSignature(
+                f"{where}: {parameter.name!r} has a default, but parameters name assets; "
+                "take settings through config="
+            )
+        names.append(parameter.name)
+    return names
+
+
+def _dependencies(
+    function: Callable[..., Any], deps: Sequence[str | Dep] | Mapping[str, str | Dep]
+) -> tuple[Dependency, ...]:
+    if isinstance(deps, str):
+        raise BadSignature(f"asset {function.__name__!r}: deps= takes a list, not a string")
+    named = {k: _dep(v) for k, v in deps.items()} if isinstance(deps, Mapping) else {}
+    unnamed = [] if isinstance(deps, Mapping) else [_dep(d) for d in cast("Sequence[str]", deps)]
+    parameters = [name for name in _parameters(function) if name != "context"]
+    stray = sorted(set(named) - set(parameters))
+    if stray:
+        raise BadSignature(
+            f"asset {function.__name__!r} ({_location(function)}): deps= names the parameter "
+            f"{stray[0]!r}, which the function does not have"
+        )
+    found = [
+        Dependency(dep.asset, parameter, dep.mapping)
+        for parameter in parameters
+        for dep in [named.get(parameter) or _listed(unnamed, parameter) or Dep(parameter)]
+    ]
+    received = {d.asset for d in found}
+    found += [Dependency(d.asset, None, d.mapping) for d in unnamed if d.asset not in received]
+    _refuse_twice(function, found)
+    return tuple(found)
+
+
+def _listed(deps: Sequence[Dep], name: str) -> Dep | None:
+    return next((dep for dep in deps if dep.asset == name), None)
+
+
+def _refuse_twice(function: Callable[..., Any], found: Sequence[Dependency]) -> None:
+    names = [dependency.asset for dependency in found]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise BadSignature(f"asset {function.__name__!r} reads {twice[0]!r} twice; read it once")
+
+
+def _dep(value: str | Dep) -> Dep:
+    return value if isinstance(value, Dep) else Dep(str(value))

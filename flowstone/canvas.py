@@ -1,0 +1,91 @@
+"""Canvases become Celery signatures, by the names of tasks, and go to the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID
+
+from celery import Celery, Signature, chain, chord
+from kombu.exceptions import OperationalError
+
+from flowstone.errors import BrokerUnavailable
+from flowstone.expand import Canvas, Chain
+from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
+from flowstone.partition_key import step_name
+from flowstone.store.dispatch import DispatchedStep
+
+PUBLISH_RETRY: Final = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3}
+"""A broker that restarts is worth a second; a longer absence is left to the reconciler."""
+
+
+def to_signature(app: Celery, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> Signature:
+    """Return the Celery chain or chord of a canvas."""
+    if isinstance(canvas, Chain):
+        return _chain(app, canvas.steps, steps)
+    header = [_chain(app, stretch, steps) for stretch in canvas.header]
+    return chord(header, _chain(app, canvas.body, steps), app=app)
+
+
+def _chain(app: Celery, ids: tuple[int, ...], steps: Mapping[int, DispatchedStep]) -> Signature:
+    members = [_step(app, steps[id]) for id in ids]
+    return members[0] if len(members) == 1 else chain(*members, app=app)
+
+
+def _step(app: Celery, step: DispatchedStep) -> Signature:
+    message = StepMessage(step_id=step.id, canvas=step.canvas)
+    # Immutable: results never travel from step to step, values are read through the ledger.
+    return app.signature(STEP, kwargs=message.arguments(), immutable=True).set(
+        queue=step.queue, shadow=step_name(step.asset, step.partition)
+    )
+
+
+class Publisher:
+    """Sends canvases and wake-ups with one Celery app."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+
+    def publish(self, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
+        """Send a canvas; raise BrokerUnavailable if it did not go out."""
+        signature = to_signature(self.app, canvas, steps)
+        with translated(self.app):
+            signature.apply_async(retry_policy=PUBLISH_RETRY)
+
+    def wake(self, run_id: UUID) -> None:
+        """Send a wake-up to the coordinator of a run; raise BrokerUnavailable."""
+        with translated(self.app):
+            self.app.send_task(
+                COORDINATE,
+                kwargs=CoordinateMessage(run_id=run_id).arguments(),
+                queue="control",
+                ignore_result=True,
+                retry_policy=PUBLISH_RETRY,
+            )
+
+    def check(self) -> None:
+        """Raise BrokerUnavailable unless the broker answers."""
+        with translated(self.app), self.app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+
+
+@contextmanager
+def translated(app: Celery) -> Iterator[None]:
+    """Turn the errors of a broker that is away into BrokerUnavailable."""
+    try:
+        yield
+    except (OperationalError, OSError) as error:
+        raise BrokerUnavailable(
+            f"the broker at {app.connection_for_write().as_uri()} cannot be reached: {error}; "
+            "start `flowstone dev`, or set FLOWSTONE_BROKER_URL to one that runs",
+            original=error,
+        ) from error
+
+
+def client_app(broker: str, results: str) -> Celery:
+    """Return a Celery app that can send FlowStone's tasks, and knows none of them."""
+    app: Any = Celery("flowstone", set_as_current=False)
+    app.config_from_object("celeryconfig")
+    app.conf.update(broker_url=broker, result_backend=results)
+    return app

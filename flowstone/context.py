@@ -1,0 +1,71 @@
+"""What an asset's function is told about the step that it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from flowstone.errors import ResourceUnavailable, UnknownResource, did_you_mean
+from flowstone.partition import Key, PartitionSet, TimePartitions, Window
+
+
+class Logger(Protocol):
+    """A logger bound to run, asset, partition and attempt; takes an event and its values."""
+
+    def debug(self, event: str, **values: Any) -> Any: ...  # noqa: ANN401, D102
+    def info(self, event: str, **values: Any) -> Any: ...  # noqa: ANN401, D102
+    def warning(self, event: str, **values: Any) -> Any: ...  # noqa: ANN401, D102
+    def error(self, event: str, **values: Any) -> Any: ...  # noqa: ANN401, D102
+
+
+class Resources(Mapping[str, Any]):
+    """The resources that an asset has declared, and no others; each is made when first used."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], Any]]) -> None:
+        self._makers = dict(makers)
+
+    def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - the user's own types
+        """Return the resource; raise UnknownResource or ResourceUnavailable."""
+        if name not in self._makers:
+            raise UnknownResource(
+                f"resource {name!r} is not declared by this asset; add it to resources="
+                + did_you_mean(name, self._makers)
+            )
+        try:
+            return self._makers[name]()
+        except Exception as error:
+            raise ResourceUnavailable(
+                f"resource {name!r} could not be started: {error}", original=error
+            ) from error
+
+    def __iter__(self) -> Any:  # noqa: ANN401 - the signature of Mapping
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+@dataclass(frozen=True)
+class Context:
+    """The step that an asset's function is called for.
+
+    `attempt` counts from 1. `config` is an instance of the asset's config model,
+    or None if it declares none.
+    """
+
+    run_id: str
+    asset: str
+    partition: Key
+    partitions: PartitionSet
+    attempt: int
+    config: Any
+    resources: Resources
+    logger: Logger
+
+    @property
+    def window(self) -> Window | None:
+        """The stretch of time that the partition stands for, or None if it is not of time."""
+        if isinstance(self.partitions, TimePartitions):
+            return self.partitions.window(self.partition)
+        return None

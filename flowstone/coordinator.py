@@ -1,0 +1,107 @@
+"""The run coordinator: plan once, expand what is ready, finish.
+
+It is idempotent, and any number of it may run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from flowstone.errors import BadConfig, FlowStoneError, did_you_mean
+from flowstone.execution import asset_config
+from flowstone.expand import Canvas, expand
+from flowstone.graph import AssetGraph
+from flowstone.plan import Plan, build_plan
+from flowstone.runtime import Runtime
+from flowstone.states import RunState
+from flowstone.store import dispatch, plans, runs
+from flowstone.store.dispatch import DispatchedStep
+
+ACTOR = "coordinator"
+
+Publish = Callable[[Canvas, Mapping[int, DispatchedStep]], None]
+"""Hands a canvas to whatever runs it; raises if it did not take it."""
+
+
+def coordinate(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
+    """Bring a run as far as it can go now.
+
+    Raises UnknownRun, LedgerUnavailable, or what `publish` raises; in the last case
+    all that was not published is ready again.
+    """
+    plan_run(runtime, run_id)
+    canvases, steps = take_ready(runtime, run_id)
+    for sent, canvas in enumerate(canvases):
+        try:
+            publish(canvas, steps)
+        except BaseException:
+            _take_back(runtime, canvases[sent:], steps)
+            raise
+
+
+def plan_run(runtime: Runtime, run_id: UUID) -> None:
+    """Plan a requested run; one that cannot be planned fails, with the reason."""
+    with runtime.ledger.begin() as conn:
+        run = runs.lock(conn, run_id)
+        if run.state != RunState.REQUESTED:
+            return
+        try:
+            plan = _plan(conn, runtime, run)
+        except FlowStoneError as error:
+            reason = {"type": error.type, "message": error.message}
+            runs.fail(conn, run_id, reason, actor=ACTOR)
+        else:
+            plans.write(conn, run_id, plan, actor=ACTOR)
+
+
+def _plan(conn: Connection, runtime: Runtime, run: runs.Run) -> Plan:
+    graph = runtime.registry.graph
+    plan = build_plan(run.request, graph, partial(plans.latest, conn), datetime.now(UTC))
+    _check_config(graph, plan, run.config)
+    return plan
+
+
+def _check_config(graph: AssetGraph, plan: Plan, config: Mapping[str, Any]) -> None:
+    planned = {step.asset for step in plan.steps}
+    for name in config:
+        if name not in planned:
+            raise BadConfig(
+                f"config is given for {name!r}, which this run does not compute"
+                + did_you_mean(name, planned)
+            )
+    for name in planned:
+        asset_config(graph[name], config)
+
+
+def take_ready(
+    runtime: Runtime, run_id: UUID
+) -> tuple[Sequence[Canvas], Mapping[int, DispatchedStep]]:
+    """Mark what is ready as dispatched, and return it; close the run if nothing is left."""
+    with runtime.ledger.begin() as conn:
+        # The lock lets one coordinator at a time dispatch; one that comes while another
+        # works waits for it, and then sees all that the other did not.
+        run = runs.lock(conn, run_id)
+        if run.state not in (RunState.PLANNED, RunState.RUNNING):
+            return (), {}
+        budget = dispatch.window_left(conn, run_id, run.max_in_flight)
+        ready, nodes = dispatch.ready(conn, run_id, budget)
+        canvases = expand(ready, nodes, budget)
+        if not canvases:
+            runs.close_if_done(conn, run_id, actor=ACTOR)
+            return (), {}
+        if run.state == RunState.PLANNED:
+            runs.mark_running(conn, run_id)
+        return canvases, dispatch.mark(conn, canvases)
+
+
+def _take_back(
+    runtime: Runtime, canvases: Sequence[Canvas], steps: Mapping[int, DispatchedStep]
+) -> None:
+    with runtime.ledger.begin() as conn:
+        dispatch.withdraw(conn, canvases, steps)

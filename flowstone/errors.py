@@ -1,0 +1,167 @@
+"""Every error FlowStone raises: an exception that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class FlowStoneError(Exception):
+    """The base of all FlowStone errors.
+
+    `type` is a stable snake_case name that is stored in the ledger, `context`
+    holds JSON values that locate the fault, `retryable` says whether trying
+    again can help, and `original` is the exception that caused this one.
+    """
+
+    type = "flowstone_error"
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        context: Mapping[str, Any] | None = None,
+        retryable: bool | None = None,
+        original: BaseException | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.context = dict(context or {})
+        self.original = original
+        if retryable is not None:
+            self.retryable = retryable
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class DefinitionError(FlowStoneError):
+    """The asset definitions do not make sense."""
+
+    type = "definition_error"
+
+
+class UnknownAsset(DefinitionError):
+    """A name that no asset has."""
+
+    type = "unknown_asset"
+
+
+class UnknownResource(DefinitionError):
+    """A name that no resource has."""
+
+    type = "unknown_resource"
+
+
+class DuplicateAsset(DefinitionError):
+    """Two assets, or two resources, have the same name."""
+
+    type = "duplicate_asset"
+
+
+class BadSignature(DefinitionError):
+    """The function of an asset takes parameters that FlowStone cannot fill."""
+
+    type = "bad_signature"
+
+
+class CyclicGraph(DefinitionError):
+    """Assets read each other in a circle."""
+
+    type = "cyclic_graph"
+
+
+class BadMapping(DefinitionError):
+    """The partitions of an asset cannot be mapped to those of an asset that it reads."""
+
+    type = "bad_mapping"
+
+
+class BadPartition(FlowStoneError):
+    """A partition key that is malformed, or lies outside the asset's partition set."""
+
+    type = "bad_partition"
+
+
+class BadConfig(FlowStoneError):
+    """A setting, or the config given for an asset, that is not valid."""
+
+    type = "bad_config"
+
+
+class BadMessage(FlowStoneError):
+    """A Celery message whose arguments are not the ones that the task declares."""
+
+    type = "bad_message"
+
+
+class MissingInput(FlowStoneError):
+    """A step reads an asset that has never been materialized."""
+
+    type = "missing_input"
+
+
+class OutputError(FlowStoneError):
+    """An output that cannot be stored, or does not match its record."""
+
+    type = "output_error"
+
+
+class ResourceUnavailable(FlowStoneError):
+    """A resource that an asset needs could not be started."""
+
+    type = "resource_unavailable"
+    retryable = True
+
+
+class LedgerUnavailable(FlowStoneError):
+    """PostgreSQL cannot be reached."""
+
+    type = "ledger_unavailable"
+    retryable = True
+
+
+class BrokerUnavailable(FlowStoneError):
+    """The Celery broker cannot be reached."""
+
+    type = "broker_unavailable"
+    retryable = True
+
+
+class WrongMigration(FlowStoneError):
+    """The schema of the ledger is older or newer than this version of FlowStone."""
+
+    type = "wrong_migration"
+
+
+class ServerError(FlowStoneError):
+    """An embedded server did not start, or did not stop."""
+
+    type = "server_error"
+
+
+class UnknownRun(FlowStoneError):
+    """A run id that the ledger does not know."""
+
+    type = "unknown_run"
+
+
+class RunFailed(FlowStoneError):
+    """A run ended as failed or cancelled, where its result was asked for."""
+
+    type = "run_failed"
+
+
+class RunTimeout(FlowStoneError):
+    """A run did not end within the time that the caller was ready to wait."""
+
+    type = "run_timeout"
+    retryable = True
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for the nearest of `known`, or "" if none is near."""
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {nearest[0]!r}?" if nearest else ""

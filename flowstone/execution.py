@@ -1,0 +1,174 @@
+"""One step, end to end: claim, load inputs, call the function, stage the output, commit."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import Connection
+
+from flowstone.asset import Asset, Dependency
+from flowstone.context import Context
+from flowstone.errors import BadConfig, MissingInput
+from flowstone.outcome import Failed, Outcome, Retrying, StoredOutput, Succeeded, decide
+from flowstone.partition_key import decode_key
+from flowstone.plan import Node
+from flowstone.retry import Retry
+from flowstone.runtime import Runtime
+from flowstone.store import outputs, runs, steps
+from flowstone.store.steps import Claim, Refused
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An attempt whose outcome is in the ledger."""
+
+    claim: Claim
+    outcome: Outcome
+    wake: bool
+    """Whether the coordinator must be woken."""
+    error: BaseException | None
+
+
+@dataclass(frozen=True)
+class Fenced:
+    """An attempt that had lost its lease: another one has the step, and nothing was written."""
+
+    claim: Claim
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a claimed step needs, read in the transaction of its claim."""
+
+    claim: Claim
+    inputs: dict[Node, StoredOutput]
+    config: Mapping[str, Any]
+
+
+def execute(
+    runtime: Runtime, step_id: int, canvas: UUID, *, worker: str
+) -> Ended | Fenced | Refused:
+    """Run a step that has been dispatched in `canvas`, and record how it ended.
+
+    Returns Refused, and does nothing, where the step has gone elsewhere. Raises
+    LedgerUnavailable; whatever the asset raises becomes an outcome.
+    """
+    with runtime.ledger.begin() as conn:
+        work = _claim(conn, step_id, canvas, worker, runtime.leases.seconds)
+    if isinstance(work, Refused):
+        return work
+    with runtime.leases.held(work.claim.token):
+        outcome, error = _attempt(runtime, work)
+    with runtime.ledger.begin() as conn:
+        wake = _record(conn, work.claim, outcome)
+    return Fenced(work.claim) if wake is None else Ended(work.claim, outcome, wake, error)
+
+
+def _claim(
+    conn: Connection, step_id: int, canvas: UUID, worker: str, lease: float
+) -> _Work | Refused:
+    claim = steps.claim(conn, step_id, canvas, worker=worker, lease=lease)
+    if isinstance(claim, Refused):
+        return claim
+    return _Work(claim, outputs.inputs(conn, step_id), runs.get(conn, claim.run_id).config)
+
+
+def _record(conn: Connection, claim: Claim, outcome: Outcome) -> bool | None:
+    """Write an outcome; return whether to wake the coordinator, or None if fenced off."""
+    match outcome:
+        case Succeeded(output):
+            return steps.commit(conn, claim, output)
+        case Retrying(failure, delay):
+            return False if steps.retry(conn, claim, failure, delay) else None
+        case Failed(failure):
+            return True if steps.fail(conn, claim, failure) else None
+
+
+def _attempt(runtime: Runtime, work: _Work) -> tuple[Outcome, BaseException | None]:
+    """Compute and stage the value; return what follows, and the error if there was one."""
+    policy = Retry()
+    try:
+        asset = runtime.registry.graph[work.claim.asset]
+        policy = asset.retry
+        value = asset.function(**_arguments(runtime, asset, work))
+        return Succeeded(_stage(runtime, work.claim, value)), None
+    # An asset that calls sys.exit() has failed; it must not take the worker with it.
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - this is the one boundary
+        trace = "".join(traceback.format_exception(error))
+        return decide(error, trace, work.claim.attempt, policy), error
+
+
+def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
+    return runtime.outputs.store(
+        value,
+        asset=claim.asset,
+        partition=claim.partition,
+        step_id=claim.step_id,
+        attempt=claim.attempt,
+    )
+
+
+def _arguments(runtime: Runtime, asset: Asset, work: _Work) -> dict[str, Any]:
+    arguments = {
+        dependency.parameter: _input(runtime, asset, dependency, work.inputs)
+        for dependency in asset.dependencies
+        if dependency.parameter is not None
+    }
+    if asset.context_parameter:
+        arguments[asset.context_parameter] = _context(runtime, asset, work)
+    return arguments
+
+
+def _input(
+    runtime: Runtime, asset: Asset, dependency: Dependency, inputs: Mapping[Node, StoredOutput]
+) -> Any:  # noqa: ANN401 - any value of a user
+    """Return the value of a dependency, or for a fan-in a dict of key -> value, in order."""
+    found = {
+        decode_key(partition): runtime.outputs.load(output)
+        for (name, partition), output in inputs.items()
+        if name == dependency.asset
+    }
+    if runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in:
+        return found
+    if len(found) != 1:
+        raise MissingInput(
+            f"{asset.name!r} expects one value of {dependency.asset!r}, the plan has "
+            f"{len(found)}; the definitions changed after the run was planned: start a new run"
+        )
+    return next(iter(found.values()))
+
+
+def _context(runtime: Runtime, asset: Asset, work: _Work) -> Context:
+    claim = work.claim
+    names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
+    return Context(
+        run_id=str(claim.run_id),
+        asset=asset.name,
+        partition=decode_key(claim.partition),
+        partitions=asset.partitions,
+        attempt=claim.attempt,
+        config=asset_config(asset, work.config),
+        resources=runtime.registry.resources_of(asset),
+        logger=structlog.get_logger("flowstone.asset").bind(**names),
+    )
+
+
+def asset_config(asset: Asset, config: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the user's model
+    """Return the config of an asset in a run, or None if it declares none; raise BadConfig."""
+    given = config.get(asset.name)
+    if asset.config is None:
+        if given is not None:
+            raise BadConfig(f"asset {asset.name!r} takes no config; remove it from the request")
+        return None
+    try:
+        return asset.config(**(given or {}))
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadConfig(f"config of asset {asset.name!r}: {where}: {first['msg']}") from None

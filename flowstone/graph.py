@@ -1,0 +1,125 @@
+"""The graph of assets: built once from the definitions, checked, then only read."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from flowstone.asset import Asset, Dependency
+from flowstone.errors import (
+    BadMapping,
+    CyclicGraph,
+    DefinitionError,
+    DuplicateAsset,
+    UnknownAsset,
+    UnknownResource,
+    did_you_mean,
+)
+from flowstone.mapping import PartitionMapping, default_mapping
+from flowstone.queues import ASSET_QUEUES
+
+
+@dataclass(frozen=True)
+class AssetGraph:
+    """Assets by name, every dependency known, without a cycle."""
+
+    assets: Mapping[str, Asset]
+    order: tuple[str, ...]
+    """The names so that each comes after all that it reads; ties in the order of the names."""
+    mappings: Mapping[tuple[str, str], PartitionMapping]
+    """The partition mapping of each (downstream, upstream) pair."""
+
+    @classmethod
+    def build(cls, assets: Iterable[Asset], resources: Iterable[str] = ()) -> AssetGraph:
+        """Check the assets and return their graph.
+
+        Raises DuplicateAsset, UnknownAsset, UnknownResource, CyclicGraph,
+        BadMapping or DefinitionError, each naming the asset and where it is defined.
+        """
+        by_name = _by_name(assets)
+        known = set(resources)
+        for asset in by_name.values():
+            _check(asset, by_name, known)
+        mappings = {
+            (asset.name, dependency.asset): _mapping(asset, by_name[dependency.asset], dependency)
+            for asset in by_name.values()
+            for dependency in asset.dependencies
+        }
+        return cls(MappingProxyType(by_name), _order(by_name), MappingProxyType(mappings))
+
+    def __getitem__(self, name: str) -> Asset:
+        """Return an asset; raise UnknownAsset with the nearest name."""
+        try:
+            return self.assets[name]
+        except KeyError:
+            raise UnknownAsset(
+                f"asset {name!r} is not defined{did_you_mean(name, self.assets)}"
+            ) from None
+
+    def readers(self, name: str) -> list[str]:
+        """Return the assets that read `name`, in the order of the graph."""
+        return [
+            other
+            for other in self.order
+            if any(d.asset == name for d in self.assets[other].dependencies)
+        ]
+
+
+def _by_name(assets: Iterable[Asset]) -> dict[str, Asset]:
+    by_name: dict[str, Asset] = {}
+    for asset in assets:
+        other = by_name.setdefault(asset.name, asset)
+        if other is not asset:
+            raise DuplicateAsset(
+                f"asset {asset.name!r} is defined twice: {other.location} and {asset.location}"
+            )
+    return dict(sorted(by_name.items()))
+
+
+def _check(asset: Asset, by_name: Mapping[str, Asset], resources: set[str]) -> None:
+    for dependency in asset.dependencies:
+        if dependency.asset not in by_name:
+            raise UnknownAsset(
+                f"asset {dependency.asset!r} is not defined"
+                f"{did_you_mean(dependency.asset, by_name)} "
+                f"(read by {asset.name!r}, {asset.location})"
+            )
+    for name in asset.resources:
+        if name not in resources:
+            raise UnknownResource(
+                f"resource {name!r} is not defined{did_you_mean(name, resources)} "
+                f"(needed by {asset.name!r}, {asset.location})"
+            )
+    if asset.queue not in ASSET_QUEUES:
+        raise DefinitionError(
+            f"asset {asset.name!r} ({asset.location}) names the queue {asset.queue!r}; "
+            f"the queues are {', '.join(ASSET_QUEUES)}"
+        )
+
+
+def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> PartitionMapping:
+    if dependency.mapping is not None:
+        return dependency.mapping
+    try:
+        return default_mapping(asset.partitions, upstream.partitions)
+    except BadMapping as error:
+        raise BadMapping(
+            f"{asset.name!r} ({asset.location}) cannot read {upstream.name!r}: {error.message}; "
+            "say which partitions it reads with deps={...: Dep(..., mapping=...)}"
+        ) from error
+
+
+def _order(by_name: Mapping[str, Asset]) -> tuple[str, ...]:
+    sorter = graphlib.TopologicalSorter(
+        {name: sorted(d.asset for d in asset.dependencies) for name, asset in by_name.items()}
+    )
+    try:
+        return tuple(sorter.static_order())
+    except graphlib.CycleError as error:
+        # graphlib names the cycle from a node back to itself, each a reader of the one before.
+        path = " -> ".join(reversed(error.args[1]))
+        raise CyclicGraph(
+            f"assets read each other in a circle: {path} (an arrow points to what is read)"
+        ) from None

@@ -1,0 +1,65 @@
+"""Leases: one thread of a process renews those of all steps that the process runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import structlog
+
+from flowstone.errors import FlowStoneError
+from flowstone.store import steps
+from flowstone.store.ledger import Ledger
+
+log = structlog.get_logger("flowstone.leases")
+
+
+class Leases:
+    """The leases that this process holds, each of `seconds`, renewed three times as often."""
+
+    def __init__(self, ledger: Ledger, seconds: float) -> None:
+        self.seconds = seconds
+        self._ledger = ledger
+        self._held: set[UUID] = set()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closed = threading.Event()
+
+    @contextmanager
+    def held(self, token: UUID) -> Iterator[None]:
+        """Keep the lease of a running attempt alive during the block."""
+        with self._lock:
+            self._held.add(token)
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._renew_for_ever, name="flowstone-leases", daemon=True
+                )
+                self._thread.start()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.discard(token)
+
+    def close(self) -> None:
+        """Stop renewing."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _renew_for_ever(self) -> None:
+        while not self._closed.wait(self.seconds / 3):
+            try:
+                self._renew()
+            except FlowStoneError as error:
+                # The lease may outlast a database that is away for a moment.
+                log.warning("leases not renewed", error=str(error))
+
+    def _renew(self) -> None:
+        with self._lock:
+            tokens = list(self._held)
+        if tokens:
+            with self._ledger.begin() as conn:
+                steps.renew(conn, tokens, lease=self.seconds)

@@ -1,0 +1,77 @@
+"""How an attempt can end: a closed set of values, decided in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flowstone.retry import Retry, error_type, is_retryable
+
+
+@dataclass(frozen=True)
+class StoredOutput:
+    """A value that lies at its immutable location, not yet known to any reader.
+
+    `size` is in bytes, `sha256` the hexadecimal digest of those bytes, `rows` the
+    height of a frame, or None for a value that has no rows.
+    """
+
+    location: str
+    format: str
+    size: int
+    sha256: str
+    rows: int | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What the ledger keeps of an exception."""
+
+    type: str
+    message: str
+    traceback: str
+    retryable: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the summary that steps and runs carry; the traceback stays with the attempt."""
+        return {"type": self.type, "message": self.message, "retryable": self.retryable}
+
+
+@dataclass(frozen=True)
+class Succeeded:
+    """The asset's value is staged."""
+
+    output: StoredOutput
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The step has failed for good."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Retrying:
+    """The step is tried again after `delay` seconds."""
+
+    failure: Failure
+    delay: float
+
+
+Outcome = Succeeded | Failed | Retrying
+
+
+def decide(error: BaseException, trace: str, attempt: int, policy: Retry) -> Failed | Retrying:
+    """Return what follows from the error of attempt number `attempt` (1, 2, ...)."""
+    retryable = is_retryable(error)
+    # NUL is legal in a Python string, but not in a PostgreSQL text.
+    message = str(error).replace("\0", "\\0")[:MAX_MESSAGE]
+    failure = Failure(error_type(error), message, trace.replace("\0", "\\0"), retryable)
+    if retryable and attempt < policy.max_attempts:
+        return Retrying(failure, policy.delay(attempt))
+    return Failed(failure)
+
+
+MAX_MESSAGE = 10_000
+"""Characters of an error message that the ledger keeps."""

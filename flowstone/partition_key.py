@@ -1,0 +1,224 @@
+"""Partition keys as tagged strings, so that each value comes back as what it was.
+
+The grammar, one tag letter and a colon before each scalar:
+
+    -                       unpartitioned
+    s:eu  i:-5  b:true  n:  str, int, bool, None
+    d:2013-01-15            date
+    m:2013-01               Month
+    t:2013-01-15T00:00:00-05:00[America/New_York]   datetime, with or without a zone
+    (d:2013-01-15,s:eu)     tuple
+
+Inside a string the characters % ( ) , [ ] are percent-encoded (RFC 3986), so
+no key can be mistaken for another.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import date, datetime
+from urllib.parse import quote, unquote
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from flowstone.errors import BadPartition
+
+MAX_KEY_LENGTH = 512
+"""The longest encoded key, in characters: it is part of unique indexes and messages."""
+
+
+@dataclass(frozen=True, order=True)
+class Month:
+    """A calendar month, the key of a monthly partition."""
+
+    year: int
+    month: int
+
+    def __post_init__(self) -> None:
+        """Raise BadPartition unless this is a month of the calendar."""
+        if not (1 <= self.year <= 9999 and 1 <= self.month <= 12):  # noqa: PLR2004
+            raise BadPartition(f"{self.year}-{self.month} is not a month")
+
+    def __str__(self) -> str:
+        return f"{self.year:04d}-{self.month:02d}"
+
+    @classmethod
+    def parse(cls, text: str) -> Month:
+        """Read "2013-01"; raise BadPartition for anything else."""
+        if not re.fullmatch(r"\d{4}-\d{2}", text, re.ASCII):
+            raise BadPartition(f"{text!r} is not a month; write it as 2013-01")
+        return cls(int(text[:4]), int(text[5:]))
+
+    @classmethod
+    def of(cls, day: date) -> Month:
+        """Return the month in which `day` lies."""
+        return cls(day.year, day.month)
+
+    def next(self) -> Month:
+        """Return the month after this one."""
+        return Month(self.year + self.month // 12, self.month % 12 + 1)
+
+    def first_day(self) -> date:
+        """Return the first day of the month."""
+        return date(self.year, self.month, 1)
+
+
+@dataclass(frozen=True)
+class Unpartitioned:
+    """The one key of an asset that has no partitions."""
+
+    def __str__(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        return "UNPARTITIONED"
+
+
+UNPARTITIONED = Unpartitioned()
+
+Scalar = str | int | bool | None | date | datetime | Month
+Key = Unpartitioned | Scalar | tuple["Key", ...]
+
+_RESERVED = "%(),[]"
+_SAFE = "".join(c for c in map(chr, range(0x20, 0x7F)) if c not in _RESERVED)
+
+
+def encode_key(key: Key) -> str:
+    """Return the tagged string of a partition key; raise BadPartition if it has none."""
+    text = _encode(key)
+    if len(text) > MAX_KEY_LENGTH:
+        raise BadPartition(
+            f"partition key {text[:40]}... has {len(text)} characters, the limit is "
+            f"{MAX_KEY_LENGTH}; use a shorter key"
+        )
+    return text
+
+
+def _encode(key: Key) -> str:  # noqa: PLR0911 - one line a type is the clearest form
+    match key:
+        case Unpartitioned():
+            return "-"
+        case None:
+            return "n:"
+        case bool():
+            return f"b:{str(key).lower()}"
+        case int():
+            return f"i:{key}"
+        case str():
+            return f"s:{_quote(key)}"
+        case datetime():
+            return f"t:{key.isoformat()}{_fold(key)}{_zone(key)}"
+        case date():
+            return f"d:{key.isoformat()}"
+        case Month():
+            return f"m:{key}"
+        case tuple():
+            return f"({','.join(_encode(part) for part in key)})"
+    raise BadPartition(
+        f"a partition key cannot be a {type(key).__name__}; use str, int, bool, None, date, "
+        "datetime, Month or a tuple of these"
+    )
+
+
+def _quote(text: str) -> str:
+    try:
+        return quote(text, safe=_SAFE)
+    except UnicodeEncodeError as error:
+        raise BadPartition(f"partition key {text!r} is not valid Unicode") from error
+
+
+def _zone(moment: datetime) -> str:
+    return f"[{moment.tzinfo.key}]" if isinstance(moment.tzinfo, ZoneInfo) else ""
+
+
+def _fold(moment: datetime) -> str:
+    # The doubled hour of an autumn night differs in its offset where there is a zone;
+    # only a naive or fixed-offset moment needs its fold spelled out.
+    return "!" if moment.fold and not isinstance(moment.tzinfo, ZoneInfo) else ""
+
+
+def decode_key(text: str) -> Key:
+    """Return the key that `encode_key` made this string from; raise BadPartition if none did."""
+    try:
+        key, rest = _decode(text)
+        if rest == "" and encode_key(key) == text:
+            return key
+    except (ValueError, OverflowError, ZoneInfoNotFoundError, BadPartition) as error:
+        raise BadPartition(f"{text!r} is not an encoded partition key") from error
+    raise BadPartition(f"{text!r} is not an encoded partition key")
+
+
+def _decode(text: str) -> tuple[Key, str]:
+    if text.startswith("-"):
+        return UNPARTITIONED, text[1:]
+    if text.startswith("("):
+        return _decode_tuple(text[1:])
+    body, rest = _split_scalar(text)
+    return _decode_scalar(body), rest
+
+
+def _split_scalar(text: str) -> tuple[str, str]:
+    end = min((i for i in (text.find(","), text.find(")")) if i >= 0), default=len(text))
+    return text[:end], text[end:]
+
+
+def _decode_tuple(text: str) -> tuple[Key, str]:
+    parts: list[Key] = []
+    while not text.startswith(")"):
+        part, text = _decode(text)
+        parts.append(part)
+        if text.startswith(","):
+            text = text[1:]
+        elif not text.startswith(")"):
+            raise BadPartition("unbalanced parenthesis")
+    return tuple(parts), text[1:]
+
+
+def _decode_scalar(text: str) -> Key:  # noqa: PLR0911 - one line a tag is the clearest form
+    tag, value = text[:2], text[2:]
+    match tag:
+        case "n:":
+            return None
+        case "b:":
+            return value == "true"
+        case "i:":
+            return int(value)
+        case "s:":
+            return unquote(value, errors="strict")
+        case "d:":
+            return date.fromisoformat(value)
+        case "m:":
+            return Month.parse(value)
+        case "t:":
+            return _decode_datetime(value)
+    raise BadPartition(f"unknown tag {tag!r}")
+
+
+def _decode_datetime(value: str) -> datetime:
+    stamp, _, zone = value.partition("[")
+    fold = stamp.endswith("!")
+    moment = datetime.fromisoformat(stamp.rstrip("!"))
+    if not zone:
+        return moment.replace(fold=int(fold))
+    here = moment.replace(tzinfo=ZoneInfo(zone.removesuffix("]")), fold=0)
+    # The offset tells which of the two passes through a doubled hour is meant.
+    return here if here.utcoffset() == moment.utcoffset() else here.replace(fold=1)
+
+
+def label(encoded: str) -> str:
+    """Return how a person writes an encoded key: "2013-01-15", "eu", "2013-01-15|eu", ""."""
+    return _label(decode_key(encoded))
+
+
+def _label(key: Key) -> str:
+    if isinstance(key, tuple):
+        return "|".join(_label(part) for part in key)
+    if isinstance(key, datetime | date):
+        return key.isoformat()
+    return "" if isinstance(key, Unpartitioned) else str(key)
+
+
+def step_name(asset: str, encoded: str) -> str:
+    """Return what logs, Flower and the CLI call a step: `carrier_delays[2013-01-15]`."""
+    text = label(encoded)
+    return f"{asset}[{text}]" if text else asset

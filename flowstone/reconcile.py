@@ -1,0 +1,37 @@
+"""The reconciler: finds what a crash or a lost message has left behind, and puts it right.
+
+It runs from beat, in any number, and decides by rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+from uuid import UUID
+
+from flowstone.runtime import Runtime
+from flowstone.store import repairs
+
+LOST_MESSAGE_SECONDS: Final = 300.0
+"""How long a message may be under way before it counts as lost."""
+
+IDLE_SECONDS: Final = 5.0
+"""How long a new run is left to the message that its client has sent."""
+
+
+def reconcile(runtime: Runtime, wake: Callable[[UUID], None]) -> Mapping[str, int]:
+    """Apply every rule once, then wake the runs that can go on; return the repairs by rule.
+
+    Raises LedgerUnavailable, or what `wake` raises; the next pass finds the same again.
+    """
+    with runtime.ledger.begin() as conn:
+        counts = {
+            "lease_expired": len(repairs.expired_leases(conn)),
+            "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
+            "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
+        }
+    with runtime.ledger.begin() as conn:
+        to_wake = repairs.runs_to_wake(conn, IDLE_SECONDS)
+    for run_id in to_wake:
+        wake(run_id)
+    return counts | {"run_woken": len(to_wake)}

@@ -1,0 +1,93 @@
+"""The definitions of this process: which modules hold assets, and what they define."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flowstone.asset import DEFINED, Asset, Resource
+from flowstone.context import Resources
+from flowstone.errors import DefinitionError, DuplicateAsset, FlowStoneError
+from flowstone.graph import AssetGraph
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The asset graph and the resources; the only way from a name to code."""
+
+    graph: AssetGraph
+    resources: Mapping[str, Resource]
+    _made: dict[str, Any] = field(default_factory=dict)
+
+    def resources_of(self, asset: Asset) -> Resources:
+        """Return the resources that `asset` declares; each is made once in this process."""
+        return Resources({name: self._maker(name) for name in asset.resources})
+
+    def _maker(self, name: str) -> Callable[[], Any]:
+        def make() -> Any:  # noqa: ANN401 - the user's own types
+            if name not in self._made:
+                self._made[name] = self.resources[name].function()
+            return self._made[name]
+
+        return make
+
+
+def load_registry(modules: Iterable[str]) -> Registry:
+    """Import the modules and return what they, and all they import, define.
+
+    Without modules it returns whatever this process has defined so far. Raises
+    DefinitionError for a module that cannot be imported, and what
+    `AssetGraph.build` raises.
+    """
+    names = list(modules)
+    for name in names:
+        _import(name)
+    return build_registry(DEFINED.assets.values(), DEFINED.resources.values())
+
+
+def build_registry(assets: Iterable[Asset], resources: Iterable[Resource] = ()) -> Registry:
+    """Return the registry of exactly these definitions."""
+    by_name = _by_name(resources)
+    return Registry(AssetGraph.build(assets, by_name), by_name)
+
+
+def _by_name(resources: Iterable[Resource]) -> dict[str, Resource]:
+    by_name: dict[str, Resource] = {}
+    for resource in resources:
+        other = by_name.setdefault(resource.name, resource)
+        if other is not resource:
+            raise DuplicateAsset(
+                f"resource {resource.name!r} is defined twice: "
+                f"{other.location} and {resource.location}"
+            )
+    return by_name
+
+
+def _import(name: str) -> None:
+    if "" not in sys.path:
+        # The console script does not look into the current folder by itself, `python -m` does.
+        sys.path.insert(0, "")
+    try:
+        importlib.import_module(name)
+    except FlowStoneError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise DefinitionError(
+                f"module {name!r} of FLOWSTONE_ASSETS was not found; give the dotted path of a "
+                "module that can be imported from here, such as examples.flights.assets"
+            ) from error
+        raise _broken(name, error) from error
+    except Exception as error:
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> DefinitionError:
+    return DefinitionError(
+        f"module {name!r} of FLOWSTONE_ASSETS could not be imported: "
+        f"{type(error).__name__}: {error}",
+        original=error,
+    )

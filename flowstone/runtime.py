@@ -1,0 +1,68 @@
+"""What a process works with: settings, ledger, definitions, outputs. One of each, made lazily."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+from flowstone.io import FileOutputs
+from flowstone.leases import Leases
+from flowstone.registry import Registry, load_registry
+from flowstone.settings import Settings, load_settings
+from flowstone.store.ledger import Ledger
+
+
+class Runtime:
+    """The parts of one process. `registry` may be given; else the settings name its modules."""
+
+    def __init__(self, settings: Settings | None = None, registry: Registry | None = None) -> None:
+        self.settings = settings or load_settings()
+        self._registry = registry
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The connections to PostgreSQL."""
+        return Ledger(self.settings.database)
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The definitions; raises DefinitionError where they do not make sense."""
+        return self._registry or load_registry(self.settings.assets)
+
+    @cached_property
+    def outputs(self) -> FileOutputs:
+        """Where values are stored."""
+        return FileOutputs(self.settings.outputs)
+
+    @cached_property
+    def leases(self) -> Leases:
+        """The leases of the steps that this process runs."""
+        return Leases(self.ledger, self.settings.lease_seconds)
+
+    def close(self) -> None:
+        """Close what has been opened."""
+        if "leases" in self.__dict__:
+            self.leases.close()
+        if "ledger" in self.__dict__:
+            self.ledger.close()
+
+
+_runtimes: dict[int, Runtime] = {}
+
+
+def current() -> Runtime:
+    """Return the runtime of this process, made from the environment at the first call.
+
+    A forked child gets one of its own: connections and threads do not survive a fork.
+    """
+    if os.getpid() not in _runtimes:
+        _runtimes[os.getpid()] = Runtime()
+    return _runtimes[os.getpid()]
+
+
+def use(runtime: Runtime | None) -> None:
+    """Make `runtime` the one of this process; None makes the next call build a new one."""
+    if runtime is None:
+        _runtimes.pop(os.getpid(), None)
+    else:
+        _runtimes[os.getpid()] = runtime

@@ -1,0 +1,135 @@
+"""One settings model, from the environment (FLOWSTONE_*) and from flowstone.toml."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from flowstone.embedded import postgres_url, valkey_url
+from flowstone.errors import BadConfig, did_you_mean
+
+PREFIX = "FLOWSTONE_"
+
+
+class Settings(BaseSettings):
+    """What a process needs to know. An environment variable wins over flowstone.toml.
+
+    Without addresses, the servers are those that `flowstone dev` runs in `home`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, toml_file="flowstone.toml", extra="forbid", frozen=True
+    )
+
+    home: Path = Field(
+        Path(".flowstone"), description="Folder of the embedded servers and of local outputs."
+    )
+    assets: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Modules that define assets, separated by commas."
+    )
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL, as postgresql://user:password@host:port/name."
+    )
+    broker_url: SecretStr | None = Field(
+        None, description="Celery broker, as redis://host:port/0 or amqp://user:password@host//."
+    )
+    result_url: SecretStr | None = Field(
+        None, description="Celery result backend, as redis://host:port/1. Chords need one."
+    )
+    output_url: str | None = Field(
+        None, description="Where outputs are stored: a folder or an fsspec URL."
+    )
+    max_in_flight: int = Field(
+        200, ge=1, description="The most steps of one run that are dispatched at once."
+    )
+    lease_seconds: float = Field(
+        60, gt=0, description="How long a worker may be silent before its steps are run again."
+    )
+    soft_time_limit: float = Field(
+        3600, gt=0, description="Seconds after which a task is asked to stop."
+    )
+    time_limit: float = Field(3660, gt=0, description="Seconds after which a task is killed.")
+    flower_port: int = Field(5555, ge=1, le=65535, description="Where `flowstone dev` puts Flower.")
+
+    @field_validator("assets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then flowstone.toml."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @cached_property
+    def database(self) -> str:
+        """The SQLAlchemy URL of the ledger."""
+        if self.database_url is None:
+            return postgres_url(self.home)
+        scheme, _, rest = self.database_url.get_secret_value().partition("://")
+        if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+            raise BadConfig(
+                f"FLOWSTONE_DATABASE_URL starts with {scheme}://; the ledger needs PostgreSQL: "
+                "postgresql://user:password@host:port/name"
+            )
+        return f"postgresql+psycopg://{rest}"
+
+    @cached_property
+    def broker(self) -> str:
+        """The Celery broker's URL."""
+        return self.broker_url.get_secret_value() if self.broker_url else valkey_url(self.home, 0)
+
+    @cached_property
+    def results(self) -> str:
+        """The URL of Celery's result backend."""
+        return self.result_url.get_secret_value() if self.result_url else valkey_url(self.home, 1)
+
+    @cached_property
+    def outputs(self) -> str:
+        """The folder or URL below which outputs are stored."""
+        return self.output_url or str(self.home / "outputs")
+
+
+def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
+    """Return the settings of this process; raise BadConfig that names the bad one."""
+    _refuse_unknown()
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + ".".join(str(part) for part in first["loc"]).upper()
+        raise BadConfig(f"{name}: {first['msg']}") from None
+    except ValueError as error:
+        raise BadConfig(f"flowstone.toml: {error}") from None
+
+
+def _refuse_unknown() -> None:
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            raise BadConfig(f"{name} is not a setting of FlowStone{did_you_mean(name, known)}")

@@ -1,0 +1,110 @@
+"""The states of steps and runs, and every legal move between them.
+
+The guarded UPDATEs of the ledger, its CHECK constraints and the diagram in the
+README are made from the two tables below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Final, TypeVar
+
+
+class StepState(StrEnum):
+    """Where a step stands."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    RETRYING = "retrying"
+    WAITING_APPROVAL = "waiting_approval"
+    WAITING_SIGNAL = "waiting_signal"
+    JOINED = "joined"
+    SUCCEEDED = "succeeded"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    UPSTREAM_FAILED = "upstream_failed"
+    CANCELLED = "cancelled"
+
+
+class RunState(StrEnum):
+    """Where a run stands."""
+
+    REQUESTED = "requested"
+    PLANNED = "planned"
+    RUNNING = "running"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+_S = StepState
+_R = RunState
+
+STEP_MOVES: Final[Mapping[StepState, frozenset[StepState]]] = {
+    _S.PENDING: frozenset({_S.QUEUED, _S.JOINED, _S.SKIPPED, _S.UPSTREAM_FAILED, _S.CANCELLED}),
+    _S.QUEUED: frozenset({_S.RUNNING, _S.PENDING, _S.SKIPPED, _S.UPSTREAM_FAILED, _S.CANCELLED}),
+    _S.RUNNING: frozenset(
+        {
+            _S.SUCCEEDED,
+            _S.FAILED,
+            _S.RETRYING,
+            _S.SKIPPED,
+            _S.WAITING_APPROVAL,
+            _S.WAITING_SIGNAL,
+            _S.PENDING,
+            _S.CANCELLED,
+        }
+    ),
+    _S.RETRYING: frozenset({_S.RUNNING, _S.PENDING, _S.CANCELLED}),
+    _S.WAITING_APPROVAL: frozenset({_S.PENDING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.WAITING_SIGNAL: frozenset({_S.PENDING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.JOINED: frozenset({_S.PENDING, _S.SUCCEEDED, _S.CANCELLED}),
+    _S.SUCCEEDED: frozenset(),
+    _S.SKIPPED: frozenset(),
+    _S.FAILED: frozenset(),
+    _S.UPSTREAM_FAILED: frozenset(),
+    _S.CANCELLED: frozenset(),
+}
+
+RUN_MOVES: Final[Mapping[RunState, frozenset[RunState]]] = {
+    _R.REQUESTED: frozenset({_R.PLANNED, _R.FAILED, _R.CANCELLED}),
+    _R.PLANNED: frozenset({_R.RUNNING, _R.SUCCEEDED, _R.PAUSED, _R.CANCELLED}),
+    _R.RUNNING: frozenset({_R.SUCCEEDED, _R.FAILED, _R.CANCELLED, _R.WAITING, _R.PAUSED}),
+    _R.WAITING: frozenset({_R.RUNNING, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED, _R.PAUSED}),
+    _R.PAUSED: frozenset({_R.RUNNING, _R.WAITING, _R.CANCELLED}),
+    _R.SUCCEEDED: frozenset(),
+    _R.FAILED: frozenset(),
+    _R.CANCELLED: frozenset(),
+}
+
+FINAL_STEP_STATES: Final = frozenset(s for s, moves in STEP_MOVES.items() if not moves)
+FINAL_RUN_STATES: Final = frozenset(s for s, moves in RUN_MOVES.items() if not moves)
+
+DONE_STEP_STATES: Final = frozenset({_S.SUCCEEDED, _S.SKIPPED})
+"""The final states after which the steps that depend on this one may start."""
+
+State = TypeVar("State", StepState, RunState)
+
+
+def sources(target: State, moves: Mapping[State, frozenset[State]]) -> list[State]:
+    """Return the states from which `target` may be reached, in the order of the table."""
+    return [state for state, targets in moves.items() if target in targets]
+
+
+def sql_list(states: Iterable[StrEnum]) -> str:
+    """Return the states as a sorted list of SQL literals, for constraints and guards."""
+    return ", ".join(f"'{state}'" for state in sorted(states))
+
+
+def mermaid(moves: Mapping[State, frozenset[State]]) -> str:
+    """Return the table of moves as a Mermaid state diagram."""
+    lines = ["stateDiagram-v2", f"    [*] --> {next(iter(moves))}"]
+    for state, targets in moves.items():
+        lines += [f"    {state} --> {target}" for target in sorted(targets)]
+        if not targets:
+            lines.append(f"    {state} --> [*]")
+    return "\n".join(lines)

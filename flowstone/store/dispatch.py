@@ -1,0 +1,137 @@
+"""Dispatch: what is ready, and what has been handed to Celery in which canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, text
+
+from flowstone.expand import MAX_CHAIN, Canvas, Node, members
+from flowstone.store.tables import SCHEMA
+
+_IN_FLIGHT = text(
+    f"""
+    SELECT count(*) FROM {SCHEMA}.steps
+    WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying')
+    """
+)
+
+# From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
+# and no more of the run than that.
+_AHEAD = text(
+    f"""
+    WITH RECURSIVE ready AS (
+        SELECT id, feeds, open_deps FROM {SCHEMA}.steps
+        WHERE run_id = :run_id AND state = 'pending' AND open_deps = 0
+        ORDER BY id LIMIT :budget
+    ), ahead AS (
+        SELECT id, feeds, open_deps, 0 AS depth FROM ready
+        UNION
+        SELECT s.id, s.feeds, s.open_deps, a.depth + 1
+        FROM ahead a JOIN {SCHEMA}.steps s ON s.id = a.feeds
+        WHERE s.state = 'pending' AND a.depth < :reach
+    )
+    SELECT DISTINCT id, feeds, open_deps FROM ahead ORDER BY id
+    """
+)
+
+# Both lock the steps in the order of their ids, as commits do, so that they cannot deadlock.
+_MARK = text(
+    f"""
+    WITH locked AS (
+        SELECT s.id, n.canvas, n.canvas_end
+        FROM {SCHEMA}.steps s
+        JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[]), CAST(:ends AS boolean[]))
+            AS n(id, canvas, canvas_end) ON n.id = s.id
+        WHERE s.state = 'pending'
+        ORDER BY s.id FOR NO KEY UPDATE OF s
+    )
+    UPDATE {SCHEMA}.steps s
+    SET state = 'queued', queued_at = now(), canvas = locked.canvas, canvas_end = locked.canvas_end
+    FROM locked WHERE s.id = locked.id
+    RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
+    """
+)
+
+_RELEASE = text(
+    f"""
+    WITH locked AS (
+        SELECT id FROM {SCHEMA}.steps
+        WHERE canvas = ANY(CAST(:canvases AS uuid[])) AND state = 'queued'
+          AND (open_deps > 0 OR :all)
+        ORDER BY id FOR NO KEY UPDATE
+    )
+    UPDATE {SCHEMA}.steps s
+    SET state = 'pending', canvas = NULL, canvas_end = false, queued_at = NULL
+    FROM locked WHERE s.id = locked.id
+    """
+)
+
+
+@dataclass(frozen=True)
+class DispatchedStep:
+    """What the message of a step is made of."""
+
+    id: int
+    run_id: UUID
+    asset: str
+    partition: str
+    queue: str
+    canvas: UUID
+
+
+def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
+    """Return how many more steps of the run may be dispatched now."""
+    return max(0, max_in_flight - int(conn.scalar(_IN_FLIGHT, {"run_id": run_id}) or 0))
+
+
+def ready(conn: Connection, run_id: UUID, budget: int) -> tuple[list[int], dict[int, Node]]:
+    """Return up to `budget` ready steps, and them with all that a canvas could add to them."""
+    rows = conn.execute(
+        _AHEAD, {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN}
+    ).tuples()
+    nodes = {id: Node(id, feeds, open_deps) for id, feeds, open_deps in rows}
+    return [node.id for node in nodes.values() if node.open_deps == 0], nodes
+
+
+def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedStep]:
+    """Move the members of the canvases to queued, and return what their messages need.
+
+    The caller holds the lock on the run, so that no other coordinator dispatches them.
+    """
+    rows = [
+        (step, canvas_id, step == members(canvas)[-1])
+        for canvas in canvases
+        for canvas_id in [uuid4()]
+        for step in members(canvas)
+    ]
+    canvas_of = {step: canvas_id for step, canvas_id, _ in rows}
+    ids, ids_of_canvases, ends = zip(*rows, strict=True)
+    marked = conn.execute(
+        _MARK, {"ids": list(ids), "canvases": list(ids_of_canvases), "ends": list(ends)}
+    )
+    return {
+        row.id: DispatchedStep(
+            row.id, row.run_id, row.asset, row.partition, row.queue, canvas_of[row.id]
+        )
+        for row in marked
+    }
+
+
+def withdraw(
+    conn: Connection, canvases: Sequence[Canvas], steps: Mapping[int, DispatchedStep]
+) -> int:
+    """Make the members of canvases that were not published pending again; return how many."""
+    ids = {steps[member].canvas for canvas in canvases for member in members(canvas)}
+    return conn.execute(_RELEASE, {"canvases": list(ids), "all": True}).rowcount
+
+
+def release(conn: Connection, canvas: UUID) -> int:
+    """Take the members that still wait out of a canvas that has broken; return how many.
+
+    They are dispatched again when they are ready. A late message of the old canvas
+    claims nothing, as it names the wrong canvas.
+    """
+    return conn.execute(_RELEASE, {"canvases": [canvas], "all": False}).rowcount

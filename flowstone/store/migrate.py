@@ -1,0 +1,46 @@
+"""Migrations: bring a database to the schema that this version needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import text
+
+from flowstone.errors import WrongMigration
+from flowstone.store.ledger import HEAD, Ledger, revision, translated
+
+
+def config() -> Config:
+    """Return the configuration of alembic, wherever the package lies."""
+    package = Path(__file__).resolve().parents[1]
+    installed, checkout = package / "migrations", package.parent / "migrations"
+    made = Config()
+    made.set_main_option(
+        "script_location", str(installed if installed.exists() else checkout).replace("%", "%%")
+    )
+    return made
+
+
+def upgrade(ledger: Ledger) -> str | None:
+    """Upgrade the schema to HEAD and return the revision it had; None for an empty database.
+
+    Several processes may try at once: an advisory lock lets one of them do it.
+    Raises WrongMigration for a database that is newer than this version.
+    """
+    settings = config()
+    with translated(ledger.engine), ledger.engine.begin() as conn:
+        # Another process that migrates, or a long transaction on a table, must not be waited
+        # for without end: every query of the application would queue up behind the lock.
+        conn.execute(text("SET LOCAL lock_timeout = '30s'"))
+        conn.execute(text("SELECT pg_advisory_xact_lock(hashtext('flowstone.migrate'))"))
+        before = revision(conn)
+        if before is not None and before > HEAD:
+            raise WrongMigration(
+                f"the ledger is at revision {before}, newer than {HEAD} of this version; "
+                "upgrade the package flowstone"
+            )
+        settings.attributes["connection"] = conn
+        command.upgrade(settings, "head")
+    return before

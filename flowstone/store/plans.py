@@ -1,0 +1,93 @@
+"""Plans: all steps and edges of a run, written in bulk by COPY."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from sqlalchemy import Connection, bindparam, text
+
+from flowstone.plan import Node, Plan
+from flowstone.states import RunState
+from flowstone.store import audit, runs
+from flowstone.store.tables import SCHEMA
+
+_RESERVE = text(
+    f"""
+    SELECT nextval(pg_get_serial_sequence('{SCHEMA}.steps', 'id'))
+    FROM generate_series(1, :count)
+    """
+)
+
+_LATEST = text(
+    f"""
+    SELECT l.asset, l.partition, o.step_id
+    FROM unnest(CAST(:assets AS text[]), CAST(:partitions AS text[])) AS n(asset, partition)
+    JOIN {SCHEMA}.latest l ON l.asset = n.asset AND l.partition = n.partition
+    JOIN {SCHEMA}.outputs o ON o.id = l.output_id
+    """
+).bindparams(bindparam("assets"), bindparam("partitions"))
+
+
+def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, int]:
+    """Return the step that made the latest output of each node that has one."""
+    columns = {"assets": [n[0] for n in nodes], "partitions": [n[1] for n in nodes]}
+    return {(row.asset, row.partition): row.step_id for row in conn.execute(_LATEST, columns)}
+
+
+def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
+    """Store the plan of a requested run; return False if it has been planned already."""
+    if not runs.move(conn, run_id, RunState.PLANNED, planned_at=text("now()")):
+        return False
+    # Ids grow along the plan, and so along every edge: transactions that lock steps in the
+    # order of their ids cannot deadlock.
+    ids = sorted(conn.scalars(_RESERVE, {"count": len(plan.steps)}))
+    id_of = {(s.asset, s.partition): i for s, i in zip(plan.steps, ids, strict=True)}
+    readers = _readers(plan)
+    _copy(
+        conn,
+        "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds)",
+        (
+            (
+                id_of[s.asset, s.partition],
+                run_id,
+                s.asset,
+                s.partition,
+                s.reason,
+                s.queue,
+                sum(up in id_of for up in s.upstream),
+                id_of[only[0]] if len(only := readers[s.asset, s.partition]) == 1 else None,
+            )
+            for s in plan.steps
+        ),
+    )
+    _copy(
+        conn,
+        "edges (downstream, upstream, position, pinned)",
+        (
+            (id_of[s.asset, s.partition], id_of.get(up) or plan.pinned[up], place, up not in id_of)
+            for s in plan.steps
+            for place, up in enumerate(s.upstream)
+        ),
+    )
+    audit.record(
+        conn, actor=actor, action="run.planned", run_id=run_id, details={"steps": len(ids)}
+    )
+    return True
+
+
+def _readers(plan: Plan) -> dict[Node, list[Node]]:
+    readers: dict[Node, list[Node]] = defaultdict(list)
+    for step in plan.steps:
+        for up in step.upstream:
+            readers[up].append((step.asset, step.partition))
+    return readers
+
+
+def _copy(conn: Connection, target: str, rows: Iterable[tuple[object, ...]]) -> None:
+    driver = conn.connection.driver_connection
+    assert driver is not None
+    with driver.cursor() as cursor, cursor.copy(f"COPY {SCHEMA}.{target} FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)

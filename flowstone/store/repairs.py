@@ -1,0 +1,109 @@
+"""What the reconciler asks of the ledger, and what it puts right: one statement a rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, sql_list
+from flowstone.store import audit, dispatch
+from flowstone.store.tables import SCHEMA
+
+BATCH = 500
+"""The most rows that one pass of a rule repairs."""
+
+_EXPIRED = f"""
+    SELECT id, run_id, canvas FROM {SCHEMA}.steps
+    WHERE state = 'running' AND lease_until < now()
+    ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+_OVERDUE = f"""
+    SELECT id, run_id, canvas FROM {SCHEMA}.steps
+    WHERE state = 'retrying' AND retry_at < now() - make_interval(secs => :patience)
+    ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+# A full queue is no fault: only where nothing of the run has moved for as long is a message lost.
+_STRANDED = f"""
+    SELECT s.id, s.run_id, s.canvas FROM {SCHEMA}.steps s
+    WHERE s.state = 'queued' AND s.open_deps = 0
+      AND s.queued_at < now() - make_interval(secs => :patience)
+      AND NOT EXISTS (
+        SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id
+        AND greatest(o.started_at, o.finished_at) > now() - make_interval(secs => :patience))
+    ORDER BY s.id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+"""
+
+_RESET = text(
+    f"""
+    UPDATE {SCHEMA}.steps
+    SET state = 'pending', token = NULL, lease_until = NULL, retry_at = NULL, canvas = NULL,
+        canvas_end = false, queued_at = NULL
+    WHERE id = ANY(CAST(:ids AS bigint[]))
+    """
+)
+
+_LOSE_ATTEMPTS = text(
+    f"""
+    UPDATE {SCHEMA}.attempts SET outcome = 'lost', finished_at = now()
+    WHERE step_id = ANY(CAST(:ids AS bigint[])) AND outcome IS NULL
+    """
+)
+
+_TO_WAKE = text(
+    f"""
+    SELECT r.id FROM {SCHEMA}.runs r
+    WHERE r.driver = 'celery' AND r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
+      AND r.created_at < now() - make_interval(secs => :patience)
+      AND (r.state = 'requested'
+        OR EXISTS (SELECT FROM {SCHEMA}.steps s
+            WHERE s.run_id = r.id AND s.state = 'pending' AND s.open_deps = 0)
+        OR NOT EXISTS (SELECT FROM {SCHEMA}.steps s
+            WHERE s.run_id = r.id AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})))
+    ORDER BY r.created_at LIMIT :batch
+    """
+)
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A step that a rule has made pending again."""
+
+    step_id: int
+    run_id: UUID
+
+
+def expired_leases(conn: Connection) -> list[Repaired]:
+    """Free the steps whose worker has been silent for longer than its lease."""
+    return _reset(conn, _EXPIRED, "step.lost")
+
+
+def overdue_retries(conn: Connection, patience: float) -> list[Repaired]:
+    """Free the steps whose retry is due since `patience` seconds and has not come."""
+    return _reset(conn, _OVERDUE, "step.retry_overdue", patience=patience)
+
+
+def stranded(conn: Connection, patience: float) -> list[Repaired]:
+    """Free the dispatched steps of runs in which nothing has moved for `patience` seconds."""
+    return _reset(conn, _STRANDED, "step.stranded", patience=patience)
+
+
+def runs_to_wake(conn: Connection, patience: float) -> list[UUID]:
+    """Return the runs that a coordinator could bring further, older than `patience` seconds."""
+    return list(conn.scalars(_TO_WAKE, {"batch": BATCH, "patience": patience}))
+
+
+def _reset(conn: Connection, query: str, action: str, **values: float) -> list[Repaired]:
+    found = conn.execute(text(query), {"batch": BATCH, **values}).all()
+    if not found:
+        return []
+    ids = [row.id for row in found]
+    conn.execute(_LOSE_ATTEMPTS, {"ids": ids})
+    conn.execute(_RESET, {"ids": ids})
+    for row in found:
+        dispatch.release(conn, row.canvas)
+        audit.record(conn, actor="reconciler", action=action, run_id=row.run_id, step_id=row.id)
+    return [Repaired(row.id, row.run_id) for row in found]

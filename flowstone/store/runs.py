@@ -1,0 +1,162 @@
+"""Runs: requested, planned, closed; each move is one guarded UPDATE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Text, cast, exists, func, insert, select, update
+
+from flowstone.errors import UnknownRun
+from flowstone.plan import Request
+from flowstone.states import (
+    FINAL_RUN_STATES,
+    FINAL_STEP_STATES,
+    RUN_MOVES,
+    RunState,
+    StepState,
+    sources,
+)
+from flowstone.store import audit
+from flowstone.store.tables import runs, steps
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table runs."""
+
+    id: UUID
+    state: RunState
+    driver: str
+    request: Request
+    config: Mapping[str, Any]
+    max_in_flight: int
+    error: Mapping[str, Any] | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the run has ended."""
+        return self.state in FINAL_RUN_STATES
+
+
+def create(
+    conn: Connection,
+    run_id: UUID,
+    request: Request,
+    *,
+    config: Mapping[str, Any],
+    driver: str,
+    max_in_flight: int,
+    actor: str,
+) -> None:
+    """Record a request."""
+    wanted = {
+        "assets": list(request.assets),
+        "partition": request.partition,
+        "upstream": request.upstream,
+    }
+    conn.execute(
+        insert(runs).values(
+            id=run_id,
+            driver=driver,
+            request=wanted,
+            config=dict(config),
+            max_in_flight=max_in_flight,
+            actor=actor,
+        )
+    )
+    audit.record(conn, actor=actor, action="run.requested", run_id=run_id, details=wanted)
+
+
+def get(conn: Connection, run_id: UUID) -> Run:
+    """Return a run; raise UnknownRun."""
+    return _one(conn, run_id, lock=False)
+
+
+def lock(conn: Connection, run_id: UUID) -> Run:
+    """Return a run, and keep other coordinators of it out until the transaction ends."""
+    return _one(conn, run_id, lock=True)
+
+
+def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
+    query = select(runs).where(runs.c.id == run_id)
+    # Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
+    row = conn.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
+    if row is None:
+        raise UnknownRun(f"run {run_id} is not in the ledger")
+    return Run(
+        id=row.id,
+        state=RunState(row.state),
+        driver=row.driver,
+        request=Request(
+            tuple(row.request["assets"]), row.request["partition"], row.request["upstream"]
+        ),
+        config=row.config,
+        max_in_flight=row.max_in_flight,
+        error=row.error,
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+    )
+
+
+def find(conn: Connection, prefix: str) -> UUID:
+    """Return the run whose id begins with `prefix`; raise UnknownRun if not exactly one does."""
+    found: Sequence[UUID] = conn.scalars(
+        select(runs.c.id).where(cast(runs.c.id, Text).startswith(prefix, autoescape=True)).limit(2)
+    ).all()
+    if len(found) == 1:
+        return found[0]
+    how = "several runs begin" if found else "no run begins"
+    raise UnknownRun(f"{how} with {prefix!r}; `flowstone runs` lists the latest")
+
+
+def move(conn: Connection, run_id: UUID, target: RunState, **values: Any) -> bool:  # noqa: ANN401
+    """Move a run to `target` if its state allows it; return whether it did."""
+    if target in FINAL_RUN_STATES:
+        values["finished_at"] = func.now()
+    moved = conn.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.state.in_(sources(target, RUN_MOVES)))
+        .values(state=target, **values)
+        .returning(runs.c.id)
+    ).one_or_none()
+    return moved is not None
+
+
+def fail(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
+    """Fail a run that could not be planned; return False if it is past that."""
+    if not move(conn, run_id, RunState.FAILED, error=dict(error)):
+        return False
+    audit.record(conn, actor=actor, action="run.failed", run_id=run_id, details=dict(error))
+    return True
+
+
+def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | None:
+    """Close a run of which no step is left to run; return its final state, or None."""
+    mine = steps.c.run_id == run_id
+    if conn.scalar(select(exists().where(mine, steps.c.state.not_in(FINAL_STEP_STATES)))):
+        return None
+    by_state = select(steps.c.state, func.count()).where(mine).group_by(steps.c.state)
+    counts = {str(state): int(count) for state, count in conn.execute(by_state).tuples()}
+    target = final_state({StepState(state): count for state, count in counts.items()})
+    if not move(conn, run_id, target):
+        return None
+    audit.record(conn, actor=actor, action=f"run.{target}", run_id=run_id, details=counts)
+    return target
+
+
+def final_state(counts: Mapping[StepState, int]) -> RunState:
+    """Return how a run ends whose steps have ended so."""
+    if counts.get(StepState.FAILED) or counts.get(StepState.UPSTREAM_FAILED):
+        return RunState.FAILED
+    return RunState.CANCELLED if counts.get(StepState.CANCELLED) else RunState.SUCCEEDED
+
+
+def mark_running(conn: Connection, run_id: UUID) -> None:
+    """Note that the first steps of a planned run are dispatched."""
+    move(conn, run_id, RunState.RUNNING, started_at=func.now())

@@ -1,0 +1,250 @@
+"""Steps: claim, commit, fail, retry. Each is fenced: a stale token writes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, insert, select, text, update
+
+from flowstone.outcome import Failure, StoredOutput
+from flowstone.partition_key import step_name
+from flowstone.states import StepState
+from flowstone.store import audit, dispatch
+from flowstone.store.tables import SCHEMA, attempts, outputs, steps
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right of one attempt to commit one step."""
+
+    step_id: int
+    run_id: UUID
+    asset: str
+    partition: str
+    attempt: int
+    token: UUID
+    canvas: UUID
+    canvas_end: bool
+    worker: str
+
+    @property
+    def name(self) -> str:
+        """What people call the step."""
+        return step_name(self.asset, self.partition)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A step that could not be claimed, and the state that it was found in."""
+
+    state: StepState | None
+    """None if there is no such step, or it is carried by another canvas now."""
+
+
+# A retry that comes a moment early is no duplicate: its countdown ran on another clock.
+_CLAIM = text(
+    f"""
+    UPDATE {SCHEMA}.steps
+    SET state = 'running', attempt = attempt + 1, token = :token, retry_at = NULL, error = NULL,
+        lease_until = now() + make_interval(secs => :lease),
+        started_at = coalesce(started_at, now())
+    WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
+      AND (state = 'queued' OR state = 'retrying' AND retry_at <= now() + interval '1 second')
+    RETURNING run_id, asset, partition, attempt, canvas_end
+    """
+)
+
+_RENEW = text(
+    f"""
+    UPDATE {SCHEMA}.steps SET lease_until = now() + make_interval(secs => :lease)
+    WHERE token = ANY(CAST(:tokens AS uuid[])) AND state = 'running'
+    """
+)
+
+_LINEAGE = text(
+    f"""
+    INSERT INTO {SCHEMA}.lineage (step_id, upstream_step_id, upstream_output_id, upstream_sha256)
+    SELECT e.downstream, e.upstream, o.id, o.sha256
+    FROM {SCHEMA}.edges e JOIN {SCHEMA}.outputs o ON o.step_id = e.upstream
+    WHERE e.downstream = :step_id
+    """
+)
+
+_LATEST = text(
+    f"""
+    INSERT INTO {SCHEMA}.latest (asset, partition, output_id)
+    VALUES (:asset, :partition, :output_id)
+    ON CONFLICT (asset, partition) DO UPDATE SET output_id = excluded.output_id, updated_at = now()
+    """
+)
+
+# The rows are locked in the order of their ids, so that two commits that lower the counters of
+# the same steps cannot deadlock.
+_LOWER = text(
+    f"""
+    WITH readers AS (
+        SELECT s.id FROM {SCHEMA}.edges e JOIN {SCHEMA}.steps s ON s.id = e.downstream
+        WHERE e.upstream = :step_id AND NOT e.pinned
+        ORDER BY s.id FOR NO KEY UPDATE OF s
+    )
+    UPDATE {SCHEMA}.steps s
+    SET open_deps = s.open_deps - 1,
+        queued_at = CASE WHEN s.state = 'queued' THEN now() END
+    FROM readers WHERE s.id = readers.id
+    RETURNING s.open_deps = 0 AND s.state = 'pending' AS uncarried
+    """
+)
+
+_FAIL_READERS = text(
+    f"""
+    WITH RECURSIVE below AS (
+        SELECT downstream AS id FROM {SCHEMA}.edges WHERE upstream = :step_id AND NOT pinned
+        UNION
+        SELECT e.downstream FROM {SCHEMA}.edges e JOIN below ON e.upstream = below.id
+        WHERE NOT e.pinned
+    ), locked AS (
+        SELECT s.id FROM {SCHEMA}.steps s JOIN below ON s.id = below.id
+        WHERE s.state IN ('pending', 'queued')
+        ORDER BY s.id FOR NO KEY UPDATE OF s
+    )
+    UPDATE {SCHEMA}.steps s
+    SET state = 'upstream_failed', finished_at = now(), error = CAST(:error AS jsonb)
+    FROM locked WHERE s.id = locked.id
+    """
+)
+
+
+def claim(
+    conn: Connection, step_id: int, canvas: UUID, *, worker: str, lease: float
+) -> Claim | Refused:
+    """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere."""
+    token = uuid4()
+    row = conn.execute(
+        _CLAIM, {"step_id": step_id, "canvas": canvas, "token": token, "lease": lease}
+    ).one_or_none()
+    if row is None:
+        return Refused(_state(conn, step_id, canvas))
+    conn.execute(
+        insert(attempts).values(step_id=step_id, number=row.attempt, token=token, worker=worker)
+    )
+    return Claim(
+        step_id=step_id,
+        run_id=row.run_id,
+        asset=row.asset,
+        partition=row.partition,
+        attempt=row.attempt,
+        token=token,
+        canvas=canvas,
+        canvas_end=row.canvas_end,
+        worker=worker,
+    )
+
+
+def _state(conn: Connection, step_id: int, canvas: UUID) -> StepState | None:
+    state = conn.scalar(
+        select(steps.c.state).where(steps.c.id == step_id, steps.c.canvas == canvas)
+    )
+    return None if state is None else StepState(state)
+
+
+def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> None:
+    """Extend the leases of all attempts that a process runs."""
+    conn.execute(_RENEW, {"tokens": tokens, "lease": lease})
+
+
+def commit(conn: Connection, claim: Claim, output: StoredOutput) -> bool | None:
+    """Make an output the step's, with lineage, pointer, counters and audit row.
+
+    Returns whether the coordinator must be woken, or None if the token is stale:
+    then nothing is written.
+    """
+    if not _finish(conn, claim, StepState.SUCCEEDED, {"finished_at": text("now()")}):
+        return None
+    output_id = conn.scalar(
+        insert(outputs)
+        .values(
+            step_id=claim.step_id,
+            location=output.location,
+            format=output.format,
+            size=output.size,
+            sha256=output.sha256,
+            rows=output.rows,
+        )
+        .returning(outputs.c.id)
+    )
+    conn.execute(_LINEAGE, {"step_id": claim.step_id})
+    conn.execute(
+        _LATEST, {"asset": claim.asset, "partition": claim.partition, "output_id": output_id}
+    )
+    lowered = conn.scalars(_LOWER, {"step_id": claim.step_id}).all()
+    return claim.canvas_end or any(lowered)
+
+
+def retry(conn: Connection, claim: Claim, failure: Failure, delay: float) -> bool:
+    """Park the step until its next attempt, `delay` seconds from now; return False if stale."""
+    values = {
+        "retry_at": text("now() + make_interval(secs => :delay)").bindparams(delay=delay),
+        "error": failure.as_json(),
+    }
+    return _finish(conn, claim, StepState.RETRYING, values, failure)
+
+
+def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
+    """Fail the step, and with it all that depends on it; return False if stale."""
+    values = {"finished_at": text("now()"), "error": failure.as_json()}
+    if not _finish(conn, claim, StepState.FAILED, values, failure):
+        return False
+    reason = {
+        "type": "upstream_failed",
+        "message": f"{claim.name} failed: {failure.type}: {failure.message}",
+        "step_id": claim.step_id,
+    }
+    conn.execute(_FAIL_READERS, {"step_id": claim.step_id, "error": json.dumps(reason)})
+    dispatch.release(conn, claim.canvas)
+    return True
+
+
+def _finish(
+    conn: Connection,
+    claim: Claim,
+    target: StepState,
+    values: dict[str, Any],
+    failure: Failure | None = None,
+) -> bool:
+    """Move a running step on, if `claim` still holds it, and close its attempt."""
+    moved = conn.execute(
+        update(steps)
+        .where(
+            steps.c.id == claim.step_id,
+            steps.c.state == StepState.RUNNING,
+            steps.c.token == claim.token,
+        )
+        .values(state=target, token=None, lease_until=None, **values)
+        .returning(steps.c.id)
+    ).one_or_none()
+    if moved is None:
+        return False
+    conn.execute(
+        update(attempts)
+        .where(attempts.c.step_id == claim.step_id, attempts.c.number == claim.attempt)
+        .values(
+            outcome=target,
+            finished_at=text("now()"),
+            error_type=failure and failure.type,
+            error_message=failure and failure.message,
+            traceback=failure and failure.traceback,
+        )
+    )
+    audit.record(
+        conn,
+        actor=claim.worker,
+        action=f"step.{target}",
+        run_id=claim.run_id,
+        step_id=claim.step_id,
+        details={"step": claim.name, "attempt": claim.attempt}
+        | (failure.as_json() if failure else {}),
+    )
+    return True

@@ -1,0 +1,8 @@
+"""The Celery app, configured by `celeryconfig.py`."""
+
+from __future__ import annotations
+
+from celery import Celery
+
+app = Celery("flowstone", include=["tasks.coordinate", "tasks.reconcile", "tasks.step"])
+app.config_from_object("celeryconfig")

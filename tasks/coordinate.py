@@ -1,0 +1,23 @@
+"""`flowstone.coordinate`: bring a run as far as it can go now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task
+
+from flowstone import coordinator, runtime
+from flowstone.canvas import Publisher
+from flowstone.errors import LedgerUnavailable
+from flowstone.messages import COORDINATE, CoordinateMessage, parse
+from tasks.app import app
+
+
+@app.task(name=COORDINATE, bind=True, max_retries=None)
+def coordinate(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parsed below
+    """Plan the run if that is due, send what is ready, close what is done."""
+    message = parse(COORDINATE, CoordinateMessage, args, kwargs)
+    try:
+        coordinator.coordinate(runtime.current(), message.run_id, Publisher(app).publish)
+    except LedgerUnavailable as error:
+        raise self.retry(exc=error, countdown=5) from error

@@ -1,0 +1,19 @@
+"""`flowstone.reconcile`: repair what crashes and lost messages leave behind; sent by beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flowstone import reconcile as reconciler
+from flowstone import runtime
+from flowstone.canvas import Publisher
+from flowstone.messages import RECONCILE, Message, parse
+from tasks.app import app
+
+
+@app.task(name=RECONCILE)
+def reconcile(*args: Any, **kwargs: Any) -> Mapping[str, int]:  # noqa: ANN401 - parsed below
+    """Apply every rule once."""
+    parse(RECONCILE, Message, args, kwargs)
+    return reconciler.reconcile(runtime.current(), Publisher(app).wake)

@@ -1,0 +1,61 @@
+"""`flowstone.step`: run one step of a canvas, and tell Celery truthfully how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import structlog
+from celery import Task
+from celery.exceptions import Ignore
+
+from flowstone import runtime
+from flowstone.canvas import Publisher
+from flowstone.errors import BrokerUnavailable, LedgerUnavailable
+from flowstone.execution import Ended, Fenced, execute
+from flowstone.messages import STEP, StepMessage, parse
+from flowstone.outcome import Failed, Retrying
+from flowstone.states import DONE_STEP_STATES
+from flowstone.store.steps import Refused
+from tasks.app import app
+
+log = structlog.get_logger("flowstone.step")
+
+
+@app.task(name=STEP, bind=True, max_retries=None)
+def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parsed below
+    """Run the step. The result is always None: a chord counts two different ones twice."""
+    message = parse(STEP, StepMessage, args, kwargs)
+    try:
+        ended = execute(
+            runtime.current(), message.step_id, message.canvas, worker=self.request.hostname
+        )
+    except LedgerUnavailable as error:
+        raise self.retry(exc=error, countdown=5) from error
+    _follow(self, ended)
+
+
+def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
+    """Go on with the canvas after a success; else leave it in the way that Flower should show."""
+    match ended:
+        case Refused(state) if state in DONE_STEP_STATES:
+            # A second copy: the first may have died before it could send what comes next.
+            return
+        case Refused() | Fenced():
+            raise Ignore
+        case Ended(outcome=Retrying(delay=delay), error=error):
+            raise task.retry(exc=error, countdown=delay)
+    if ended.wake:
+        _wake(ended.claim.run_id)
+    if isinstance(ended.outcome, Failed):
+        # SystemExit would stop the worker.
+        message = ended.outcome.failure.message
+        raise ended.error if isinstance(ended.error, Exception) else RuntimeError(message)
+
+
+def _wake(run_id: UUID) -> None:
+    try:
+        Publisher(app).wake(run_id)
+    except BrokerUnavailable as error:
+        # The step is committed; the reconciler wakes the run when the broker is back.
+        log.warning("coordinator not woken", run_id=str(run_id), error=error.message)
