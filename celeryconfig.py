@@ -1,6 +1,6 @@
 """How Celery runs FlowStone: JSON only, late acknowledgements, one queue for each kind of work."""
 
-from kombu import Queue
+from kombu import Exchange, Queue
 
 from flowstone.messages import COORDINATE, RECONCILE, STEP
 from flowstone.queues import QUEUES
@@ -18,7 +18,8 @@ result_accept_content = ["json"]
 task_serializer = "json"
 result_serializer = "json"
 
-task_queues = [Queue(name) for name in QUEUES]
+# Each queue has an exchange of its own: with Celery's defaults all would hang on one key.
+task_queues = [Queue(name, Exchange(name), routing_key=name) for name in QUEUES]
 task_default_queue = "assets"
 task_create_missing_queues = False
 task_routes = {COORDINATE: {"queue": "control"}, RECONCILE: {"queue": "control"}, STEP: {}}

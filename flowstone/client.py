@@ -96,11 +96,9 @@ class RunHandle:
 
         Raises RunTimeout after `timeout` seconds; the run itself goes on.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = _Deadline(timeout)
         while (state := self.status()) not in FINAL_RUN_STATES:
-            if deadline is not None and time.monotonic() > deadline:
-                raise RunTimeout(f"run {self.id} is still {state} after {timeout:g} s")
-            time.sleep(_POLL_SECONDS)
+            deadline.sleep(f"run {self.id} is still {state}")
         return state
 
     def result(self, asset: str | Asset | None = None, timeout: float | None = None) -> Any:  # noqa: ANN401
@@ -138,8 +136,12 @@ class RunHandle:
             + (f" (and {more} more failed steps)" if more > 0 else "")
         )
 
-    def __iter__(self) -> Iterator[Progress]:
-        """Yield the progress whenever it has changed, last when the run has ended."""
+    def follow(self, timeout: float | None = None) -> Iterator[Progress]:
+        """Yield the progress whenever it has changed, last when the run has ended.
+
+        Raises RunTimeout after `timeout` seconds; the run itself goes on.
+        """
+        deadline = _Deadline(timeout)
         last = None
         while last is None or not last.is_final:
             now = self.progress()
@@ -147,7 +149,25 @@ class RunHandle:
                 last = now
                 yield now
             else:
-                time.sleep(_POLL_SECONDS)
+                deadline.sleep(f"run {self.id} is still {now.state}")
+
+    def __iter__(self) -> Iterator[Progress]:
+        """Yield the progress whenever it has changed, last when the run has ended."""
+        return self.follow()
+
+
+class _Deadline:
+    """The end of a caller's patience, `seconds` from now; None has no end."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def sleep(self, otherwise: str) -> None:
+        """Wait a moment; raise RunTimeout, with what is the case instead, at the end."""
+        if self._end is not None and time.monotonic() > self._end:
+            raise RunTimeout(f"{otherwise} after {self._seconds:g} s")
+        time.sleep(_POLL_SECONDS)
 
 
 def materialize(

@@ -11,8 +11,6 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from flowstone.errors import BadConfig, FlowStoneError, did_you_mean
 from flowstone.execution import asset_config
 from flowstone.expand import Canvas, expand
@@ -22,6 +20,7 @@ from flowstone.runtime import Runtime
 from flowstone.states import RunState
 from flowstone.store import dispatch, plans, runs
 from flowstone.store.dispatch import DispatchedStep
+from flowstone.store.ledger import Connection
 
 ACTOR = "coordinator"
 

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-import structlog
 from pydantic import ValidationError
-from sqlalchemy import Connection
 
 from flowstone.asset import Asset, Dependency
 from flowstone.context import Context
 from flowstone.errors import BadConfig, MissingInput
+from flowstone.log import get_logger
 from flowstone.outcome import Failed, Outcome, Retrying, StoredOutput, Succeeded, decide
 from flowstone.partition_key import decode_key
 from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.store import outputs, runs, steps
+from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
 
@@ -155,7 +155,7 @@ def _context(runtime: Runtime, asset: Asset, work: _Work) -> Context:
         attempt=claim.attempt,
         config=asset_config(asset, work.config),
         resources=runtime.registry.resources_of(asset),
-        logger=structlog.get_logger("flowstone.asset").bind(**names),
+        logger=get_logger("flowstone.asset", **names),
     )
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-import structlog
-
 from flowstone.errors import FlowStoneError
+from flowstone.log import get_logger
 from flowstone.store import steps
 from flowstone.store.ledger import Ledger
 
-log = structlog.get_logger("flowstone.leases")
+log = get_logger("flowstone.leases")
 
 
 class Leases:

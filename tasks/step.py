@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-import structlog
 from celery import Task
 from celery.exceptions import Ignore
 
@@ -13,13 +12,14 @@ from flowstone import runtime
 from flowstone.canvas import Publisher
 from flowstone.errors import BrokerUnavailable, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
+from flowstone.log import get_logger
 from flowstone.messages import STEP, StepMessage, parse
 from flowstone.outcome import Failed, Retrying
 from flowstone.states import DONE_STEP_STATES
 from flowstone.store.steps import Refused
 from tasks.app import app
 
-log = structlog.get_logger("flowstone.step")
+log = get_logger("flowstone.step")
 
 
 @app.task(name=STEP, bind=True, max_retries=None)

@@ -3,7 +3,7 @@
 The servers listen on unix sockets only, in a folder that follows from the home
 folder, so that every process of one user finds the servers of a home by its
 path alone. They end with the process that started them, even if that is killed
-(on Linux; elsewhere a killed parent leaves them running).
+(on Linux; on macOS a killed parent leaves them running; there is no Windows).
 """
 
 from __future__ import annotations

@@ -23,11 +23,6 @@ def fingerprint(home: Path) -> str:
 
 def socket_folder(home: Path, program: str) -> Path:
     """Return where `program` of `home` has its socket: under 60 bytes, as 100 is the limit."""
-    if os.name != "posix":
-        raise ServerError(
-            "the servers from wheels need Linux or macOS; "
-            "set FLOWSTONE_DATABASE_URL and FLOWSTONE_BROKER_URL"
-        )
     return SOCKETS / f"flowstone-{os.geteuid()}" / f"{fingerprint(home)}.{program}"
 
 

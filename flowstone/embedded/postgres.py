@@ -12,7 +12,7 @@ from flowstone.embedded.account import Account, postgres_account
 from flowstone.embedded.binaries import postgres_programs
 from flowstone.embedded.cluster import check_version, drop_stale_locks, find_data, make_data
 from flowstone.embedded.lock import AlreadyRunningError
-from flowstone.embedded.place import socket_folder
+from flowstone.embedded.place import make_socket_folder, socket_folder
 from flowstone.embedded.process import KILL_S, POLL_S, START_S, Server, end
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def ensure_postgres(home: Path) -> PostgresServer | None:
     thread. Raises ServerError if it does not start.
     """
     server = PostgresServer(home)
+    # Before anything is said to whoever listens there: the folder must not be another user's.
+    make_socket_folder(server.sockets, postgres_account())
     deadline = time.monotonic() + START_S
     while not server.is_reachable():
         try:

@@ -21,7 +21,7 @@ from flowstone.embedded.place import make_socket_folder, socket_folder
 from flowstone.errors import ServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -33,7 +33,14 @@ LOG_LINES = 20
 
 
 def launch(
-    command: Sequence[str | Path], *, account: Account, death_signal: int, log: Path
+    command: Sequence[str | Path],
+    *,
+    account: Account,
+    death_signal: int,
+    log: Path,
+    env: Mapping[str, str],
+    cwd: Path = Path("/"),
+    umask: int = -1,
 ) -> subprocess.Popen[bytes]:
     """Run `command` as `account`, in a session of its own; `death_signal` if this process dies."""
     prefix = [os.getpid(), int(death_signal), account.uid, account.gid]
@@ -43,11 +50,10 @@ def launch(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd="/",
-            # What steers the caller's own PostgreSQL clients must not steer our server.
-            env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+            cwd=cwd,
+            env=env,
             start_new_session=True,
-            umask=0o077,
+            umask=umask,
         )
 
 
@@ -97,7 +103,7 @@ class Server(ABC):
         )
         self._adopt()
         try:
-            self._make_folders()
+            self.home.mkdir(parents=True, exist_ok=True)
             self._hold_and_start()
         except OSError as error:
             raise ServerError(
@@ -111,7 +117,9 @@ class Server(ABC):
         if self._process is not None:
             end(self._process, self.stop_signals, self.title)
             self._process = None
-        self._leave()
+            # While the lock is held: the next server may be about to make the folder anew.
+            shutil.rmtree(self.sockets, ignore_errors=True)
+        self._let_go()
 
     def kill(self) -> None:
         """End the server at once, without letting it write anything: the power cut of a test."""
@@ -154,13 +162,6 @@ class Server(ABC):
         elif self._process is not None and not self.is_running():
             self.stop()
 
-    def _make_folders(self) -> None:
-        self.home.mkdir(parents=True, exist_ok=True)
-        self.log_path.parent.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            if self.log_path.stat().st_size > LOG_BYTES:
-                self.log_path.replace(self.log_path.with_suffix(".log.1"))
-
     def _hold_and_start(self) -> None:
         self._lock = lock.hold(self.home / f"{self.program}.lock", f"{self.title} of {self.home}")
         try:
@@ -170,15 +171,25 @@ class Server(ABC):
             raise
 
     def _start(self) -> None:
-        self._log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-        make_socket_folder(self.sockets, self._account())
+        self._open_log()
         self._wait_for_predecessor()
         command = self._prepare()
+        make_socket_folder(self.sockets, self._account())
         began = time.monotonic()
         while not self._attempt(command, began + START_S):
             if time.monotonic() > began + self.retry_s:
                 raise self._failure(f"ended with exit status {self._exit_status()}")
             time.sleep(10 * POLL_S)
+
+    def _open_log(self) -> None:
+        """Make the log, which may quote data, ours alone; begin a new one if it is long."""
+        self.log_path.parent.mkdir(mode=0o700, exist_ok=True)
+        self.log_path.touch(mode=0o600)
+        self._log_start = self.log_path.stat().st_size
+        if self._log_start > LOG_BYTES:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
+            self.log_path.touch(mode=0o600)
+            self._log_start = 0
 
     def _attempt(self, command: Sequence[str | Path], deadline: float) -> bool:
         """Start the program; True when it answers, False if it ends before."""
@@ -193,7 +204,13 @@ class Server(ABC):
 
     def _launch(self, command: Sequence[str | Path]) -> subprocess.Popen[bytes]:
         return launch(
-            command, account=self._account(), death_signal=self.death_signal, log=self.log_path
+            command,
+            account=self._account(),
+            death_signal=self.death_signal,
+            log=self.log_path,
+            # What steers the caller's own PostgreSQL clients must not steer our server.
+            env={name: value for name, value in os.environ.items() if not name.startswith("PG")},
+            umask=0o077,
         )
 
     def _wait_for_predecessor(self) -> None:
@@ -207,12 +224,6 @@ class Server(ABC):
                 )
             time.sleep(POLL_S)
 
-    def _leave(self) -> None:
-        """Remove the socket folder, then let go of the home."""
-        if self._lock is not None:
-            shutil.rmtree(self.sockets, ignore_errors=True)
-        self._let_go()
-
     def _let_go(self) -> None:
         if self._lock is not None:
             lock.release(self._lock)
@@ -222,12 +233,13 @@ class Server(ABC):
         return None if self._process is None else self._process.returncode
 
     def _failure(self, what: str) -> ServerError:
-        with contextlib.suppress(FileNotFoundError), self.log_path.open("rb") as log:
+        with self.log_path.open("rb") as log:
             log.seek(self._log_start)
             lines = log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
-            what += "; the last lines of its log:\n" + "\n".join(lines)
         return ServerError(
-            f"{self.title} of {self.home} {what}", context={"log": str(self.log_path)}
+            f"{self.title} of {self.home} {what}; the last lines of {self.log_path}:\n"
+            + "\n".join(lines),
+            context={"log": str(self.log_path)},
         )
 
 

@@ -89,9 +89,7 @@ def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
 
 def ready(conn: Connection, run_id: UUID, budget: int) -> tuple[list[int], dict[int, Node]]:
     """Return up to `budget` ready steps, and them with all that a canvas could add to them."""
-    rows = conn.execute(
-        _AHEAD, {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN}
-    ).tuples()
+    rows = conn.execute(_AHEAD, {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN})
     nodes = {id: Node(id, feeds, open_deps) for id, feeds, open_deps in rows}
     return [node.id for node in nodes.values() if node.open_deps == 0], nodes
 

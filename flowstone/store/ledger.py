@@ -12,6 +12,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, Program
 from flowstone.errors import LedgerUnavailable, WrongMigration
 from flowstone.store.tables import SCHEMA
 
+__all__ = ["HEAD", "Connection", "Ledger", "check_revision", "first_line", "revision", "translated"]
+
 HEAD: Final = "0001"
 """The revision that this version of FlowStone works with; a test holds it to the migrations."""
 

@@ -45,7 +45,7 @@ def by_asset(conn: Connection, run_id: UUID) -> dict[str, dict[StepState, int]]:
         .group_by(steps.c.asset, steps.c.state)
         .order_by(func.min(steps.c.id))
     )
-    rows = conn.execute(query).tuples().all()
+    rows = conn.execute(query).all()
     first: dict[str, int] = {}
     for asset, _, _, step_id in rows:
         first[asset] = min(first.get(asset, step_id), step_id)

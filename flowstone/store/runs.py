@@ -142,7 +142,7 @@ def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | N
     if conn.scalar(select(exists().where(mine, steps.c.state.not_in(FINAL_STEP_STATES)))):
         return None
     by_state = select(steps.c.state, func.count()).where(mine).group_by(steps.c.state)
-    counts = {str(state): int(count) for state, count in conn.execute(by_state).tuples()}
+    counts = {str(state): int(count) for state, count in conn.execute(by_state)}
     target = final_state({StepState(state): count for state, count in counts.items()})
     if not move(conn, run_id, target):
         return None

@@ -28,11 +28,12 @@ def yard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     cache.mkdir(mode=0o755)
     monkeypatch.setattr(place, "CACHE", cache)
     yield folder
-    try:
-        left = servers_below(folder)
-        assert not left
-    finally:
-        shutil.rmtree(folder)
+    left = servers_below(folder)
+    for process in left:
+        process.kill()
+    psutil.wait_procs(left, timeout=5)
+    shutil.rmtree(folder)
+    assert not left
 
 
 @pytest.fixture

@@ -209,6 +209,16 @@ def test_folders_that_another_user_planted_are_refused(tmp_path: Path) -> None:
         place.make_private(tmp_path / "file", postgres_account(), 0o700)
 
 
+def test_ensure_talks_to_no_server_in_a_folder_that_was_planted(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(place, "SOCKETS", tmp_path)
+    (tmp_path / f"flowstone-{os.geteuid()}").symlink_to(tmp_path)
+    monkeypatch.setattr(PostgresServer, "is_reachable", lambda _self: pytest.fail("talked"))
+    with pytest.raises(ServerError, match="must be a folder of user id"):
+        ensure_postgres(home)
+
+
 def test_a_lock_file_of_a_living_server_is_kept(tmp_path: Path) -> None:
     pid_file = tmp_path / "postmaster.pid"
     with subprocess.Popen(["sleep", "60"], cwd=tmp_path) as living:

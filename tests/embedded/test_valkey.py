@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 from typing import TYPE_CHECKING
 
 import pytest
 from redis import Redis
 
-from flowstone.embedded import ValkeyServer
+from flowstone.embedded import ValkeyServer, place, process
+from flowstone.embedded.account import own_account
 from flowstone.errors import ServerError
 
 if TYPE_CHECKING:
@@ -88,6 +90,32 @@ def test_an_unknown_locale_does_not_matter(home: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("LC_ALL", "xx_YY.UTF-8")
     with ValkeyServer(home) as server:
         assert server.is_running()
+
+
+def test_a_server_that_was_left_behind_is_neither_joined_nor_cut_off(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "KILL_S", 0.1)
+    server = ValkeyServer(home)
+    place.make_socket_folder(server.sockets, own_account())
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(server.sockets / "valkey.sock"))
+        left_behind.listen()
+        for _ in range(2):
+            with pytest.raises(ServerError, match="was left behind by a process that was killed"):
+                server.start()
+    with server:
+        assert server.is_running()
+
+
+def test_a_long_log_is_put_aside(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "LOG_BYTES", 10)
+    server = ValkeyServer(home)
+    for _ in range(2):
+        with server:
+            pass
+    assert sorted(path.name for path in (home / "logs").iterdir()) == ["valkey.log", "valkey.log.1"]
+    assert stat.S_IMODE(server.log_path.stat().st_mode) == 0o600
 
 
 def test_the_log_tells_why_it_did_not_start(home: Path) -> None:

@@ -1,0 +1,50 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+# They need python3 (>= 3.11) with venv, make, and a package index that pip can reach.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Written last, so that an installation which was interrupted is done again.
+READY := $(VENV)/.ready
+PATHS := flowstone tasks examples migrations tests celeryconfig.py
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test lint types lock clean
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+install: $(READY) ## Make .venv and install everything into it, pinned by hash
+
+demo: $(READY) ## Run a month of real flights through real workers, and show the report
+	$(BIN)/python -m examples.flights
+
+dev: $(READY) ## Run PostgreSQL, Valkey, worker, beat and Flower until Ctrl-C, with the flights
+	FLOWSTONE_ASSETS=$${FLOWSTONE_ASSETS:-examples.flights.assets} $(BIN)/flowstone dev
+
+test: $(READY) lint types ## Check style, types and layers, then run every test
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## Check style and layers
+	$(BIN)/ruff check $(PATHS)
+	$(BIN)/ruff format --check $(PATHS)
+	$(BIN)/lint-imports
+
+types: $(READY) ## Check types
+	$(BIN)/mypy
+
+lock: $(READY) ## Resolve the dependencies anew into requirements.lock
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group test --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade --quiet \
+		--output-file requirements.lock
+
+clean: ## Remove .venv and everything that was made, the ledger of the demo as well
+	rm -rf $(VENV) .flowstone build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

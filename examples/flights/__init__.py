@@ -1,0 +1,1 @@
+"""The demo: real flights, daily partitions, a monthly roll-up."""

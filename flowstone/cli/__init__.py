@@ -1,0 +1,72 @@
+"""The command line: `flowstone COMMAND`. Errors are one line, and each kind has its exit code."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Final
+
+import typer
+from rich.console import Console
+
+from flowstone.cli import db, dev, run, show, status
+from flowstone.errors import (
+    BrokerUnavailable,
+    FlowStoneError,
+    LedgerUnavailable,
+    RunFailed,
+    RunTimeout,
+    ServerError,
+    WrongMigration,
+)
+
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+UNAVAILABLE: Final = 3
+TIMED_OUT: Final = 4
+INTERRUPTED: Final = 130
+
+EXIT_CODES: Final = """
+Exit codes: 0 success, 1 the run did not succeed, 2 bad input or definitions,
+3 a server is away, not migrated or does not start, 4 timed out, 130 interrupted.
+"""
+
+app = typer.Typer(
+    help="Asset-first data orchestration on Celery.",
+    epilog=" ".join(EXIT_CODES.split()),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command("dev")(dev.dev)
+app.command("run")(run.run)
+app.command("runs")(status.runs)
+app.command("status")(status.status)
+app.command("show")(show.show)
+app.add_typer(db.app, name="db")
+
+
+def main() -> None:
+    """Run a command and leave with its exit code."""
+    # The pool of connections would report each broken one with a traceback of its own.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    try:
+        app()
+    except FlowStoneError as error:
+        Console(stderr=True).print(
+            f"error: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True
+        )
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def exit_code(error: FlowStoneError) -> int:
+    """Return the exit code of an error."""
+    match error:
+        case RunFailed():
+            return FAILED
+        case RunTimeout():
+            return TIMED_OUT
+        case LedgerUnavailable() | BrokerUnavailable() | ServerError() | WrongMigration():
+            return UNAVAILABLE
+    return BAD_INPUT

@@ -1,0 +1,91 @@
+"""What a run looks like on a terminal: a table that lives, or lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from flowstone.client import Progress, RunHandle
+from flowstone.states import FINAL_STEP_STATES, RunState, StepState
+
+GROUPS: Final = {
+    "done": frozenset({StepState.SUCCEEDED, StepState.SKIPPED}),
+    "running": frozenset({StepState.RUNNING, StepState.RETRYING}),
+    "failed": frozenset({StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED}),
+}
+"""What the columns count; all other states are waiting."""
+
+STYLES: Final = {"done": "green", "running": "yellow", "waiting": "dim", "failed": "red"}
+_LINE_SECONDS: Final = 2.0
+
+
+def grouped(states: dict[StepState, int]) -> dict[str, int]:
+    """Return the number of steps that are done, running, waiting and failed."""
+    counts = {
+        group: sum(states.get(state, 0) for state in members) for group, members in GROUPS.items()
+    }
+    waiting = sum(states.values()) - sum(counts.values())
+    return {
+        "done": counts["done"],
+        "running": counts["running"],
+        "waiting": waiting,
+        "failed": counts["failed"],
+    }
+
+
+def progress_table(progress: Progress, title: str) -> Table:
+    """Return a table with a line for each asset."""
+    table = Table(title=title, title_justify="left", show_footer=bool(progress.steps))
+    total = grouped(_total(progress))
+    table.add_column("asset", footer="all")
+    for group in STYLES:
+        table.add_column(group, justify="right", footer=str(total[group]))
+    for asset, states in progress.steps.items():
+        counts = grouped(dict(states))
+        table.add_row(
+            asset,
+            *(f"[{STYLES[g]}]{n}[/]" if n else "[dim].[/]" for g, n in counts.items()),
+        )
+    return table
+
+
+def follow(handle: RunHandle, console: Console, timeout: float | None = None) -> Progress:
+    """Show a run until it has ended; raise RunTimeout after `timeout` seconds."""
+    if console.is_terminal:
+        return _follow_live(handle, console, timeout)
+    return _follow_lines(handle, console, timeout)
+
+
+def _follow_live(handle: RunHandle, console: Console, timeout: float | None) -> Progress:
+    progress = handle.progress()
+    with Live(console=console, refresh_per_second=8) as live:
+        for progress in handle.follow(timeout):
+            live.update(progress_table(progress, _title(handle, progress)))
+    return progress
+
+
+def _follow_lines(handle: RunHandle, console: Console, timeout: float | None) -> Progress:
+    progress, last = handle.progress(), float("-inf")
+    for progress in handle.follow(timeout):
+        if progress.is_final or time.monotonic() - last > _LINE_SECONDS:
+            last = time.monotonic()
+            counts = ", ".join(f"{n} {group}" for group, n in grouped(_total(progress)).items())
+            console.print(f"{progress.state}: {counts}", highlight=False)
+    console.print(progress_table(progress, _title(handle, progress)))
+    return progress
+
+
+def _title(handle: RunHandle, progress: Progress) -> str:
+    styles = {RunState.SUCCEEDED: "green", RunState.FAILED: "red", RunState.CANCELLED: "red"}
+    style = styles.get(progress.state, "yellow")
+    total = progress.count()
+    final = progress.count(*FINAL_STEP_STATES)
+    return f"run {handle.id}  [{style}]{progress.state}[/]  {final} of {total} steps"
+
+
+def _total(progress: Progress) -> dict[StepState, int]:
+    return {state: progress.count(state) for state in StepState}

@@ -1,0 +1,199 @@
+"""All that a pipeline needs on one machine: servers if none are configured, and Celery."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from flowstone.canvas import Publisher, client_app
+from flowstone.embedded import PostgresServer, ValkeyServer
+from flowstone.embedded.account import own_account
+from flowstone.embedded.process import end, launch
+from flowstone.errors import ServerError
+from flowstone.queues import QUEUES
+from flowstone.settings import Settings
+from flowstone.store import migrate
+from flowstone.store.ledger import Ledger
+
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of what `flowstone dev` runs."""
+
+    name: str
+    address: str
+    log: Path | None
+
+
+@dataclass(frozen=True)
+class _Program:
+    part: Part
+    process: subprocess.Popen[bytes]
+
+
+class DevStack:
+    """Starts everything on entry, in order; stops it on exit, in reverse.
+
+    On Linux nothing outlives this process, even if that is killed. Raises
+    ServerError where something does not start, LedgerUnavailable or
+    BrokerUnavailable where a configured server is away, and WrongMigration where
+    its database is not migrated.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.parts: list[Part] = []
+        self._programs: list[_Program] = []
+        self._stack = ExitStack()
+        self.flower_url = ""
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            self._start()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def failed(self) -> str | None:
+        """Return what has ended by itself, with the end of its log, or None if all is well."""
+        for program in self._programs:
+            if program.process.poll() is not None:
+                return f"{program.part.name} has ended; {_tail(program.part.log)}"
+        return None
+
+    def _start(self) -> None:
+        (self.settings.home / "logs").mkdir(parents=True, exist_ok=True)
+        self._start_ledger()
+        self._start_broker()
+        self._celery("worker", *_worker_options())
+        self._celery("beat", "--schedule", str(self.settings.home / "beat"), "--pidfile=")
+        port = free_port(self.settings.flower_port)
+        self._celery(
+            "flower", "--address=127.0.0.1", f"--port={port}", address=f"http://127.0.0.1:{port}"
+        )
+        self.flower_url = f"http://127.0.0.1:{port}"
+        self._wait_until_ready(port)
+
+    def _start_ledger(self) -> None:
+        ledger = Ledger(self.settings.database)
+        self._stack.callback(ledger.close)
+        if self.settings.database_url is None:
+            server = self._stack.enter_context(PostgresServer(self.settings.home))
+            migrate.upgrade(ledger)
+            self.parts.append(Part("PostgreSQL", "embedded", server.log_path))
+        else:
+            with ledger.begin():
+                self.parts.append(Part("PostgreSQL", "configured", None))
+
+    def _start_broker(self) -> None:
+        if self.settings.broker_url is None or self.settings.result_url is None:
+            server = self._stack.enter_context(ValkeyServer(self.settings.home))
+            self.parts.append(Part("Valkey", "embedded", server.log_path))
+        Publisher(client_app(self.settings.broker, self.settings.results)).check()
+        if self.settings.broker_url is not None:
+            self.parts.append(Part("broker", "configured", None))
+
+    def _celery(self, command: str, *options: str, address: str = "") -> None:
+        log = self.settings.home / "logs" / f"{command}.log"
+        process = launch(
+            [sys.executable, "-m", "celery", "-A", "tasks", command, *options],
+            account=own_account(),
+            death_signal=signal.SIGTERM,
+            log=log,
+            cwd=Path.cwd(),
+            env=self._environment(),
+        )
+        # Celery takes SIGTERM as "finish what runs"; what does not end by then is killed.
+        self._stack.callback(end, process, ((signal.SIGTERM, STOP_SECONDS),), command)
+        part = Part(command, address, log)
+        self.parts.append(part)
+        self._programs.append(_Program(part, process))
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {
+            "FLOWSTONE_HOME": str(self.settings.home),
+            "FLOWSTONE_ASSETS": ",".join(self.settings.assets),
+            # Modules of assets are looked for in the current folder, by all processes alike.
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])
+            ),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _wait_until_ready(self, flower_port: int) -> None:
+        app: Any = client_app(self.settings.broker, self.settings.results)
+        deadline = time.monotonic() + START_SECONDS
+        waiting: list[tuple[str, Callable[[], bool]]] = [
+            ("worker", lambda: bool(app.control.ping(timeout=0.5))),
+            ("flower", lambda: _listens(flower_port)),
+        ]
+        for name, ready in waiting:
+            while not ready():
+                if failure := self.failed():
+                    raise ServerError(failure)
+                if time.monotonic() > deadline:
+                    log = self.settings.home / "logs" / f"{name}.log"
+                    raise ServerError(
+                        f"{name} is not ready after {START_SECONDS:g} s; {_tail(log)}"
+                    )
+                time.sleep(_POLL_SECONDS)
+
+
+def _worker_options() -> list[str]:
+    return [
+        "--pool=prefork",
+        f"--concurrency={max(2, os.cpu_count() or 2)}",
+        "--events",
+        "--loglevel=INFO",
+        f"--queues={','.join(QUEUES)}",
+        "--hostname=flowstone@%h",
+        # Workers do not need to know each other: what they share is in the ledger.
+        "--without-mingle",
+        "--without-gossip",
+    ]
+
+
+def free_port(wanted: int) -> int:
+    """Return `wanted` if that port of this machine is free, else any free one."""
+    for port in (wanted, 0):
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                server.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(server.getsockname()[1])
+    raise ServerError("this machine has no free port for Flower")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _tail(log: Path | None, lines: int = 15) -> str:
+    if log is None or not log.exists():
+        return "it wrote no log"
+    end_of_log = log.read_text(errors="replace").splitlines()[-lines:]
+    return f"the end of {log}:\n" + "\n".join(end_of_log)

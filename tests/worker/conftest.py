@@ -1,0 +1,137 @@
+"""A real worker on real servers for each test, through the fixtures of pytest-celery."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+from pytest_celery import (
+    CeleryBackendCluster,
+    CeleryBrokerCluster,
+    CeleryTestBackend,
+    CeleryTestBroker,
+    CeleryWorkerCluster,
+)
+from redis import Redis
+
+# The worker imports the assets by this path, too, so that both name them alike.
+sys.path.insert(0, str(Path(__file__).parent))
+
+import worker_assets
+from ledger_view import LedgerView
+from nodes import LocalWorker, ValkeyNode, WorkerProcess
+
+from flowstone import runtime
+from flowstone.asset import DEFINED
+from flowstone.canvas import client_app
+from flowstone.embedded import ValkeyServer
+from flowstone.embedded.place import socket_folder
+from flowstone.registry import Registry, build_registry
+from flowstone.runtime import Runtime
+from flowstone.settings import Settings
+
+LEASE_SECONDS = 2
+
+
+@pytest.fixture(scope="session")
+def definitions() -> Registry:
+    """What the workers define, without what other tests of this process define."""
+    mine = f"{worker_assets.__file__}:"
+    return build_registry(
+        asset for (_, place), asset in DEFINED.assets.items() if place.startswith(mine)
+    )
+
+
+@pytest.fixture
+def broker(valkey: ValkeyServer) -> Iterator[Redis]:
+    """The broker as a client of Redis sees it, empty at first."""
+    client = Redis(unix_socket_path=str(socket_folder(valkey.home, "valkey") / "valkey.sock"))
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def celery_broker_cluster(valkey: ValkeyServer, broker: Redis) -> Iterator[CeleryBrokerCluster]:
+    node = CeleryTestBroker(ValkeyNode(valkey, "broker", 0))
+    yield CeleryBrokerCluster(node)
+    node.teardown()
+
+
+@pytest.fixture
+def celery_backend_cluster(valkey: ValkeyServer, broker: Redis) -> Iterator[CeleryBackendCluster]:
+    node = CeleryTestBackend(ValkeyNode(valkey, "backend", 1))
+    yield CeleryBackendCluster(node)
+    node.teardown()
+
+
+@pytest.fixture
+def settings(
+    database: str,
+    tmp_path: Path,
+    celery_broker_cluster: CeleryBrokerCluster,
+    celery_backend_cluster: CeleryBackendCluster,
+) -> Settings:
+    return Settings(
+        home=tmp_path / "home",
+        assets="worker_assets",
+        database_url=database,
+        broker_url=celery_broker_cluster.config()["host_urls"][0],
+        result_url=celery_backend_cluster.config()["host_urls"][0],
+        lease_seconds=LEASE_SECONDS,
+    )
+
+
+@pytest.fixture
+def here(settings: Settings, definitions: Registry) -> Iterator[Runtime]:
+    """The runtime of the test, on the same servers and folders as the worker."""
+    made = Runtime(settings, definitions)
+    runtime.use(made)
+    yield made
+    runtime.use(None)
+    made.close()
+
+
+@pytest.fixture
+def view(here: Runtime) -> LedgerView:
+    return LedgerView(here.ledger)
+
+
+@pytest.fixture
+def celery_setup_app(settings: Settings) -> Iterator[Celery]:
+    app = client_app(settings.broker, settings.results)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def worker_environment(settings: Settings) -> dict[str, str]:
+    return {
+        "FLOWSTONE_HOME": str(settings.home),
+        "FLOWSTONE_ASSETS": ",".join(settings.assets),
+        "FLOWSTONE_DATABASE_URL": settings.database,
+        "FLOWSTONE_BROKER_URL": settings.broker,
+        "FLOWSTONE_RESULT_URL": settings.results,
+        "FLOWSTONE_LEASE_SECONDS": str(settings.lease_seconds),
+    }
+
+
+@pytest.fixture
+def celery_worker_cluster(
+    settings: Settings,
+    worker_environment: dict[str, str],
+    celery_setup_app: Celery,
+    here: Runtime,
+    tmp_path: Path,
+) -> Iterator[CeleryWorkerCluster]:
+    process = WorkerProcess(
+        "tests@local", worker_environment, tmp_path / "worker.log", settings.broker
+    )
+    try:
+        process.start()
+        yield CeleryWorkerCluster(LocalWorker(process, celery_setup_app))
+    finally:
+        process.teardown()

@@ -1,0 +1,202 @@
+"""The assets that the workers of these tests compute: one family for each shape or outcome."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from flowstone import Context, DailyPartitions, MonthlyPartitions, Retry, StaticPartitions, asset
+from flowstone.asset import Asset
+from flowstone.expand import MAX_CHAIN
+
+CHAIN_LENGTH = 30
+GATE_SECONDS = 60
+
+
+@asset
+def top() -> int:
+    return 1
+
+
+@asset
+def left(top: int) -> int:
+    return top + 1
+
+
+@asset
+def right(top: int) -> int:
+    return top + 2
+
+
+@asset
+def bottom(left: int, right: int) -> list[int]:
+    return [left, right]
+
+
+def link(number: int) -> str:
+    return f"link_{number:02}"
+
+
+def _first() -> int:
+    return 1
+
+
+def _next(previous: int) -> int:
+    return previous + 1
+
+
+asset(name=link(1))(_first)
+for _number in range(2, CHAIN_LENGTH + 1):
+    asset(name=link(_number), deps={"previous": link(_number - 1)})(_next)
+
+
+@asset(partitions=DailyPartitions("2013-01-01", "2013-01-31"))
+def day(context: Context) -> int:
+    return context.partition.day
+
+
+@asset(partitions=MonthlyPartitions("2013-01", "2013-01"))
+def month(day: dict[Any, int]) -> list[int]:
+    return list(day.values())
+
+
+@asset
+def a1() -> str:
+    return "a1"
+
+
+@asset
+def a2(a1: str) -> str:
+    return f"{a1} a2"
+
+
+@asset
+def b1() -> str:
+    return "b1"
+
+
+@asset
+def join(a2: str, b1: str) -> str:
+    return f"({a2}, {b1})"
+
+
+@asset
+def tail(join: str) -> str:
+    return f"{join} tail"
+
+
+# The largest messages that a graph can lead to: the longest names and keys, each character of
+# the key two in JSON, on the queue with the longest name, in stretches of the greatest length.
+LONGEST_KEY = '"' * 510
+
+
+def longest(stretch: str, number: int) -> str:
+    return f"{stretch}{number:02}".ljust(200, "_")
+
+
+def _one() -> int:
+    return 1
+
+
+def _sum(left: int, right: int) -> int:
+    return left + right
+
+
+def _longest(stretch: str, number: int, reads: tuple[str, ...]) -> Asset:
+    function = {0: _one, 1: _next, 2: _sum}[len(reads)]
+    return asset(
+        name=longest(stretch, number),
+        deps=dict(zip(("previous",) if len(reads) == 1 else ("left", "right"), reads)),
+        partitions=StaticPartitions([LONGEST_KEY]),
+        queue="priority",
+    )(function)
+
+
+for _stretch in "lr":
+    _longest(_stretch, 1, ())
+_longest("j", 1, (longest("l", MAX_CHAIN), longest("r", MAX_CHAIN)))
+for _stretch in "lrj":
+    for _number in range(2, MAX_CHAIN + 1):
+        _longest(_stretch, _number, (longest(_stretch, _number - 1),))
+
+
+@asset
+def broken() -> None:
+    raise ValueError("the well is dry")
+
+
+@asset
+def after_broken(broken: None) -> None: ...
+
+
+@asset
+def after_that(after_broken: None) -> None: ...
+
+
+@asset
+def untouched() -> int:
+    return 1
+
+
+@asset
+def after_untouched(untouched: int) -> int:
+    return untouched + 1
+
+
+@asset
+def before_flaky() -> int:
+    return 1
+
+
+@asset(retry=Retry(max_attempts=3, base=0.1, factor=1))
+def flaky(before_flaky: int, context: Context) -> int:
+    """Succeed at the third attempt."""
+    if context.attempt < 3:
+        raise ConnectionError(f"attempt {context.attempt} got no answer")
+    return before_flaky + context.attempt
+
+
+@asset
+def after_flaky(flaky: int) -> int:
+    return flaky + 1
+
+
+@asset
+def leaves() -> None:
+    sys.exit("goodbye")
+
+
+class Gate(BaseModel):
+    """The folder in which the gate says that an attempt waits, and finds that it may go on."""
+
+    folder: str = "."
+
+
+@asset
+def before_gate() -> int:
+    return 1
+
+
+@asset(config=Gate)
+def gate(before_gate: int, context: Context) -> int:
+    """Wait until the file `open` is in the folder; `attempt-N` holds the process that waits."""
+    folder = Path(context.config.folder)
+    note = folder / f"note-{context.attempt}"
+    note.write_text(str(os.getpid()))
+    note.rename(folder / f"attempt-{context.attempt}")
+    end = time.monotonic() + GATE_SECONDS
+    while not (folder / "open").exists():
+        if time.monotonic() > end:
+            raise RuntimeError("nobody has opened the gate")
+        time.sleep(0.01)
+    return before_gate + 1
+
+
+@asset
+def after_gate(gate: int) -> int:
+    return gate + 1
