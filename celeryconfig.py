@@ -43,9 +43,10 @@ result_backend_transport_options = {"visibility_timeout": int(_settings.time_lim
 task_ignore_result = True
 result_expires = int(_settings.time_limit) + 24 * 3600
 
-# What Flower shows.
+# What Flower shows. Not the event "sent": it bears the name of the task, and would hide that of
+# the asset and its partition, which all other events bear.
 worker_send_task_events = True
-task_send_sent_event = True
+task_send_sent_event = False
 task_track_started = True
 
 enable_utc = True

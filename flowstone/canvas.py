@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
@@ -20,6 +21,10 @@ PUBLISH_RETRY: Final = {"max_retries": 3, "interval_start": 0.1, "interval_step"
 """A broker that restarts is worth a second; a longer absence is left to the reconciler."""
 
 
+MAX_SHADOW: Final = 200
+"""Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
+
+
 def to_signature(app: Celery, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> Signature:
     """Return the Celery chain or chord of a canvas."""
     if isinstance(canvas, Chain):
@@ -36,9 +41,18 @@ def _chain(app: Celery, ids: tuple[int, ...], steps: Mapping[int, DispatchedStep
 def _step(app: Celery, step: DispatchedStep) -> Signature:
     message = StepMessage(step_id=step.id, canvas=step.canvas)
     # Immutable: results never travel from step to step, values are read through the ledger.
+    # A process that is no worker would subscribe to each result that it does not ignore.
     return app.signature(STEP, kwargs=message.arguments(), immutable=True).set(
-        queue=step.queue, shadow=step_name(step.asset, step.partition)
+        queue=step.queue, shadow=_shadow(step), ignore_result=True
     )
+
+
+def _shadow(step: DispatchedStep) -> str:
+    name = step_name(step.asset, step.partition)
+    # A key may hold characters of which each takes six bytes, so characters do not bound bytes.
+    while len(json.dumps(name)) > MAX_SHADOW:
+        name = name[: min(MAX_SHADOW, len(name)) - 1]
+    return name
 
 
 class Publisher:

@@ -64,7 +64,7 @@ def _follow_live(handle: RunHandle, console: Console, timeout: float | None) -> 
     progress = handle.progress()
     with Live(console=console, refresh_per_second=8) as live:
         for progress in handle.follow(timeout):
-            live.update(progress_table(progress, _title(handle, progress)))
+            live.update(progress_table(progress, title(handle, progress)))
     return progress
 
 
@@ -75,16 +75,17 @@ def _follow_lines(handle: RunHandle, console: Console, timeout: float | None) ->
             last = time.monotonic()
             counts = ", ".join(f"{n} {group}" for group, n in grouped(_total(progress)).items())
             console.print(f"{progress.state}: {counts}", highlight=False)
-    console.print(progress_table(progress, _title(handle, progress)))
+    console.print(progress_table(progress, title(handle, progress)))
     return progress
 
 
-def _title(handle: RunHandle, progress: Progress) -> str:
+def title(handle: RunHandle, progress: Progress) -> str:
+    """Return a line that says how the run stands."""
     styles = {RunState.SUCCEEDED: "green", RunState.FAILED: "red", RunState.CANCELLED: "red"}
     style = styles.get(progress.state, "yellow")
     total = progress.count()
     final = progress.count(*FINAL_STEP_STATES)
-    return f"run {handle.id}  [{style}]{progress.state}[/]  {final} of {total} steps"
+    return f"run {str(handle.id)[:8]} [{style}]{progress.state}[/], {final} of {total} steps"
 
 
 def _total(progress: Progress) -> dict[StepState, int]:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flowstone import client
-from flowstone.cli.display import progress_table
+from flowstone.cli.display import progress_table, title
 from flowstone.errors import RunFailed
 from flowstone.partition_key import label
 from flowstone.states import RunState
@@ -40,7 +40,7 @@ def status(
         )
     else:
         console = Console()
-        console.print(progress_table(progress, f"run {handle.id}  {progress.state}"))
+        console.print(progress_table(progress, title(handle, progress)))
         for error in handle.errors():
             console.print(
                 f"{error.step} {error.state}: {error.type}: {error.message}",

@@ -16,7 +16,7 @@ def test_x(here: Runtime, broker: Redis, celery_setup_app: Celery, t,p) -> None:
     coordinate(here, h.id, Publisher(celery_setup_app).publish)
     print(h.explain())
     m = take(broker)
-    print(m[0].raw.decode())
-    print(m[0].embed)
+    print(m[0].embed if len(m)<4 else "")
+    print(m[0].headers if len(m)<4 else "")
     print([(x.headers["task"], x.argument_bytes, len(x.raw), len(x.rest)) for x in m])
     assert 0

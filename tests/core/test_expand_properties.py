@@ -1,0 +1,71 @@
+"""Expansion on random graphs, with every order of events that Celery may produce."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.core.run_simulator import Run, play
+from tests.strategies import Dag, dags
+
+windows = st.integers(1, 12) | st.just(200)
+
+
+def picker(data: st.DataObject):  # noqa: ANN201 - a function of the strategy
+    return lambda count: data.draw(st.integers(0, count - 1))
+
+
+def assert_ended(run: Run) -> None:
+    left = {step.id: step.state for step in run.in_state("pending", "queued", "retrying", "running")}
+    assert not left
+    assert run.closed, "nobody was woken to close the run"
+
+
+def assert_right(run: Run) -> None:
+    for step in run.steps.values():
+        bad = [up for up in step.upstream if run.steps[up].state != "succeeded"]
+        assert (step.state == "upstream_failed") == bool(bad)
+        assert run.commits[step.id] == (1 if step.state == "succeeded" else 0)
+
+
+@settings(deadline=None, max_examples=150)
+@given(dags(), windows, st.data())
+def test_without_faults_each_step_runs_once_and_the_messages_stay_few(
+    dag: Dag, window: int, data: st.DataObject
+) -> None:
+    run = Run(dag, window)
+    play(run, picker(data), ["succeed"])
+    assert_ended(run)
+    assert all(step.state == "succeeded" for step in run.steps.values())
+    assert len(run.canvases) <= len(dag)
+    assert run.published <= 2 * len(dag) + 2
+    place = {step: i for i, step in enumerate(run.order)}
+    assert all(place[up] < place[step] for step, ups in dag.items() for up in ups)
+
+
+@settings(deadline=None, max_examples=250)
+@given(dags(), windows, st.data())
+def test_failures_retries_and_duplicates_strand_nothing_without_a_reconciler(
+    dag: Dag, window: int, data: st.DataObject
+) -> None:
+    run = Run(dag, window)
+    play(run, picker(data), ["succeed", "succeed", "fail", "retry", "twice"])
+    assert_ended(run)
+    assert_right(run)
+
+
+@settings(deadline=None, max_examples=150)
+@given(dags(max_steps=9), windows, st.data())
+def test_dead_workers_and_lost_messages_cost_only_a_pass_of_the_reconciler(
+    dag: Dag, window: int, data: st.DataObject
+) -> None:
+    run = Run(dag, window)
+    outcomes = ["succeed", "fail", "retry", "die", "twice", "lose"]
+    for _ in range(4):
+        play(run, picker(data), outcomes)
+        run.reconcile()
+    play(run, picker(data), ["succeed"])
+    run.reconcile()
+    play(run, picker(data), ["succeed"])
+    assert_ended(run)
+    assert_right(run)
