@@ -123,7 +123,7 @@ def asset(
 
     def declare(function: Callable[..., Any]) -> Asset:
         made = Asset(
-            name=_checked_name(name or function.__name__),
+            name=_checked_name(function.__name__ if name is None else name),
             function=function,
             dependencies=_dependencies(function, deps),
             partitions=partitions or UnpartitionedSet(),
@@ -170,7 +170,8 @@ def _location(function: Callable[..., Any]) -> str:
 def _parameters(function: Callable[..., Any]) -> list[str]:
     """Return the parameters that are to be filled, or raise BadSignature."""
     where = f"asset {function.__name__!r} ({_location(function)})"
-    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_kind(function) for is_kind in kinds):
         raise BadSignature(f"{where} must be a plain function, not async and not a generator")
     names = []
     for parameter in inspect.signature(function).parameters.values():
@@ -195,6 +196,7 @@ def _dependencies(
     named = {k: _dep(v) for k, v in deps.items()} if isinstance(deps, Mapping) else {}
     unnamed = [] if isinstance(deps, Mapping) else [_dep(d) for d in cast("Sequence[str]", deps)]
     parameters = [name for name in _parameters(function) if name != "context"]
+    _refuse_twice(function, unnamed)
     stray = sorted(set(named) - set(parameters))
     if stray:
         raise BadSignature(
@@ -216,7 +218,7 @@ def _listed(deps: Sequence[Dep], name: str) -> Dep | None:
     return next((dep for dep in deps if dep.asset == name), None)
 
 
-def _refuse_twice(function: Callable[..., Any], found: Sequence[Dependency]) -> None:
+def _refuse_twice(function: Callable[..., Any], found: Sequence[Dep | Dependency]) -> None:
     names = [dependency.asset for dependency in found]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

@@ -122,9 +122,7 @@ def default_mapping(downstream: PartitionSet, upstream: PartitionSet) -> Partiti
             return WholeAsset()
         case UnpartitionedSet(), _:
             return AllKeys()
-        case StaticPartitions(), StaticPartitions() if set(downstream.values) <= set(
-            upstream.values
-        ):
+        case StaticPartitions(), StaticPartitions() if downstream.is_within(upstream):
             return SameKey()
         case TimePartitions(), TimePartitions() if downstream.tz == upstream.tz:
             if type(downstream) is type(upstream):

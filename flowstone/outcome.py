@@ -65,12 +65,24 @@ Outcome = Succeeded | Failed | Retrying
 def decide(error: BaseException, trace: str, attempt: int, policy: Retry) -> Failed | Retrying:
     """Return what follows from the error of attempt number `attempt` (1, 2, ...)."""
     retryable = is_retryable(error)
-    # NUL is legal in a Python string, but not in a PostgreSQL text.
-    message = str(error).replace("\0", "\\0")[:MAX_MESSAGE]
-    failure = Failure(error_type(error), message, trace.replace("\0", "\\0"), retryable)
+    message = _storable(_text(error))[:MAX_MESSAGE]
+    failure = Failure(error_type(error), message, _storable(trace), retryable)
     if retryable and attempt < policy.max_attempts:
         return Retrying(failure, policy.delay(attempt))
     return Failed(failure)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the user's own __str__ must not hide the failure
+        return f"<str() of this {type(error).__name__} failed>"
+
+
+def _storable(text: str) -> str:
+    # NUL and surrogates (of undecodable file names) are legal in a Python string, but not in a
+    # PostgreSQL text.
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 MAX_MESSAGE = 10_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -87,13 +87,20 @@ class StaticPartitions(PartitionSet):
     """A fixed list of keys, in the given order."""
 
     values: tuple[Key, ...]
+    _by_encoded: Mapping[str, Key] = field(repr=False, compare=False)
 
     def __init__(self, values: Iterable[Key]) -> None:
         keys = tuple(values)
-        encoded = [encode_key(key) for key in keys]
-        if not keys or len(set(encoded)) != len(encoded):
+        by_encoded = {encode_key(key): key for key in keys}
+        # A fan-in is a dict of key -> value, in which 1 and True would be one key.
+        if not keys or len(set(keys)) != len(keys):
             raise DefinitionError("StaticPartitions takes at least one key, each only once")
         object.__setattr__(self, "values", keys)
+        object.__setattr__(self, "_by_encoded", by_encoded)
+
+    def is_within(self, other: StaticPartitions) -> bool:
+        """Return whether each key is one of `other`, too, and of the same type there."""
+        return self._by_encoded.keys() <= other._by_encoded.keys()
 
     def keys(self, now: datetime) -> Iterator[Key]:  # noqa: ARG002 - the set does not grow
         """Yield the keys in the order in which they were given."""
@@ -101,11 +108,9 @@ class StaticPartitions(PartitionSet):
 
     def coerce(self, value: Key, now: datetime) -> Key:  # noqa: ARG002 - the set does not grow
         """Accept a key, or its text where only one key is written so."""
-        wanted = encode_key(value)
-        for key in self.values:
-            if encode_key(key) == wanted:
-                return key
-        labels = [label(encode_key(key)) for key in self.values]
+        if (wanted := encode_key(value)) in self._by_encoded:
+            return self._by_encoded[wanted]
+        labels = [label(encoded) for encoded in self._by_encoded]
         if isinstance(value, str) and labels.count(value) == 1:
             return self.values[labels.index(value)]
         shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")  # noqa: PLR2004

@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from urllib.parse import quote, unquote
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from flowstone.errors import BadPartition
 
@@ -85,7 +85,10 @@ _SAFE = "".join(c for c in map(chr, range(0x20, 0x7F)) if c not in _RESERVED)
 
 def encode_key(key: Key) -> str:
     """Return the tagged string of a partition key; raise BadPartition if it has none."""
-    text = _encode(key)
+    try:
+        text = _encode(key)
+    except RecursionError as error:
+        raise BadPartition("a partition key cannot be nested as deep as this one") from error
     if len(text) > MAX_KEY_LENGTH:
         raise BadPartition(
             f"partition key {text[:40]}... has {len(text)} characters, the limit is "
@@ -128,7 +131,15 @@ def _quote(text: str) -> str:
 
 
 def _zone(moment: datetime) -> str:
-    return f"[{moment.tzinfo.key}]" if isinstance(moment.tzinfo, ZoneInfo) else ""
+    zone = moment.tzinfo
+    if isinstance(zone, ZoneInfo) and zone.key:
+        return f"[{zone.key}]"
+    if zone is None or isinstance(zone, timezone):
+        return ""
+    raise BadPartition(
+        f"the zone of partition key {moment} is a {type(zone).__name__} that cannot be written "
+        "down; use ZoneInfo('Europe/Berlin'), or UTC"
+    )
 
 
 def _fold(moment: datetime) -> str:
@@ -143,7 +154,8 @@ def decode_key(text: str) -> Key:
         key, rest = _decode(text)
         if rest == "" and encode_key(key) == text:
             return key
-    except (ValueError, OverflowError, ZoneInfoNotFoundError, BadPartition) as error:
+    # ZoneInfo raises OSError for the name of a folder, such as "Europe".
+    except (ValueError, ArithmeticError, OSError, RecursionError, LookupError, BadPartition) as error:
         raise BadPartition(f"{text!r} is not an encoded partition key") from error
     raise BadPartition(f"{text!r} is not an encoded partition key")
 
@@ -206,8 +218,13 @@ def _decode_datetime(value: str) -> datetime:
 
 
 def label(encoded: str) -> str:
-    """Return how a person writes an encoded key: "2013-01-15", "eu", "2013-01-15|eu", ""."""
-    return _label(decode_key(encoded))
+    """Return how a person writes an encoded key: "2013-01-15", "eu", "2013-01-15|eu", "".
+
+    What cannot be printed is percent-encoded: a label goes to terminals, logs and
+    JSON columns, and the last of these refuse a NUL.
+    """
+    text = _label(decode_key(encoded))
+    return "".join(c if c.isprintable() else quote(c) for c in text)
 
 
 def _label(key: Key) -> str:

@@ -45,8 +45,10 @@ class Retry:
 
     def delay(self, attempt: int, draw: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after `attempt` (1, 2, ...) has failed."""
-        # The exponent is capped: beyond it any factor has long met the maximum, or overflows.
-        delay = min(self.base * self.factor ** min(attempt, 64), self.max_delay)
+        try:
+            delay = min(self.base * float(self.factor) ** attempt, self.max_delay)
+        except OverflowError:
+            delay = self.max_delay if self.base else 0
         return delay * draw() if self.jitter == "full" else delay
 
 

@@ -36,6 +36,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def server_home() -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix="flowstone-tests-"))
+    # As root, PostgreSQL runs as another user, who must be able to get here.
+    home.chmod(0o755)
     yield home
     shutil.rmtree(home, ignore_errors=True)
 

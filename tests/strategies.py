@@ -118,14 +118,16 @@ Dag = dict[int, tuple[int, ...]]
 """The upstream steps of each step; the ids 1, 2, ... are in topological order."""
 
 
+_READERS = st.sampled_from([(1,), (1,), (2,), (2,), (3,), (4,), (1, 2), (1, 3), (2, 3), ()])
+
+
 @st.composite
 def dags(draw: st.DrawFn, max_steps: int = 14) -> Dag:
-    """Graphs with stretches, joins and forks, all of them frequent."""
-    count = draw(st.integers(1, max_steps))
-    dag: Dag = {}
-    for step in range(1, count + 1):
-        earlier = range(1, step)
-        near = list(earlier)[-4:]
-        found = draw(st.lists(st.sampled_from(near), max_size=3, unique=True)) if near else []
-        dag[step] = tuple(sorted(found))
-    return dag
+    """Graphs in which stretches, joins and forks are all frequent."""
+    rows = draw(st.lists(_READERS, min_size=1, max_size=max_steps))
+    dag: dict[int, list[int]] = {step: [] for step in range(1, len(rows) + 1)}
+    for step, offsets in enumerate(rows, 1):
+        for reader in (step + offset for offset in offsets):
+            if reader in dag:
+                dag[reader].append(step)
+    return {step: tuple(ups) for step, ups in dag.items()}

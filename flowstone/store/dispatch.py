@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -126,10 +126,10 @@ def withdraw(
     return conn.execute(_RELEASE, {"canvases": list(ids), "all": True}).rowcount
 
 
-def release(conn: Connection, canvas: UUID) -> int:
-    """Take the members that still wait out of a canvas that has broken; return how many.
+def release(conn: Connection, canvases: Iterable[UUID]) -> int:
+    """Take the members that still wait out of canvases that have broken; return how many.
 
-    They are dispatched again when they are ready. A late message of the old canvas
+    They are dispatched again when they are ready. A late message of an old canvas
     claims nothing, as it names the wrong canvas.
     """
-    return conn.execute(_RELEASE, {"canvases": [canvas], "all": False}).rowcount
+    return conn.execute(_RELEASE, {"canvases": list(canvases), "all": False}).rowcount

@@ -103,7 +103,7 @@ def _reset(conn: Connection, query: str, action: str, **values: float) -> list[R
     ids = [row.id for row in found]
     conn.execute(_LOSE_ATTEMPTS, {"ids": ids})
     conn.execute(_RESET, {"ids": ids})
+    dispatch.release(conn, {row.canvas for row in found})
     for row in found:
-        dispatch.release(conn, row.canvas)
         audit.record(conn, actor="reconciler", action=action, run_id=row.run_id, step_id=row.id)
     return [Repaired(row.id, row.run_id) for row in found]

@@ -94,25 +94,42 @@ _LOWER = text(
     SET open_deps = s.open_deps - 1,
         queued_at = CASE WHEN s.state = 'queued' THEN now() END
     FROM readers WHERE s.id = readers.id
-    RETURNING s.open_deps = 0 AND s.state = 'pending' AS uncarried
+    RETURNING s.open_deps = 0 AND s.state = 'pending' AS uncarried,
+        s.state = 'queued' AND s.canvas = :canvas AS carried
+    """
+)
+
+_BELOW = f"""
+    RECURSIVE below AS (
+        SELECT downstream AS id FROM {SCHEMA}.edges WHERE upstream = :step_id AND NOT pinned
+        UNION
+        SELECT e.downstream FROM {SCHEMA}.edges e JOIN below ON e.upstream = below.id
+        WHERE NOT e.pinned
+    )
+"""
+
+# A failure changes its readers, and then releases its canvas, whose ids lie between theirs: two
+# failures in one chord would deadlock if they did not lock all of these beforehand, in order.
+_LOCK_FAILING = text(
+    f"""
+    WITH {_BELOW}, touched AS (
+        SELECT id FROM below
+        UNION
+        SELECT id FROM {SCHEMA}.steps
+        WHERE canvas = :canvas AND state = 'queued' AND open_deps > 0
+    )
+    SELECT s.id FROM {SCHEMA}.steps s JOIN touched ON touched.id = s.id
+    WHERE s.state IN ('pending', 'queued')
+    ORDER BY s.id FOR NO KEY UPDATE OF s
     """
 )
 
 _FAIL_READERS = text(
     f"""
-    WITH RECURSIVE below AS (
-        SELECT downstream AS id FROM {SCHEMA}.edges WHERE upstream = :step_id AND NOT pinned
-        UNION
-        SELECT e.downstream FROM {SCHEMA}.edges e JOIN below ON e.upstream = below.id
-        WHERE NOT e.pinned
-    ), locked AS (
-        SELECT s.id FROM {SCHEMA}.steps s JOIN below ON s.id = below.id
-        WHERE s.state IN ('pending', 'queued')
-        ORDER BY s.id FOR NO KEY UPDATE OF s
-    )
+    WITH {_BELOW}
     UPDATE {SCHEMA}.steps s
     SET state = 'upstream_failed', finished_at = now(), error = CAST(:error AS jsonb)
-    FROM locked WHERE s.id = locked.id
+    FROM below WHERE s.id = below.id AND s.state IN ('pending', 'queued')
     """
 )
 
@@ -179,8 +196,10 @@ def commit(conn: Connection, claim: Claim, output: StoredOutput) -> bool | None:
     conn.execute(
         _LATEST, {"asset": claim.asset, "partition": claim.partition, "output_id": output_id}
     )
-    lowered = conn.scalars(_LOWER, {"step_id": claim.step_id}).all()
-    return claim.canvas_end or any(lowered)
+    readers = conn.execute(_LOWER, {"step_id": claim.step_id, "canvas": claim.canvas}).all()
+    # What follows in the canvas wakes at its end. Where nothing follows, because this is the end
+    # or because the canvas has broken meanwhile, nobody else would.
+    return any(row.uncarried for row in readers) or not any(row.carried for row in readers)
 
 
 def retry(conn: Connection, claim: Claim, failure: Failure, delay: float) -> bool:
@@ -202,8 +221,9 @@ def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
         "message": f"{claim.name} failed: {failure.type}: {failure.message}",
         "step_id": claim.step_id,
     }
+    conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
     conn.execute(_FAIL_READERS, {"step_id": claim.step_id, "error": json.dumps(reason)})
-    dispatch.release(conn, claim.canvas)
+    dispatch.release(conn, [claim.canvas])
     return True
 
 

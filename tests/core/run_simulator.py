@@ -169,7 +169,7 @@ class Run:
             reader.open_deps -= 1
             uncarried |= reader.open_deps == 0 and reader.state == "pending"
             carried |= reader.state == "queued" and reader.canvas == step.canvas
-        if uncarried or message.step == members(self.canvases[message.canvas - 1])[-1]:
+        if uncarried or not carried:
             self._publish(Wake())
         self._carry_on(message)
 
@@ -207,11 +207,13 @@ class Run:
 
     def reconcile(self) -> None:
         """Free the steps of dead workers and of lost messages, and wake the run."""
-        for step in self.in_state(*IN_FLIGHT):
-            if step.state != "queued" or step.open_deps == 0:
-                canvas, step.state, step.canvas = step.canvas, "pending", None
-                assert canvas is not None
-                self._release(canvas)
+        lost = [step for step in self.in_state(*IN_FLIGHT) if step.open_deps == 0]
+        canvases = [step.canvas for step in lost]
+        for step in lost:
+            step.state, step.canvas = "pending", None
+        for canvas in canvases:
+            assert canvas is not None
+            self._release(canvas)
         self._publish(Wake())
 
     def _release(self, canvas: int) -> None:

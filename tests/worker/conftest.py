@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,9 @@ def view(here: Runtime) -> LedgerView:
 def celery_setup_app(settings: Settings) -> Iterator[Celery]:
     app = client_app(settings.broker, settings.results)
     yield app
+    # The results that a chord leaves behind unsubscribe when they are collected, which needs
+    # the server.
+    gc.collect()
     app.close()
 
 

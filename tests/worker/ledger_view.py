@@ -59,3 +59,12 @@ class LedgerView:
             table: self.rows(f"SELECT t::text FROM flowstone.{table} t ORDER BY 1")
             for table in TABLES
         }
+
+    def edges(self, run_id: UUID) -> int:
+        """Return the number of edges of the plan."""
+        found = self.rows(
+            "SELECT count(*) AS n FROM flowstone.edges e JOIN flowstone.steps s"
+            " ON s.id = e.downstream WHERE s.run_id = :r",
+            r=run_id,
+        )
+        return int(found[0].n)

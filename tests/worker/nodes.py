@@ -16,7 +16,8 @@ from pytest_celery import CeleryTestWorker
 from waiting import wait_until
 
 from flowstone.embedded import ValkeyServer, valkey_url
-from flowstone.embedded.process import LAUNCHER
+from flowstone.embedded.account import own_account
+from flowstone.embedded.process import launch
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,18 +101,14 @@ class WorkerProcess:
         options = ["-P", "prefork", "-c", "2", "-l", "INFO", "-E", "-n", self.name]
         quick = ["--without-mingle", "--without-gossip"]
         command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", *options, *quick]
-        # The launcher has the kernel kill the worker if this process dies.
-        dies_with = [os.getpid(), int(signals.SIGKILL), os.geteuid(), os.getegid()]
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(LAUNCHER), *map(str, dies_with), *command],
-                cwd=ROOT,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = launch(
+            command,
+            account=own_account(),
+            death_signal=signals.SIGKILL,
+            log=self._log,
+            env=self._env,
+            cwd=ROOT,
+        )
         assert self.ready(), self.logs()
 
     def ready(self) -> bool:

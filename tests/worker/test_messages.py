@@ -1,4 +1,5 @@
-from __future__ import annotations
+
+import sys; sys.path.insert(0,"/tmp"); import tr
 
 import flowstone
 import pytest

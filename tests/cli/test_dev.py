@@ -1,0 +1,74 @@
+"""`flowstone dev`: everything starts, everything stops, whatever ends it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cli.conftest import Cli, Dev, wait_until
+
+ASSETS = "tests.cli.small_assets"
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_whatever_ends_dev_leaves_no_process_behind(
+    cli: Cli, start_dev: Callable[..., Dev], number: signal.Signals
+) -> None:
+    dev = start_dev(cli, ASSETS)
+    dev.wait_until_ready()
+    children = dev.children()
+    names = " ".join(" ".join(child.cmdline()) for child in children)
+    for part in ("postgres", "valkey", "worker", "beat", "flower"):
+        assert part in names
+    code = dev.stop(number)
+    assert code == (-number if number == signal.SIGKILL else 0), dev.output()
+    wait_until(lambda: gone(children), "all parts to end")
+
+
+def test_a_run_goes_through_dev_and_can_be_looked_at_from_outside(
+    cli: Cli, start_dev: Callable[..., Dev], tmp_path: Path
+) -> None:
+    dev = start_dev(cli, ASSETS)
+    dev.wait_until_ready()
+    # The caller does not know the assets' module: names are enough.
+    ran = cli("run", "total", "--upstream", cwd=tmp_path)
+    assert ran.code == 0, ran
+    assert "succeeded, 2 of 2 steps" in ran.out
+    listed = cli("runs", cwd=tmp_path)
+    assert "succeeded" in listed.out
+    run_id = cli("run", "total", "--detach", cwd=tmp_path).out.strip()
+    wait_until(lambda: cli("status", run_id[:8], "--json").out.count('"succeeded"') >= 2, "run")  # noqa: PLR2004
+    shown = cli("show", "total", assets=ASSETS)
+    assert "numbers" in shown.out
+    assert "1 latest outputs" in shown.out
+    second = cli("dev", assets=ASSETS)
+    assert "already run by process" in second.refused(3)
+    refusals(cli, tmp_path)
+
+
+def refusals(cli: Cli, tmp_path: Path) -> None:
+    """Bad requests are refused by the coordinator, in one line each, and compute nothing."""
+    error = cli("run", "totl", cwd=tmp_path).refused(1)
+    assert "asset 'totl' is not defined; did you mean 'total'?" in error
+    error = cli("run", "daily", "--partition", "2031-01-01", cwd=tmp_path).refused(1)
+    assert "asset 'daily': partition 2031-01-01 lies outside 2026-01-01 to 2026-01-31" in error
+    error = cli("run", "daily", cwd=tmp_path).refused(1)
+    assert "give a partition such as 2026-01-01, 2026-01-02" in error
+    error = cli("run", "fails", cwd=tmp_path).refused(1)
+    assert "fails: ValueError: the sky is green" in error
+    error = cli("status", "zzz", cwd=tmp_path).refused(2)
+    assert "no run begins with 'zzz'" in error
+
+
+def test_dev_says_at_once_that_the_graph_has_a_cycle(cli: Cli) -> None:
+    error = cli("dev", assets="tests.cli.cyclic_assets").refused(2)
+    assert "assets read each other in a circle: a -> b -> a" in error
+    assert not (cli.home / "postgres").exists()

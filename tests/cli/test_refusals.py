@@ -1,0 +1,102 @@
+"""What is wrong is told in one line with the remedy, by exit code, and leaves nothing half-made."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from flowstone.embedded import ValkeyServer
+from tests.cli.conftest import Cli
+
+ASSETS = "tests.cli.small_assets"
+NOWHERE = "127.0.0.1:1"
+
+
+def count_runs(database: str) -> int:
+    engine = create_engine(database)
+    with engine.connect() as conn:
+        count = conn.scalar(text("SELECT count(*) FROM flowstone.runs"))
+    engine.dispose()
+    assert isinstance(count, int)
+    return count
+
+
+def test_a_database_that_is_away(cli: Cli, valkey: ValkeyServer) -> None:
+    error = cli(
+        "run", "total", database_url=f"postgresql://u:secret@{NOWHERE}/x", broker_url=valkey.url
+    ).refused(3)
+    assert "PostgreSQL at 127.0.0.1/x cannot be used" in error
+    assert "start `flowstone dev`, or set FLOWSTONE_DATABASE_URL" in error
+    assert "secret" not in error
+
+
+def test_no_server_at_all(cli: Cli) -> None:
+    error = cli("run", "total").refused(3)
+    assert "start `flowstone dev`" in error
+    assert not cli.home.exists()
+
+
+def test_a_broker_that_is_away_leaves_no_run_behind(cli: Cli, database: str) -> None:
+    error = cli(
+        "run", "total", database_url=database, broker_url=f"redis://:secret@{NOWHERE}/0"
+    ).refused(3)
+    assert "the broker at redis://:**@127.0.0.1:1/0 cannot be reached" in error
+    assert "set FLOWSTONE_BROKER_URL" in error
+    assert "secret" not in error
+    assert count_runs(database) == 0
+
+
+def test_a_database_without_a_ledger(cli: Cli, empty_database: str, valkey: ValkeyServer) -> None:
+    urls = {"database_url": empty_database, "broker_url": valkey.url, "result_url": valkey.url}
+    assert "run `flowstone db upgrade`" in cli("run", "total", **urls).refused(3)
+    assert "run `flowstone db upgrade`" in cli("dev", assets=ASSETS, **urls).refused(3)
+    upgraded = cli("db", "upgrade", **urls)
+    assert upgraded.code == 0
+    assert "is now at" in upgraded.out
+    assert "already" in cli("db", "upgrade", **urls).out
+
+
+@pytest.mark.parametrize(
+    ("revision", "remedy"), [("0000", "flowstone db upgrade"), ("9999", "upgrade the package")]
+)
+def test_a_ledger_of_another_version(
+    cli: Cli, database: str, valkey: ValkeyServer, revision: str, remedy: str
+) -> None:
+    engine = create_engine(database)
+    with engine.begin() as conn:
+        conn.execute(text("UPDATE flowstone.alembic_version SET version_num = :r"), {"r": revision})
+    engine.dispose()
+    error = cli("run", "total", database_url=database, broker_url=valkey.url).refused(3)
+    assert f"the ledger is at revision {revision}" in error
+    assert remedy in error
+    assert count_runs(database) == 0
+
+
+def test_a_database_of_another_kind(cli: Cli) -> None:
+    error = cli("runs", database_url="mysql://localhost/x").refused(2)
+    assert "the ledger needs PostgreSQL" in error
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"asets": "x"}, "FLOWSTONE_ASETS is not a setting of FlowStone; did you mean"),
+        ({"max_in_flight": "0"}, "FLOWSTONE_MAX_IN_FLIGHT: Input should be greater than"),
+        ({"assets": "no.such.module"}, "module 'no.such.module' of FLOWSTONE_ASSETS was not found"),
+        ({"assets": "tests.cli.cyclic_assets"}, "circle: a -> b -> a"),
+    ],
+)
+def test_bad_settings_and_definitions(cli: Cli, settings: dict[str, str], message: str) -> None:
+    assert message in cli("show", **settings).refused(2)
+
+
+def test_an_unknown_asset_has_a_neighbour(cli: Cli) -> None:
+    error = cli("show", "totl", assets=ASSETS).refused(2)
+    assert "asset 'totl' is not defined; did you mean 'total'?" in error
+
+
+def test_what_is_defined_is_shown_without_a_database(cli: Cli) -> None:
+    shown = cli("show", "total", assets=ASSETS)
+    assert shown.code == 0
+    assert "numbers (unpartitioned)" in shown.out
+    assert "outputs are not shown" in shown.out
