@@ -13,7 +13,8 @@ from flowstone.errors import ServerError
 
 # Fixed, and not from TMPDIR: every process of a user must compute the same socket for a home.
 SOCKETS = Path("/tmp")  # noqa: S108 - only a folder that is checked to be private is used below it
-CACHE = Path("/var/tmp")  # noqa: S108 - as above
+# Root alone uses it, for what `nobody` must reach. Data may lie here, so nothing may tidy it up.
+CACHE = Path("/var/lib")
 
 
 def fingerprint(home: Path) -> str:

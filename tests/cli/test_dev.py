@@ -45,7 +45,7 @@ def test_a_run_goes_through_dev_and_can_be_looked_at_from_outside(
     listed = cli("runs", cwd=tmp_path)
     assert "succeeded" in listed.out
     run_id = cli("run", "total", "--detach", cwd=tmp_path).out.strip()
-    wait_until(lambda: cli("status", run_id[:8], "--json").out.count('"succeeded"') >= 2, "run")  # noqa: PLR2004
+    wait_until(lambda: cli("status", run_id[:8], "--json").out.count('"succeeded"') >= 2, "run")
     shown = cli("show", "total", assets=ASSETS)
     assert "numbers" in shown.out
     assert "1 latest outputs" in shown.out

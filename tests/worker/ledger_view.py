@@ -53,13 +53,6 @@ class LedgerView:
         found = self.rows("SELECT action FROM flowstone.audit WHERE run_id = :r", r=run_id)
         return Counter(row.action for row in found)
 
-    def snapshot(self) -> dict[str, Sequence[Row[Any]]]:
-        """Return all rows of all tables, to see that nothing has changed."""
-        return {
-            table: self.rows(f"SELECT t::text FROM flowstone.{table} t ORDER BY 1")
-            for table in TABLES
-        }
-
     def edges(self, run_id: UUID) -> int:
         """Return the number of edges of the plan."""
         found = self.rows(
@@ -68,3 +61,10 @@ class LedgerView:
             r=run_id,
         )
         return int(found[0].n)
+
+    def snapshot(self) -> dict[str, Sequence[Row[Any]]]:
+        """Return all rows of all tables, to see that nothing has changed."""
+        return {
+            table: self.rows(f"SELECT t::text FROM flowstone.{table} t ORDER BY 1")
+            for table in TABLES
+        }

@@ -1,0 +1,114 @@
+"""docker-compose.yml, read and parsed: commands, ports, variables, health checks, volumes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+from celery.bin.celery import celery as celery_command
+
+from flowstone.cli import app
+from flowstone.queues import QUEUES
+from flowstone.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+RUNNING = ["postgres", "valkey", "worker", "beat", "flower"]
+
+
+def test_the_services_are_those_of_the_design() -> None:
+    assert sorted(SERVICES) == sorted([*RUNNING, "migrate"])
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_each_service_has_a_health_check_and_a_volume(name: str) -> None:
+    service = SERVICES[name]
+    assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+    volumes = [volume.split(":")[0] for volume in service["volumes"]]
+    assert volumes
+    assert set(volumes) <= set(COMPOSE["volumes"])
+
+
+def test_no_volume_is_left_over() -> None:
+    used = {v.split(":")[0] for service in SERVICES.values() for v in service.get("volumes", [])}
+    assert used == set(COMPOSE["volumes"])
+
+
+@pytest.mark.parametrize("name", ["worker", "beat", "flower"])
+def test_each_celery_command_and_its_options_exist(name: str) -> None:
+    program, *arguments = SERVICES[name]["command"]
+    assert program == "celery"
+    assert arguments[0] == "--app=tasks"
+    command = celery_command.commands[arguments[1]]
+    if name != "flower":  # Flower reads its options by itself; the next test looks at them
+        known = {option for p in command.params for option in (*p.opts, *p.secondary_opts)}
+        assert {argument.partition("=")[0] for argument in arguments[2:]} <= known
+
+
+def test_the_options_of_flower_exist() -> None:
+    from flower.options import options  # noqa: PLC0415
+
+    for argument in SERVICES["flower"]["command"][3:]:
+        assert argument.removeprefix("--").partition("=")[0] in options
+
+
+def test_the_worker_takes_every_queue() -> None:
+    queues = next(a for a in SERVICES["worker"]["command"] if a.startswith("--queues="))
+    assert queues.removeprefix("--queues=").split(",") == list(QUEUES)
+
+
+def test_the_migration_is_a_command_of_flowstone() -> None:
+    program, group, name = SERVICES["migrate"]["command"]
+    assert program == "flowstone"
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert name in commands[group].commands
+
+
+def test_every_variable_is_a_setting() -> None:
+    known = {f"FLOWSTONE_{name.upper()}" for name in Settings.model_fields}
+    for name in ("migrate", "worker", "beat", "flower"):
+        given = SERVICES[name]["environment"]
+        assert {v for v in given if v.startswith("FLOWSTONE_")} <= known
+        assert given["FLOWSTONE_DATABASE_URL"].startswith("postgresql://flowstone:")
+        assert "@postgres:5432/flowstone" in given["FLOWSTONE_DATABASE_URL"]
+
+
+def test_no_password_has_a_default_and_flower_wants_a_login() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    for name in ("POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH"):
+        assert re.findall(rf"\${{{name}[^}}]*}}", text)
+        assert all(":?" in use for use in re.findall(rf"\${{{name}[^}}]*}}", text))
+
+
+def test_ports_are_open_to_this_machine_only() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports == {
+        "postgres": ["127.0.0.1:5432:5432"],
+        "valkey": ["127.0.0.1:6379:6379"],
+        "flower": ["127.0.0.1:5555:5555"],
+    }
+
+
+def test_nothing_starts_before_its_servers_are_healthy_and_migrated() -> None:
+    for name in ("worker", "beat", "flower"):
+        assert SERVICES[name]["depends_on"] == {
+            "postgres": {"condition": "service_healthy"},
+            "valkey": {"condition": "service_healthy"},
+            "migrate": {"condition": "service_completed_successfully"},
+        }
+
+
+def test_the_image_copies_and_installs_what_is_there() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for line in dockerfile.splitlines():
+        if line.startswith("COPY "):
+            source = shlex.split(line)[1]
+            assert (ROOT / source).exists()
+    for folder in ("/outputs", "/state"):
+        assert folder in dockerfile

@@ -1,0 +1,114 @@
+"""What the README says is so: commands, modules, settings, diagrams, example."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+import flowstone
+from flowstone.cli import app
+from flowstone.settings import Settings
+from flowstone.states import RUN_MOVES, STEP_MOVES, mermaid
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_diagrams_are_those_of_the_tables_of_moves() -> None:
+    assert blocks("mermaid") == [mermaid(STEP_MOVES) + "\n", mermaid(RUN_MOVES) + "\n"]
+
+
+def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    example = blocks("python")[0]
+    assert len([line for line in example.splitlines() if line.strip()]) <= 15
+    (tmp_path / "hello.py").write_text(example)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "hello.py"],
+        cwd=tmp_path,
+        env=clean | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("20.0\n", "")
+
+
+def test_every_python_block_parses_and_imports_only_public_names() -> None:
+    for block in blocks("python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module == "flowstone":
+                assert {alias.name for alias in node.names} <= set(flowstone.__all__)
+
+
+def test_public_names_exist_and_others_do_not() -> None:
+    assert all(getattr(flowstone, name) is not None for name in flowstone.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = flowstone.nothing
+
+
+def test_importing_flowstone_is_cheap() -> None:
+    script = (
+        "import sys, flowstone; print([m for m in ('celery', 'sqlalchemy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    command = typer.main.get_command(app)
+    known = set(command.commands)  # type: ignore[attr-defined]
+    used = set(re.findall(r"(?:^|\s|`|/)flowstone ([a-z]+)\b", "\n".join(blocks("console"))))
+    assert {"run", "runs", "status", "show", "db"} <= used <= known
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(blocks("console")))) <= targets
+
+
+@pytest.mark.parametrize("command", ["dev", "run", "runs", "status", "show"])
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"])
+    assert shown.exit_code == 0
+    assert "Example:" in shown.output
+
+
+def test_the_table_of_settings_is_complete() -> None:
+    named = set(
+        re.findall(r"FLOWSTONE_([A-Z_]+)", README.partition("| setting |")[2].partition("##")[0])
+    )
+    assert named == {name.upper() for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, int | float):
+            assert f"{field.default:g}" in README, name
+
+
+def test_every_module_is_in_the_map() -> None:
+    table = README.partition("## Where to find what")[2].partition("##")[0]
+    for path in (ROOT / "flowstone").iterdir():
+        if path.suffix == ".py" and path.name != "__init__.py":
+            assert re.search(rf"[`/]{re.escape(path.name)}`", table), path.name
+        elif (path / "__init__.py").exists():
+            assert f"flowstone/{path.name}/" in table or f"`{path.name}/`" in table, path.name
+
+
+def test_the_words_of_the_glossary_are_there() -> None:
+    glossary = README.partition("## Glossary")[2].partition("##")[0]
+    words = re.findall(r"^\| ([a-z]+) \|", glossary, re.MULTILINE)
+    assert words == [
+        "word", "asset", "partition", "run", "plan", "step", "attempt", "output", "canvas",
+        "continuation", "ledger",
+    ]  # fmt: skip

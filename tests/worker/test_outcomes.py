@@ -1,0 +1,265 @@
+"""Failures, retries, copies of messages, deaths: what Celery is told, and what the ledger holds."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psutil
+import pytest
+from celery import Celery
+from ledger_view import LedgerView
+from pytest_celery import CeleryTestSetup
+from waiting import wait_until
+
+import flowstone
+from flowstone import RunHandle, RunState, coordinator
+from flowstone import reconcile as reconciler
+from flowstone.canvas import Publisher
+from flowstone.expand import Canvas
+from flowstone.messages import STEP
+from flowstone.runtime import Runtime
+from flowstone.store.dispatch import DispatchedStep
+
+
+@pytest.fixture
+def publisher(celery_setup_app: Celery) -> Publisher:
+    return Publisher(celery_setup_app)
+
+
+@pytest.fixture
+def reconcile(
+    here: Runtime, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Mapping[str, int]]:
+    """One pass of the reconciler, which need not wait until a run is old enough for it."""
+    monkeypatch.setattr(reconciler, "IDLE_SECONDS", 0)
+    return lambda: reconciler.reconcile(here, publisher.wake)
+
+
+class Gate:
+    """The asset `gate` of a run that is held in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.handle = flowstone.materialize_all(
+            "after_gate", config={"gate": {"folder": str(folder)}}
+        )
+
+    def wait_for_attempt(self, number: int) -> int:
+        """Return the id of the process that waits in the gate."""
+        note = self.folder / f"attempt-{number}"
+        wait_until(note.exists, f"attempt {number} comes to the gate")
+        return int(note.read_text())
+
+    def open(self) -> None:
+        (self.folder / "open").touch()
+
+
+@pytest.fixture
+def gate(celery_setup: CeleryTestSetup, tmp_path: Path) -> Gate:
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    return Gate(folder)
+
+
+def test_a_failure_stops_what_depends_on_it_and_nothing_else(
+    celery_setup: CeleryTestSetup, view: LedgerView
+) -> None:
+    handle = flowstone.materialize_all(["after_that", "after_untouched"])
+    assert handle.wait(timeout=30) == RunState.FAILED
+    assert view.states(handle.id) == {
+        "broken": "failed",
+        "untouched": "succeeded",
+        "after_broken": "upstream_failed",
+        "after_untouched": "succeeded",
+        "after_that": "upstream_failed",
+    }
+    assert "broken: ValueError: the well is dry" in handle.explain()
+    assert view.attempts(handle.id, "after_broken") == []
+    assert view.actions(handle.id)["run.failed"] == 1
+    # Celery's own state of the task is FAILURE, and the chain behind it does not go on.
+    celery_setup.worker.assert_log_exists("raised unexpected: ValueError('the well is dry')")
+    assert "Task after_broken" not in celery_setup.worker.logs()
+
+
+def test_a_fault_that_may_pass_is_retried_in_its_place_in_the_chain(
+    celery_setup: CeleryTestSetup, view: LedgerView
+) -> None:
+    handle = flowstone.materialize_all("after_flaky")
+    assert handle.result(timeout=30) == 5
+    assert view.attempts(handle.id, "flaky") == [
+        (1, "retrying"),
+        (2, "retrying"),
+        (3, "succeeded"),
+    ]
+    assert view.canvases(handle.id) == [["before_flaky", "flaky", "after_flaky"]]
+    celery_setup.worker.assert_log_exists(
+        "retry: Retry in 0.1s: ConnectionError('attempt 1 got no answer')"
+    )
+
+
+def test_an_asset_that_exits_fails_and_leaves_the_worker_alone(
+    celery_setup: CeleryTestSetup,
+) -> None:
+    pool = {process.pid for process in celery_setup.worker.container.pool()}
+    handle = flowstone.materialize("leaves")
+    assert handle.wait(timeout=30) == RunState.FAILED
+    assert "leaves: SystemExit: goodbye" in handle.explain()
+    assert flowstone.materialize("top").result(timeout=30) == 1
+    assert {process.pid for process in celery_setup.worker.container.pool()} == pool
+
+
+def test_a_canvas_that_is_delivered_twice_commits_each_step_once(
+    celery_setup: CeleryTestSetup, here: Runtime, view: LedgerView, publisher: Publisher
+) -> None:
+    def publish_twice(canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
+        publisher.publish(canvas, steps)
+        publisher.publish(canvas, steps)
+
+    handle = _request_quietly(here, "tail")
+    coordinator.coordinate(here, handle.id, publish_twice)
+    assert handle.result(timeout=30) == "(a1 a2, b1) tail"
+    logs = celery_setup.worker.logs
+    # Both copies of the two first steps have been through the worker.
+    for step in ("a1", "b1"):
+        wait_until(
+            lambda step=step: logs().count(f"Task {step}[") == 4, f"both messages of {step} end"
+        )
+    assert view.actions(handle.id) == {
+        "run.requested": 1,
+        "run.planned": 1,
+        "step.succeeded": 5,
+        "run.succeeded": 1,
+    }
+    assert [view.attempts(handle.id, step) for step in ("a1", "a2", "b1", "join", "tail")] == [
+        [(1, "succeeded")]
+    ] * 5
+
+
+def test_a_message_of_a_canvas_that_has_been_given_up_is_ignored(
+    celery_setup: CeleryTestSetup, here: Runtime, view: LedgerView, celery_setup_app: Celery
+) -> None:
+    handle = _request_quietly(here, "top")
+    coordinator.plan_run(here, handle.id)
+    coordinator.take_ready(here, handle.id)
+    before = view.snapshot()
+    stale = {"step_id": view.steps(handle.id)["top"].id, "canvas": str(uuid4())}
+    sent = celery_setup_app.send_task(STEP, kwargs=stale, queue="assets", ignore_result=True)
+    celery_setup.worker.assert_log_exists(f"Task flowstone.step[{sent.id}] ignored")
+    assert view.snapshot() == before
+
+
+def test_a_run_survives_the_kill_of_the_worker_that_computes_it(
+    celery_setup: CeleryTestSetup,
+    view: LedgerView,
+    gate: Gate,
+    reconcile: Callable[[], Mapping[str, int]],
+) -> None:
+    gate.wait_for_attempt(1)
+    celery_setup.worker.kill()
+    assert view.attempts(gate.handle.id, "gate") == [(1, None)]
+    celery_setup.worker.restart()
+    _assert_found_lost_and_run_again(view, gate, reconcile)
+
+
+def test_a_run_survives_the_kill_of_one_process_of_the_pool(
+    celery_setup: CeleryTestSetup,
+    view: LedgerView,
+    gate: Gate,
+    reconcile: Callable[[], Mapping[str, int]],
+) -> None:
+    os.kill(gate.wait_for_attempt(1), signal.SIGKILL)
+    celery_setup.worker.assert_log_exists("WorkerLostError")
+    _assert_found_lost_and_run_again(view, gate, reconcile)
+
+
+def _assert_found_lost_and_run_again(
+    view: LedgerView, gate: Gate, reconcile: Callable[[], Mapping[str, int]]
+) -> None:
+    assert wait_until(lambda: reconcile()["lease_expired"], "the lease of the dead expires") == 1
+    gate.wait_for_attempt(2)
+    gate.open()
+    assert gate.handle.result(timeout=30) == 3
+    assert view.attempts(gate.handle.id, "before_gate") == [(1, "succeeded")]
+    assert view.attempts(gate.handle.id, "gate") == [(1, "lost"), (2, "succeeded")]
+    actions = view.actions(gate.handle.id)
+    assert actions["step.lost"] == 1
+    assert actions["step.succeeded"] == 3
+    assert actions["run.succeeded"] == 1
+
+
+def test_a_step_that_is_still_computed_keeps_its_lease(
+    here: Runtime, view: LedgerView, gate: Gate, reconcile: Callable[[], Mapping[str, int]]
+) -> None:
+    gate.wait_for_attempt(1)
+    first = view.steps(gate.handle.id)["gate"].lease_until
+
+    def outlived() -> bool:
+        assert reconcile()["lease_expired"] == 0
+        return bool(view.rows("SELECT now() > :first AS past", first=first)[0].past)
+
+    wait_until(outlived, "the first lease would have expired")
+    gate.open()
+    assert gate.handle.result(timeout=30) == 3
+    assert view.attempts(gate.handle.id, "gate") == [(1, "succeeded")]
+
+
+@pytest.fixture
+def frozen() -> Iterator[Callable[[int], psutil.Process]]:
+    """Stops a process in its tracks, and lets it go on at the latest when the test ends."""
+    stopped: list[psutil.Process] = []
+
+    def freeze(pid: int) -> psutil.Process:
+        process = psutil.Process(pid)
+        process.suspend()
+        stopped.append(process)
+        return process
+
+    yield freeze
+    for process in stopped:
+        if process.is_running():
+            process.resume()
+
+
+def test_an_attempt_that_wakes_up_after_its_lease_writes_nothing(
+    celery_setup: CeleryTestSetup,
+    here: Runtime,
+    view: LedgerView,
+    gate: Gate,
+    reconcile: Callable[[], Mapping[str, int]],
+    frozen: Callable[[int], psutil.Process],
+) -> None:
+    sleeper = frozen(gate.wait_for_attempt(1))
+    wait_until(lambda: reconcile()["lease_expired"], "the lease of the frozen process expires")
+    assert gate.wait_for_attempt(2) != sleeper.pid
+    gate.open()
+    assert gate.handle.result(timeout=30) == 3
+    before = view.snapshot()
+
+    sleeper.resume()
+    ignored = r"Task gate["
+    wait_until(
+        lambda: any(
+            ignored in line and line.endswith("] ignored")
+            for line in celery_setup.worker.logs().splitlines()
+        ),
+        "the first attempt is ignored",
+    )
+    assert view.snapshot() == before
+    assert view.attempts(gate.handle.id, "gate") == [(1, "lost"), (2, "succeeded")]
+    # It did compute and store a value, at a place of its own that no row names.
+    stored = sorted(p.name for p in Path(here.settings.outputs, "gate").rglob("*.json"))
+    assert len(stored) == 2
+    assert flowstone.materialize("after_gate").result(timeout=30) == 3
+
+
+def _request_quietly(here: Runtime, asset: str) -> RunHandle:
+    """Record a request without a message, so that only the test coordinates the run at first."""
+    from flowstone import client  # noqa: PLC0415
+
+    request = client._request(asset, flowstone.UNPARTITIONED, upstream=True)
+    run_id: UUID = client._record(here, request, None, None, driver="celery")
+    return RunHandle(run_id, here)
