@@ -38,6 +38,9 @@ task_time_limit = _settings.time_limit
 broker_transport_options = {"visibility_timeout": int(_settings.time_limit) + 600}
 result_backend_transport_options = {"visibility_timeout": int(_settings.time_limit) + 600}
 
+# A broker that restarts is worth a second; a longer absence is left to the reconciler.
+task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3}
+
 # Values are read through the ledger. Celery's results only count the parts of chords; they
 # must outlast the slowest header, for a chord forgets those that have expired.
 task_ignore_result = True

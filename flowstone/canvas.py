@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from celery import Celery, Signature, chain, chord
@@ -16,10 +16,6 @@ from flowstone.expand import Canvas, Chain
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
 from flowstone.store.dispatch import DispatchedStep
-
-PUBLISH_RETRY: Final = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3}
-"""A broker that restarts is worth a second; a longer absence is left to the reconciler."""
-
 
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
@@ -65,7 +61,7 @@ class Publisher:
         """Send a canvas; raise BrokerUnavailable if it did not go out."""
         signature = to_signature(self.app, canvas, steps)
         with translated(self.app):
-            signature.apply_async(retry_policy=PUBLISH_RETRY)
+            signature.apply_async()
 
     def wake(self, run_id: UUID) -> None:
         """Send a wake-up to the coordinator of a run; raise BrokerUnavailable."""
@@ -75,7 +71,6 @@ class Publisher:
                 kwargs=CoordinateMessage(run_id=run_id).arguments(),
                 queue="control",
                 ignore_result=True,
-                retry_policy=PUBLISH_RETRY,
             )
 
     def check(self) -> None:

@@ -101,6 +101,13 @@ class RunHandle:
             deadline.sleep(f"run {self.id} is still {state}")
         return state
 
+    def wait_until_planned(self, timeout: float) -> RunState:
+        """Wait up to `timeout` seconds for a coordinator to take the run, and return its state."""
+        end = time.monotonic() + timeout
+        while (state := self.status()) == RunState.REQUESTED and time.monotonic() < end:
+            time.sleep(_POLL_SECONDS)
+        return state
+
     def result(self, asset: str | Asset | None = None, timeout: float | None = None) -> Any:  # noqa: ANN401
         """Wait for the run and return the value that it has made of an asset.
 

@@ -155,7 +155,7 @@ def decode_key(text: str) -> Key:
         if rest == "" and encode_key(key) == text:
             return key
     # ZoneInfo raises OSError for the name of a folder, such as "Europe".
-    except (ValueError, ArithmeticError, OSError, RecursionError, LookupError, BadPartition) as error:
+    except (ValueError, OverflowError, OSError, RecursionError, KeyError, BadPartition) as error:
         raise BadPartition(f"{text!r} is not an encoded partition key") from error
     raise BadPartition(f"{text!r} is not an encoded partition key")
 

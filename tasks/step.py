@@ -15,11 +15,14 @@ from flowstone.execution import Ended, Fenced, execute
 from flowstone.log import get_logger
 from flowstone.messages import STEP, StepMessage, parse
 from flowstone.outcome import Failed, Retrying
-from flowstone.states import DONE_STEP_STATES
+from flowstone.states import DONE_STEP_STATES, StepState
 from flowstone.store.steps import Refused
 from tasks.app import app
 
 log = get_logger("flowstone.step")
+
+EARLY_SECONDS = 5
+"""How long a retry that has come too early is put off."""
 
 
 @app.task(name=STEP, bind=True, max_retries=None)
@@ -41,6 +44,9 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
         case Refused(state) if state in DONE_STEP_STATES:
             # A second copy: the first may have died before it could send what comes next.
             return
+        case Refused(StepState.RETRYING):
+            # The clock of this worker is ahead of the ledger's: the retry is not due yet.
+            raise task.retry(countdown=EARLY_SECONDS)
         case Refused() | Fenced():
             raise Ignore
         case Ended(outcome=Retrying(delay=delay), error=error):

@@ -21,6 +21,7 @@ GROUPS: Final = {
 
 STYLES: Final = {"done": "green", "running": "yellow", "waiting": "dim", "failed": "red"}
 _LINE_SECONDS: Final = 2.0
+_PATIENCE_SECONDS: Final = 5.0
 
 
 def grouped(states: dict[StepState, int]) -> dict[str, int]:
@@ -55,6 +56,11 @@ def progress_table(progress: Progress, title: str) -> Table:
 
 def follow(handle: RunHandle, console: Console, timeout: float | None = None) -> Progress:
     """Show a run until it has ended; raise RunTimeout after `timeout` seconds."""
+    if handle.wait_until_planned(_PATIENCE_SECONDS) == RunState.REQUESTED:
+        console.print(
+            "no worker has taken the run yet; is one running that consumes the queue 'control'?",
+            style="yellow",
+        )
     if console.is_terminal:
         return _follow_live(handle, console, timeout)
     return _follow_lines(handle, console, timeout)

@@ -100,3 +100,13 @@ def test_what_is_defined_is_shown_without_a_database(cli: Cli) -> None:
     assert shown.code == 0
     assert "numbers (unpartitioned)" in shown.out
     assert "outputs are not shown" in shown.out
+
+
+def test_a_run_that_no_worker_takes_is_explained_and_stays(
+    cli: Cli, database: str, valkey: ValkeyServer
+) -> None:
+    urls = {"database_url": database, "broker_url": valkey.url, "result_url": valkey.url}
+    waited = cli("run", "total", "--timeout", "0.5", **urls)
+    assert "no worker has taken the run yet" in waited.out
+    assert "is still requested after 0.5 s" in waited.refused(4)
+    assert count_runs(database) == 1

@@ -1,0 +1,130 @@
+"""The graph of assets: every fault of the definitions is found and named before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+
+from flowstone.asset import Asset, Dep, asset
+from flowstone.errors import (
+    BadMapping,
+    CyclicGraph,
+    DefinitionError,
+    DuplicateAsset,
+    UnknownAsset,
+    UnknownResource,
+)
+from flowstone.graph import AssetGraph
+from flowstone.mapping import AllKeys, SameKey
+from flowstone.partition import DailyPartitions, PartitionSet, StaticPartitions
+from tests.strategies import Dag, dags
+
+
+def make(
+    name: str, reads: Sequence[str | Dep] = (), partitions: PartitionSet | None = None, **options: str
+) -> Asset:
+    def function() -> None: ...
+
+    return asset(name=name, deps=reads, partitions=partitions, **options)(function)  # type: ignore[call-overload, no-any-return]
+
+
+@settings(deadline=None)
+@given(dags())
+def test_each_asset_comes_after_all_that_it_reads(dag: Dag) -> None:
+    assets = [make(f"a{step}", [f"a{up}" for up in ups]) for step, ups in dag.items()]
+    graph = AssetGraph.build(reversed(assets))
+    place = {name: i for i, name in enumerate(graph.order)}
+    assert sorted(place) == sorted(f"a{step}" for step in dag)
+    assert all(place[f"a{up}"] < place[f"a{step}"] for step, ups in dag.items() for up in ups)
+    assert graph.order == AssetGraph.build(assets).order
+    for step in dag:
+        readers = {f"a{reader}" for reader, ups in dag.items() if step in ups}
+        assert set(graph.readers(f"a{step}")) == readers
+
+
+def test_an_asset_that_is_not_defined_is_named_with_reader_place_and_nearest_name() -> None:
+    reader = make("clean", ["raw_flight"])
+    with pytest.raises(UnknownAsset) as caught:
+        AssetGraph.build([make("raw_flights"), reader])
+    assert caught.value.message == (
+        "asset 'raw_flight' is not defined; did you mean 'raw_flights'? "
+        f"(read by 'clean', {reader.location})"
+    )
+
+
+def test_a_name_that_is_looked_up_in_vain_is_answered_with_the_nearest() -> None:
+    graph = AssetGraph.build([make("raw_flights")])
+    with pytest.raises(UnknownAsset, match="did you mean 'raw_flights'"):
+        graph["raw_flight"]
+    with pytest.raises(UnknownAsset, match="asset 'zzz' is not defined$"):
+        graph["zzz"]
+    assert graph["raw_flights"].name == "raw_flights"
+
+
+def test_two_assets_of_one_name_are_refused_with_both_places() -> None:
+    first = make("same")
+
+    @asset(name="same")
+    def second() -> None: ...
+
+    with pytest.raises(DuplicateAsset) as caught:
+        AssetGraph.build([first, second])
+    assert first.location in caught.value.message
+    assert second.location in caught.value.message
+    assert list(AssetGraph.build([first, first]).assets) == ["same"]
+
+
+@pytest.mark.parametrize(
+    "reads",
+    [
+        {"a": ["a"]},
+        {"a": ["b"], "b": ["a"]},
+        {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"], "e": []},
+        {"x": ["b"], "b": ["c", "e"], "c": ["d"], "d": ["b"], "e": []},
+    ],
+)
+def test_a_circle_is_drawn_along_what_is_read(reads: dict[str, list[str]]) -> None:
+    with pytest.raises(CyclicGraph, match="read each other in a circle") as caught:
+        AssetGraph.build([make(name, ups) for name, ups in reads.items()])
+    path = caught.value.message.split(": ")[1].split(" (")[0].split(" -> ")
+    assert path[0] == path[-1]
+    assert len(set(path)) == len(path) - 1
+    for reader, read in zip(path, path[1:], strict=False):
+        assert read in reads[reader]
+
+
+def test_a_queue_that_celery_does_not_serve_is_refused() -> None:
+    with pytest.raises(DefinitionError, match="'fast'; the queues are priority, assets, backfill"):
+        AssetGraph.build([make("a", queue="fast")])
+    with pytest.raises(DefinitionError, match="names the queue 'control'"):
+        AssetGraph.build([make("a", queue="control")])
+
+
+def test_a_resource_that_is_not_defined_is_named_with_the_nearest() -> None:
+    @asset(resources=["clint"])
+    def needs() -> None: ...
+
+    with pytest.raises(UnknownResource, match="'clint' is not defined; did you mean 'client'"):
+        AssetGraph.build([needs], ["client"])
+    AssetGraph.build([needs], ["clint"])
+
+
+def test_partitions_that_do_not_fit_are_refused_with_both_assets_and_the_remedy() -> None:
+    regions, daily = StaticPartitions(["eu"]), DailyPartitions("2024-01-01")
+    assets = [make("up", partitions=regions), make("down", ["up"], daily)]
+    with pytest.raises(BadMapping) as caught:
+        AssetGraph.build(assets)
+    for said in ("'down'", "'up'", assets[1].location, "Dep(..., mapping=...)", str(daily)):
+        assert said in caught.value.message
+
+
+def test_a_mapping_that_is_given_wins_over_the_default() -> None:
+    daily = DailyPartitions("2024-01-01")
+    up = make("up", partitions=daily)
+    plain = make("plain", ["up"], daily)
+    all_days = make("all_days", [Dep("up", AllKeys())], daily)
+    graph = AssetGraph.build([up, plain, all_days])
+    assert graph.mappings["plain", "up"] == SameKey()
+    assert graph.mappings["all_days", "up"] == AllKeys()
