@@ -20,13 +20,8 @@ from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
-    from flowstone.client import (
-        Progress,
-        RunHandle,
-        materialize,
-        materialize_all,
-        materialize_sync,
-    )
+    from flowstone.client import materialize, materialize_all, materialize_sync
+    from flowstone.handle import Progress, RunHandle
 
 __version__ = "0.1.0"
 
@@ -54,16 +49,16 @@ __all__ = [
 ]
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.
-_FROM_CLIENT: Final = {
-    "Progress",
-    "RunHandle",
-    "materialize",
-    "materialize_all",
-    "materialize_sync",
+_LAZY: Final = {
+    "Progress": "flowstone.handle",
+    "RunHandle": "flowstone.handle",
+    "materialize": "flowstone.client",
+    "materialize_all": "flowstone.client",
+    "materialize_sync": "flowstone.client",
 }
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature of PEP 562
-    if name in _FROM_CLIENT:
-        return getattr(importlib.import_module("flowstone.client"), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'flowstone' has no attribute {name!r}")

@@ -7,8 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -21,160 +20,21 @@ from flowstone.errors import (
     BrokerUnavailable,
     FlowStoneError,
     RunFailed,
-    RunTimeout,
-    UnknownAsset,
-    did_you_mean,
 )
 from flowstone.execution import Ended, execute
 from flowstone.expand import members
+from flowstone.handle import RunHandle
 from flowstone.outcome import Retrying
 from flowstone.partition import UNPARTITIONED, Key
-from flowstone.partition_key import decode_key, encode_key
+from flowstone.partition_key import encode_key
 from flowstone.plan import Request
 from flowstone.runtime import Runtime
-from flowstone.states import FINAL_RUN_STATES, RunState, StepState
-from flowstone.store import migrate, outputs, progress, runs
-from flowstone.store.progress import RunSummary, StepError
+from flowstone.states import FINAL_RUN_STATES, RunState
+from flowstone.store import migrate, progress, runs
+from flowstone.store.progress import RunSummary
 
 Assets = str | Asset | Sequence[str | Asset]
 Config = Mapping[str, Mapping[str, Any]]
-
-_POLL_SECONDS = 0.2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: the number of steps by asset and state, assets in the plan's order."""
-
-    state: RunState
-    steps: Mapping[str, Mapping[StepState, int]]
-    error: Mapping[str, Any] | None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether the run has ended."""
-        return self.state in FINAL_RUN_STATES
-
-    def count(self, *states: StepState) -> int:
-        """Return the number of steps in the given states, or of all without any."""
-        return sum(
-            count
-            for by_state in self.steps.values()
-            for state, count in by_state.items()
-            if not states or state in states
-        )
-
-
-class RunHandle:
-    """A run that has been submitted. Iterating over it yields Progress until the run has ended."""
-
-    def __init__(self, run_id: UUID, runtime: Runtime) -> None:
-        self.id = run_id
-        self._runtime = runtime
-
-    def __repr__(self) -> str:
-        return f"RunHandle({str(self.id)!r})"
-
-    def progress(self) -> Progress:
-        """Return how far the run is; raise UnknownRun or LedgerUnavailable."""
-        with self._runtime.ledger.begin() as conn:
-            run = runs.get(conn, self.id)
-            return Progress(run.state, progress.by_asset(conn, self.id), run.error)
-
-    def status(self) -> RunState:
-        """Return the state of the run."""
-        with self._runtime.ledger.begin() as conn:
-            return runs.get(conn, self.id).state
-
-    def errors(self) -> list[StepError]:
-        """Return the steps that have failed or are tried again, with their errors."""
-        with self._runtime.ledger.begin() as conn:
-            return progress.errors(conn, self.id)
-
-    def wait(self, timeout: float | None = None) -> RunState:
-        """Wait until the run has ended, and return its final state.
-
-        Raises RunTimeout after `timeout` seconds; the run itself goes on.
-        """
-        deadline = _Deadline(timeout)
-        while (state := self.status()) not in FINAL_RUN_STATES:
-            deadline.sleep(f"run {self.id} is still {state}")
-        return state
-
-    def wait_until_planned(self, timeout: float) -> RunState:
-        """Wait up to `timeout` seconds for a coordinator to take the run, and return its state."""
-        end = time.monotonic() + timeout
-        while (state := self.status()) == RunState.REQUESTED and time.monotonic() < end:
-            time.sleep(_POLL_SECONDS)
-        return state
-
-    def result(self, asset: str | Asset | None = None, timeout: float | None = None) -> Any:  # noqa: ANN401
-        """Wait for the run and return the value that it has made of an asset.
-
-        `asset` defaults to the one that was requested. An asset of which the run
-        computed several partitions gives a dict of key -> value. Raises RunFailed,
-        RunTimeout, or UnknownAsset for an asset that the run did not compute.
-        """
-        if self.wait(timeout) != RunState.SUCCEEDED:
-            raise RunFailed(self.explain())
-        with self._runtime.ledger.begin() as conn:
-            run = runs.get(conn, self.id)
-            name = str(asset) if asset is not None else _only(run)
-            found = outputs.of_run(conn, self.id, (name,))
-            computed = progress.by_asset(conn, self.id)
-        if not found:
-            raise UnknownAsset(
-                f"run {self.id} did not compute {name!r}{did_you_mean(name, computed)}"
-            )
-        values = {decode_key(o.partition): self._runtime.outputs.load(o.output) for o in found}
-        return next(iter(values.values())) if len(values) == 1 else values
-
-    def explain(self) -> str:
-        """Return one line that says how the run stands, and why if it has failed."""
-        now = self.progress()
-        if now.error:
-            return f"run {self.id} {now.state}: {now.error['message']}"
-        errors = self.errors()
-        if not errors:
-            return f"run {self.id} {now.state}"
-        more = now.count(StepState.FAILED) - 1
-        return (
-            f"run {self.id} {now.state}: {errors[0].step}: {errors[0].type}: {errors[0].message}"
-            + (f" (and {more} more failed steps)" if more > 0 else "")
-        )
-
-    def follow(self, timeout: float | None = None) -> Iterator[Progress]:
-        """Yield the progress whenever it has changed, last when the run has ended.
-
-        Raises RunTimeout after `timeout` seconds; the run itself goes on.
-        """
-        deadline = _Deadline(timeout)
-        last = None
-        while last is None or not last.is_final:
-            now = self.progress()
-            if now != last:
-                last = now
-                yield now
-            else:
-                deadline.sleep(f"run {self.id} is still {now.state}")
-
-    def __iter__(self) -> Iterator[Progress]:
-        """Yield the progress whenever it has changed, last when the run has ended."""
-        return self.follow()
-
-
-class _Deadline:
-    """The end of a caller's patience, `seconds` from now; None has no end."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._end = None if seconds is None else time.monotonic() + seconds
-
-    def sleep(self, otherwise: str) -> None:
-        """Wait a moment; raise RunTimeout, with what is the case instead, at the end."""
-        if self._end is not None and time.monotonic() > self._end:
-            raise RunTimeout(f"{otherwise} after {self._seconds:g} s")
-        time.sleep(_POLL_SECONDS)
 
 
 def materialize(
@@ -327,14 +187,6 @@ def _json_config(config: Config) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise BadConfig(f"config must hold JSON values only: {error}") from None
     return back
-
-
-def _only(run: runs.Run) -> str:
-    if len(run.request.assets) == 1:
-        return run.request.assets[0]
-    raise UnknownAsset(
-        f"run {run.id} computes {', '.join(run.request.assets)}; say which one: result('name')"
-    )
 
 
 def whoami() -> str:

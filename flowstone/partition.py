@@ -164,9 +164,11 @@ class TimePartitions(PartitionSet):
 
     def keys_in(self, window: Window, now: datetime) -> Iterator[Key]:
         """Yield the keys of this set whose windows overlap `window`."""
+        # In UTC, as a zone's own arithmetic goes by the wall clock: where a month begins at 1:00,
+        # because midnight is skipped, the moment before would lie in the hour that is missing.
+        last = window.end.astimezone(UTC) - timedelta(microseconds=1)
         start = max(self.key_at(window.start), self.first, key=_order)
-        end = min(self.key_at(window.end - timedelta(microseconds=1)), self.end_key(now),
-                  key=_order)  # fmt: skip
+        end = min(self.key_at(last), self.end_key(now), key=_order)
         return self.between(start, end)
 
     def coerce(self, value: Key, now: datetime) -> Key:

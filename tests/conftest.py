@@ -15,7 +15,7 @@ from flowstone import runtime
 from flowstone.embedded import PostgresServer, ValkeyServer
 from flowstone.registry import Registry
 from flowstone.runtime import Runtime
-from flowstone.settings import Settings
+from flowstone.settings import load_settings
 from flowstone.store import migrate
 from flowstone.store.ledger import Ledger
 
@@ -99,7 +99,7 @@ class RuntimeFactory:
     """Makes runtimes on the test's database, with the given definitions, and closes them."""
 
     def __init__(self, database: str, home: Path) -> None:
-        self.settings = Settings(database_url=database, home=home)
+        self.settings = load_settings(database_url=database, home=home)
         self.made: list[Runtime] = []
 
     def __call__(self, registry: Registry, **settings: object) -> Runtime:

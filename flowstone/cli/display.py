@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from flowstone.client import Progress, RunHandle
+from flowstone.handle import Progress, RunHandle
 from flowstone.states import FINAL_STEP_STATES, RunState, StepState
 
 GROUPS: Final = {

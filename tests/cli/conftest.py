@@ -34,18 +34,25 @@ class Ran:
 
 
 class Cli:
-    def __init__(self, home: Path) -> None:
+    """Calls the command line in a folder, with the settings of one home."""
+
+    def __init__(self, home: Path, folder: Path = ROOT) -> None:
         self.home = home
+        self.folder = folder
+
+    def inside(self, folder: Path) -> Cli:
+        """Return the same for a user in another folder, where no assets can be imported."""
+        return Cli(self.home, folder)
 
     def environment(self, **settings: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
         named = {f"FLOWSTONE_{k.upper()}": v for k, v in settings.items()}
         return clean | {"FLOWSTONE_HOME": str(self.home), "COLUMNS": "100"} | named
 
-    def __call__(self, *arguments: str, cwd: Path = ROOT, **settings: str) -> Ran:
+    def __call__(self, *arguments: str, **settings: str) -> Ran:
         done = subprocess.run(
             [sys.executable, "-m", "flowstone.cli", *arguments],
-            cwd=cwd,
+            cwd=self.folder,
             env=self.environment(**settings) | {"PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,

@@ -39,32 +39,33 @@ def test_a_run_goes_through_dev_and_can_be_looked_at_from_outside(
     dev = start_dev(cli, ASSETS)
     dev.wait_until_ready()
     # The caller does not know the assets' module: names are enough.
-    ran = cli("run", "total", "--upstream", cwd=tmp_path)
+    outside = cli.inside(tmp_path)
+    ran = outside("run", "total", "--upstream")
     assert ran.code == 0, ran
     assert "succeeded, 2 of 2 steps" in ran.out
-    listed = cli("runs", cwd=tmp_path)
+    listed = outside("runs")
     assert "succeeded" in listed.out
-    run_id = cli("run", "total", "--detach", cwd=tmp_path).out.strip()
+    run_id = outside("run", "total", "--detach").out.strip()
     wait_until(lambda: cli("status", run_id[:8], "--json").out.count('"succeeded"') >= 2, "run")
     shown = cli("show", "total", assets=ASSETS)
     assert "numbers" in shown.out
     assert "1 latest outputs" in shown.out
     second = cli("dev", assets=ASSETS)
     assert "already run by process" in second.refused(3)
-    refusals(cli, tmp_path)
+    refusals(outside)
 
 
-def refusals(cli: Cli, tmp_path: Path) -> None:
+def refusals(cli: Cli) -> None:
     """Bad requests are refused by the coordinator, in one line each, and compute nothing."""
-    error = cli("run", "totl", cwd=tmp_path).refused(1)
+    error = cli("run", "totl").refused(1)
     assert "asset 'totl' is not defined; did you mean 'total'?" in error
-    error = cli("run", "daily", "--partition", "2031-01-01", cwd=tmp_path).refused(1)
+    error = cli("run", "daily", "--partition", "2031-01-01").refused(1)
     assert "asset 'daily': partition 2031-01-01 lies outside 2026-01-01 to 2026-01-31" in error
-    error = cli("run", "daily", cwd=tmp_path).refused(1)
+    error = cli("run", "daily").refused(1)
     assert "give a partition such as 2026-01-01, 2026-01-02" in error
-    error = cli("run", "fails", cwd=tmp_path).refused(1)
+    error = cli("run", "fails").refused(1)
     assert "fails: ValueError: the sky is green" in error
-    error = cli("status", "zzz", cwd=tmp_path).refused(2)
+    error = cli("status", "zzz").refused(2)
     assert "no run begins with 'zzz'" in error
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, pairwise
 
 from flowstone.expand import MAX_CHAIN, Canvas, Chain, Node, expand, members
 from tests.strategies import Dag
@@ -115,7 +115,7 @@ class Run:
         stretches = [canvas.steps] if isinstance(canvas, Chain) else [*canvas.header, canvas.body]
         for stretch in stretches:
             assert 1 <= len(stretch) <= MAX_CHAIN
-            for before, after in zip(stretch, stretch[1:], strict=False):
+            for before, after in pairwise(stretch):
                 assert self._open(after) == {before}, "a chain member waits for another step"
         if not isinstance(canvas, Chain):
             assert len(canvas.header) > 1
@@ -220,9 +220,6 @@ class Run:
         for step in self.in_state("queued"):
             if step.canvas == canvas and step.open_deps > 0:
                 step.state, step.canvas = "pending", None
-
-
-Choose = Callable[[Sequence[str]], str]
 
 
 def play(run: Run, pick: Callable[[int], int], outcomes: Sequence[str]) -> None:

@@ -12,7 +12,11 @@ import pytest
 from flowstone import errors
 from flowstone.errors import FlowStoneError, UnknownAsset, did_you_mean
 
-CLASSES = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Exception)]
+CLASSES: list[type[FlowStoneError]] = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, FlowStoneError)
+]
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -42,7 +46,12 @@ def test_retryable_can_be_said_of_one_error_alone() -> None:
 
 def test_an_error_survives_the_way_between_two_processes() -> None:
     back = pickle.loads(pickle.dumps(UnknownAsset("a", context={"b": 1}, retryable=True)))  # noqa: S301
-    assert (type(back), str(back), back.context, back.retryable) == (UnknownAsset, "a", {"b": 1}, True)
+    assert (type(back), str(back), back.context, back.retryable) == (
+        UnknownAsset,
+        "a",
+        {"b": 1},
+        True,
+    )
 
 
 @pytest.mark.parametrize(

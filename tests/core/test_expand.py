@@ -60,7 +60,7 @@ def test_stretches_that_meet_are_a_chord_with_the_tail_in_its_body() -> None:
 
 
 def test_a_month_of_days_is_one_chord() -> None:
-    dag: Dag = {i: () for i in range(1, 32)} | {32: tuple(range(1, 32))}
+    dag: Dag = dict.fromkeys(range(1, 32), ()) | {32: tuple(range(1, 32))}
     assert canvases(dag) == [Chord(tuple((i,) for i in range(1, 32)), (32,))]
 
 
@@ -118,7 +118,7 @@ def test_a_chain_is_cut_to_the_window() -> None:
 
 @pytest.mark.parametrize(("width", "is_chord"), [(MAX_HEADER, True), (MAX_HEADER + 1, False)])
 def test_a_header_has_a_limit(width: int, is_chord: bool) -> None:
-    dag: Dag = {i: () for i in range(1, width + 1)} | {width + 1: tuple(range(1, width + 1))}
+    dag: Dag = dict.fromkeys(range(1, width + 1), ()) | {width + 1: tuple(range(1, width + 1))}
     found = canvases(dag)
     assert isinstance(found[0], Chord) is is_chord
     assert len(found) == (1 if is_chord else width)

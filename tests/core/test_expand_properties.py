@@ -17,7 +17,9 @@ seeds = st.integers(0, 2**32)
 
 
 def assert_ended(run: Run) -> None:
-    left = {step.id: step.state for step in run.in_state("pending", "queued", "retrying", "running")}
+    left = {
+        step.id: step.state for step in run.in_state("pending", "queued", "retrying", "running")
+    }
     assert not left
     assert run.closed, "nobody was woken to close the run"
 

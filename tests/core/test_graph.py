@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,10 @@ from tests.strategies import Dag, dags
 
 
 def make(
-    name: str, reads: Sequence[str | Dep] = (), partitions: PartitionSet | None = None, **options: str
+    name: str,
+    reads: Sequence[str | Dep] = (),
+    partitions: PartitionSet | None = None,
+    **options: str,
 ) -> Asset:
     def function() -> None: ...
 
@@ -58,7 +62,7 @@ def test_a_name_that_is_looked_up_in_vain_is_answered_with_the_nearest() -> None
     graph = AssetGraph.build([make("raw_flights")])
     with pytest.raises(UnknownAsset, match="did you mean 'raw_flights'"):
         graph["raw_flight"]
-    with pytest.raises(UnknownAsset, match="asset 'zzz' is not defined$"):
+    with pytest.raises(UnknownAsset, match=r"asset 'zzz' is not defined$"):
         graph["zzz"]
     assert graph["raw_flights"].name == "raw_flights"
 
@@ -91,7 +95,7 @@ def test_a_circle_is_drawn_along_what_is_read(reads: dict[str, list[str]]) -> No
     path = caught.value.message.split(": ")[1].split(" (")[0].split(" -> ")
     assert path[0] == path[-1]
     assert len(set(path)) == len(path) - 1
-    for reader, read in zip(path, path[1:], strict=False):
+    for reader, read in pairwise(path):
         assert read in reads[reader]
 
 

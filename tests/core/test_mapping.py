@@ -56,6 +56,24 @@ def test_a_day_reads_the_month_in_which_it_lies(day: date, tz: str) -> None:
     assert found == (Month.of(day),)
 
 
+@pytest.mark.parametrize(
+    ("month", "tz"),
+    [
+        (Month(2012, 3), "America/Havana"),
+        (Month(2023, 9), "America/Asuncion"),
+        (Month(2014, 7), "Africa/Cairo"),
+        (Month(2016, 3), "Asia/Amman"),
+    ],
+)
+def test_a_month_that_ends_where_midnight_is_skipped_reads_no_day_of_the_next(
+    month: Month, tz: str
+) -> None:
+    daily = DailyPartitions("1970-01-01", "2038-12-31", tz=tz)
+    monthly = MonthlyPartitions("1970-01", "2038-12", tz=tz)
+    found = WindowsInside().upstream_keys(month, monthly, daily, LATE)
+    assert {Month.of(day) for day in found if isinstance(day, date)} == {month}
+
+
 def test_a_month_reads_only_the_days_that_the_upstream_set_has() -> None:
     daily = DailyPartitions("2024-01-30", "2024-02-02")
     monthly = MonthlyPartitions("2023-12", "2024-03")
@@ -161,7 +179,5 @@ def test_two_sets_that_suggest_nothing_are_both_named(
 
 def test_keys_inside_are_in_the_set_whatever_the_window() -> None:
     daily = DailyPartitions("2024-01-10", "2024-01-12")
-    found: list[Key] = list(
-        daily.keys_in(MonthlyPartitions("2024-01").window(Month(2024, 1)), NOW)
-    )
+    found: list[Key] = list(daily.keys_in(MonthlyPartitions("2024-01").window(Month(2024, 1)), NOW))
     assert found == [date(2024, 1, 10), date(2024, 1, 11), date(2024, 1, 12)]

@@ -28,7 +28,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def identity(key: Key) -> Any:
-    """What makes a key itself, in Python's own terms: 1 is not True, a fold counts where it tells."""
+    """What makes a key itself: 1 is not True, and a fold counts where it makes a difference."""
     if isinstance(key, tuple):
         return tuple(map(identity, key))
     if isinstance(key, datetime):
@@ -152,11 +152,14 @@ def test_a_key_that_is_too_long_for_an_index_is_refused() -> None:
 
 
 class NoName(tzinfo):
-    def utcoffset(self, dt: datetime | None) -> timedelta:
+    def utcoffset(self, _: datetime | None) -> timedelta:
         return timedelta(hours=1)
 
-    def dst(self, dt: datetime | None) -> None:
+    def dst(self, _: datetime | None) -> None:
         return None
+
+    def tzname(self, _: datetime | None) -> str:
+        return "CET"
 
 
 def unnamed_zone() -> ZoneInfo:
@@ -214,7 +217,9 @@ def test_people_read_a_label_that_any_terminal_and_database_takes(
     assert step_name("sales", encoded) == step
 
 
-@pytest.mark.parametrize("text", ["2013", "2013-1", "2013-00", "0000-01", "2013-13", "\u0662013-01"])
+@pytest.mark.parametrize(
+    "text", ["2013", "2013-1", "2013-00", "0000-01", "2013-13", "\u0662013-01"]
+)
 def test_a_month_is_written_in_one_way_only(text: str) -> None:
     with pytest.raises(BadPartition):
         Month.parse(text)

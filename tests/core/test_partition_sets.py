@@ -23,6 +23,7 @@ from flowstone.partition import (
     UnpartitionedSet,
     Window,
 )
+from flowstone.partition_key import encode_key
 from tests.strategies import NOW, ZONES, days
 
 HOUR = timedelta(hours=1)
@@ -171,7 +172,6 @@ def test_a_key_may_be_given_as_itself_or_as_a_person_writes_it(
         (MonthlyPartitions("2013-01"), date(2013, 1, 1), "is not a month"),
         (StaticPartitions(["europe", "asia"]), "eurpe", "did you mean 'europe'"),
         (StaticPartitions([1, 2]), True, "True is not one of 1, 2"),
-        (StaticPartitions([1]), 1 == 1, "is not one of"),
         (StaticPartitions([("a", "b"), "a|b"]), "x", "is not one of a|b, a|b"),
         (UnpartitionedSet(), "2013-01-15", "has no partitions, so partition '2013-01-15'"),
         (UnpartitionedSet(), None, "has no partitions"),
@@ -212,9 +212,11 @@ def test_a_set_that_makes_no_sense_is_refused_where_it_is_defined(
 def test_finding_a_static_key_does_not_search_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
     partitions = StaticPartitions(range(1000))
     encoded: list[Key] = []
-    real = __import__("flowstone.partition", fromlist=["encode_key"]).encode_key
-    monkeypatch.setattr(
-        "flowstone.partition.encode_key", lambda key: encoded.append(key) or real(key)
-    )
+
+    def counting(key: Key) -> str:
+        encoded.append(key)
+        return encode_key(key)
+
+    monkeypatch.setattr("flowstone.partition.encode_key", counting)
     assert partitions.coerce(999, NOW) == 999
     assert len(encoded) == 1

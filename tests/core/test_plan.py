@@ -33,7 +33,10 @@ KINDS: list[PartitionSet | None] = [None, DAILY, MONTHLY]
 
 
 def make(
-    name: str, reads: Sequence[str | Dep] = (), partitions: PartitionSet | None = None, **options: Any
+    name: str,
+    reads: Sequence[str | Dep] = (),
+    partitions: PartitionSet | None = None,
+    **options: Any,
 ) -> Asset:
     def function() -> None: ...
 
@@ -117,8 +120,12 @@ def test_what_is_outside_the_run_is_pinned_and_nothing_else(dag: Dag, data: st.D
 
 def test_a_fan_in_reads_its_inputs_in_their_natural_order() -> None:
     graph = AssetGraph.build(
-        [make("region", partitions=REGIONS), make("day", partitions=DAILY)]
-        + [make("world", ["region"]), make("month", ["day"], MONTHLY)]
+        [
+            make("region", partitions=REGIONS),
+            make("day", partitions=DAILY),
+            make("world", ["region"]),
+            make("month", ["day"], MONTHLY),
+        ]
     )
     world = plan(graph, "world").steps[-1]
     assert world.upstream == (("region", "s:us"), ("region", "s:eu"), ("region", "s:asia"))

@@ -52,9 +52,13 @@ def test_modules_define_their_assets_and_those_of_what_they_import(module: Write
 
 
 def test_a_module_that_does_not_exist_is_named_with_the_remedy(module: Write) -> None:
-    with pytest.raises(DefinitionError, match=r"'no_such_module' of FLOWSTONE_ASSETS was not found"):
+    with pytest.raises(
+        DefinitionError, match=r"'no_such_module' of FLOWSTONE_ASSETS was not found"
+    ):
         load_registry(["no_such_module"])
-    with pytest.raises(DefinitionError, match=r"'no_such.module' of FLOWSTONE_ASSETS was not found"):
+    with pytest.raises(
+        DefinitionError, match=r"'no_such.module' of FLOWSTONE_ASSETS was not found"
+    ):
         load_registry(["no_such.module"])
 
 

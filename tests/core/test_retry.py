@@ -121,7 +121,7 @@ def test_whatever_an_error_says_can_be_stored() -> None:
 
 
 def test_an_error_that_cannot_even_be_printed_is_a_failure_like_others() -> None:
-    class Broken(Exception):  # noqa: N818 - it is broken, indeed
+    class Broken(Exception):
         def __str__(self) -> str:
             raise RuntimeError(os.curdir)
 

@@ -53,8 +53,8 @@ def test_every_state_can_be_reached_and_every_one_can_end(
 
 
 def test_final_states_have_no_moves() -> None:
-    assert FINAL_STEP_STATES == {"succeeded", "skipped", "failed", "upstream_failed", "cancelled"}
-    assert FINAL_RUN_STATES == {"succeeded", "failed", "cancelled"}
+    assert {"succeeded", "skipped", "failed", "upstream_failed", "cancelled"} == FINAL_STEP_STATES
+    assert {"succeeded", "failed", "cancelled"} == FINAL_RUN_STATES
     assert DONE_STEP_STATES < FINAL_STEP_STATES
 
 
@@ -62,7 +62,7 @@ def test_only_a_running_step_can_succeed_by_itself_or_fail() -> None:
     assert StepState.RUNNING in sources(StepState.SUCCEEDED, STEP_MOVES)
     assert StepState.QUEUED not in sources(StepState.SUCCEEDED, STEP_MOVES)
     assert sources(StepState.RUNNING, STEP_MOVES) == [StepState.QUEUED, StepState.RETRYING]
-    assert sources(StepState.PENDING, RUN_MOVES) == []  # type: ignore[type-var, arg-type]
+    assert sources(RunState.REQUESTED, RUN_MOVES) == []
 
 
 @pytest.mark.parametrize(("states", "moves", "first"), TABLES)

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against plain Celery, in one run. `make bench` runs them."""

@@ -1,0 +1,57 @@
+"""Assets that do nothing, in the shapes that are measured; BENCH_SHAPE says which."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from flowstone import asset
+
+
+
+def node(name: str, parents: list[str]) -> None:
+    """Define one asset that comes after its parents and reads their values."""
+    parameters = ", ".join(f"p{i}" for i in range(len(parents)))
+    # A function of its own for each number of parents, as a person would have written it.
+    made: dict[str, Callable[..., None]] = {}
+    exec(f"def function({parameters}): return None", made)  # noqa: S102 - our own text
+    asset(name=name, deps={f"p{i}": parent for i, parent in enumerate(parents)})(made["function"])
+
+
+def independent(count: int) -> list[str]:
+    """Return the names of `count` assets that read nothing."""
+    names = [f"a{i}" for i in range(count)]
+    for name in names:
+        node(name, [])
+    return names
+
+
+def chain(count: int) -> list[str]:
+    """Return the last of `count` assets, each of which reads the one before."""
+    for i in range(count):
+        node(f"a{i}", [f"a{i - 1}"] if i else [])
+    return [f"a{count - 1}"]
+
+
+def layered(width: int, depth: int) -> list[str]:
+    """Return the last layer of `depth`, each asset of which reads two of the layer before."""
+    for layer in range(depth):
+        for i in range(width):
+            parents = [f"l{layer - 1}_{i}", f"l{layer - 1}_{(i + 1) % width}"] if layer else []
+            node(f"l{layer}_{i}", parents)
+    return [f"l{depth - 1}_{i}" for i in range(width)]
+
+
+def targets(shape: str) -> list[str]:
+    """Define a shape, such as "layered 20 20", and return the assets to ask for."""
+    name, *numbers = shape.split()
+    shapes: dict[str, Callable[..., list[str]]] = {
+        "independent": independent,
+        "chain": chain,
+        "layered": layered,
+    }
+    return shapes[name](*map(int, numbers))
+
+
+if "BENCH_SHAPE" in os.environ:
+    TARGETS = targets(os.environ["BENCH_SHAPE"])

@@ -1,0 +1,126 @@
+"""Runs on a real ledger, brought by hand into the state that a test is about."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, text
+
+from flowstone.expand import Canvas, expand, members
+from flowstone.outcome import Failure, StoredOutput
+from flowstone.plan import Plan, PlannedStep, Request
+from flowstone.states import RunState
+from flowstone.store import dispatch, plans, runs, steps
+from flowstone.store.ledger import Ledger
+from flowstone.store.steps import Claim
+from tests.strategies import Dag
+
+FAILURE = Failure("ValueError", "bad value", "the trace", retryable=False)
+
+
+def output(sha: str | None = None) -> StoredOutput:
+    """An output that lies nowhere; the ledger does not look."""
+    location = uuid4().hex
+    digest = sha or hashlib.sha256(location.encode()).hexdigest()
+    return StoredOutput(location, "json", 2, digest, None)
+
+
+class HandRun:
+    """A planned run whose steps are named by the numbers of a graph."""
+
+    def __init__(self, ledger: Ledger, dag: Dag, max_in_flight: int = 100, **options: Any) -> None:
+        self.ledger = ledger
+        self.id = uuid4()
+        steps_ = tuple(
+            PlannedStep(f"a{s}", "-", "assets", "requested", tuple((f"a{u}", "-") for u in ups))
+            for s, ups in dag.items()
+        )
+        pinned = options.pop("pinned", {})
+        with ledger.begin() as conn:
+            runs.create(
+                conn,
+                self.id,
+                Request(tuple(s.asset for s in steps_), "-", upstream=True),
+                config={},
+                driver=options.pop("driver", "celery"),
+                max_in_flight=max_in_flight,
+                actor="test",
+            )
+            assert plans.write(conn, self.id, Plan(steps_, pinned), actor="test")
+            found = conn.execute(
+                text("SELECT asset, id FROM flowstone.steps WHERE run_id = :r"), {"r": self.id}
+            )
+            self.ids = {int(row.asset[1:]): row.id for row in found}
+        self.canvas: dict[int, UUID] = {}
+
+    def dispatch(self) -> list[Canvas]:
+        """Do what the coordinator does, without Celery."""
+        with self.ledger.begin() as conn:
+            run = runs.lock(conn, self.id)
+            budget = dispatch.window_left(conn, self.id, run.max_in_flight)
+            ready, nodes = dispatch.ready(conn, self.id, budget)
+            canvases = expand(ready, nodes, budget)
+            if canvases:
+                if run.state == RunState.PLANNED:
+                    runs.mark_running(conn, self.id)
+                marked = dispatch.mark(conn, canvases)
+                self.canvas |= {n: marked[i].canvas for n, i in self.ids.items() if i in marked}
+        return canvases
+
+    def claim(self, number: int, *, lease: float = 60) -> Claim:
+        with self.ledger.begin() as conn:
+            claim = steps.claim(
+                conn, self.ids[number], self.canvas[number], worker="w", lease=lease
+            )
+        assert isinstance(claim, Claim), claim
+        return claim
+
+    def commit(self, claim: Claim, sha: str | None = None) -> bool | None:
+        with self.ledger.begin() as conn:
+            return steps.commit(conn, claim, output(sha))
+
+    def fail(self, claim: Claim) -> bool:
+        with self.ledger.begin() as conn:
+            return steps.fail(conn, claim, FAILURE)
+
+    def retry(self, claim: Claim, delay: float = 0) -> bool:
+        with self.ledger.begin() as conn:
+            return steps.retry(conn, claim, FAILURE, delay)
+
+    def do(self, *numbers: int) -> None:
+        """Claim and commit steps, dispatching what is ready before each."""
+        for number in numbers:
+            self.dispatch()
+            self.commit(self.claim(number))
+
+    def states(self) -> dict[int, str]:
+        return {n: row["state"] for n, row in self.rows().items()}
+
+    def rows(self) -> dict[int, Mapping[str, Any]]:
+        with self.ledger.begin() as conn:
+            found = conn.execute(
+                text("SELECT * FROM flowstone.steps WHERE run_id = :r"), {"r": self.id}
+            )
+            by_id = {row["id"]: dict(row) for row in found.mappings()}
+        return {n: by_id[i] for n, i in self.ids.items()}
+
+    def numbers(self, canvas: Canvas) -> tuple[int, ...]:
+        number_of = {i: n for n, i in self.ids.items()}
+        return tuple(number_of[i] for i in members(canvas))
+
+
+def query(ledger: Ledger, sql: str, **values: Any) -> Sequence[Any]:
+    with ledger.begin() as conn:
+        return conn.execute(text(sql), values).all()
+
+
+def count(ledger: Ledger, table: str) -> int:
+    found: int = query(ledger, f"SELECT count(*) FROM flowstone.{table}")[0][0]
+    return found
+
+
+def run_sql(conn: Connection, sql: str, **values: Any) -> None:
+    conn.execute(text(sql), values)

@@ -1,0 +1,118 @@
+"""Several connections at once: none waits for ever, and none undoes what another does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection
+
+from flowstone.states import StepState
+from flowstone.store import dispatch, steps
+from flowstone.store.ledger import Ledger
+from flowstone.store.steps import Claim, Refused
+from tests.store.runs_by_hand import HandRun, query, run_sql
+
+PATIENCE = 20.0
+
+
+def at_once(*calls: Callable[[], object]) -> list[object]:
+    """Call in a thread each, all starting together; raise what one of them raises."""
+    barrier = threading.Barrier(len(calls))
+
+    def start(call: Callable[[], object]) -> object:
+        barrier.wait(PATIENCE)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result(PATIENCE) for future in [pool.submit(start, c) for c in calls]]
+
+
+def until_somebody_waits_for_a_lock(ledger: Ledger) -> None:
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    deadline = time.monotonic() + PATIENCE
+    while query(ledger, waiting)[0][0] == 0:
+        assert time.monotonic() < deadline, "nobody waits for a lock"
+
+
+def test_of_many_that_claim_a_step_at_once_one_wins(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: ()})
+    run.dispatch()
+
+    def claim() -> object:
+        with ledger.begin() as conn:
+            return steps.claim(conn, run.ids[1], run.canvas[1], worker="w", lease=60)
+
+    claims = at_once(*[claim] * 6)
+    assert sum(isinstance(c, Claim) for c in claims) == 1
+    assert claims.count(Refused(StepState.RUNNING)) == 5
+
+
+def test_commits_of_two_steps_that_share_readers_do_not_deadlock(ledger: Ledger) -> None:
+    for _ in range(15):
+        run = HandRun(ledger, {1: (), 2: (), 3: (1, 2), 4: (1, 2), 5: (1, 2), 6: (1, 2)})
+        with ledger.begin() as conn:
+            # The edges of one parent lie in the other order, and so are found in that order.
+            run_sql(conn, "CREATE TEMP TABLE e ON COMMIT DROP AS SELECT * FROM flowstone.edges "
+                    "WHERE upstream = :i", i=run.ids[2])  # fmt: skip
+            run_sql(conn, "DELETE FROM flowstone.edges WHERE upstream = :i", i=run.ids[2])
+            run_sql(conn, "INSERT INTO flowstone.edges SELECT * FROM e ORDER BY downstream DESC")
+        run.dispatch()
+        one, two = run.claim(1), run.claim(2)
+        woken = at_once(partial(run.commit, one), partial(run.commit, two))
+        assert woken == [True, True]
+        assert {run.rows()[n]["open_deps"] for n in (3, 4, 5, 6)} == {0}
+
+
+def test_two_failures_in_one_chord_do_not_deadlock(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # [1 -> 2, 3] -> 4: the failure of 3 has marked 4 and goes on to release 2, while the failure
+    # of 1 has marked 2 and goes on to 4.
+    run = HandRun(ledger, {1: (), 2: (1,), 3: (), 4: (2, 3)})
+    run.dispatch()
+    first, third = run.claim(1), run.claim(3)
+    real = dispatch.release
+    other: list[Future[bool]] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def release(conn: Connection, canvases: Iterable[UUID]) -> int:
+            monkeypatch.setattr(dispatch, "release", real)
+            other.append(pool.submit(run.fail, first))
+            until_somebody_waits_for_a_lock(ledger)
+            return real(conn, canvases)
+
+        monkeypatch.setattr(dispatch, "release", release)
+        assert run.fail(third)
+        assert other[0].result(PATIENCE)
+    assert run.states() == {1: "failed", 2: "upstream_failed", 3: "failed", 4: "upstream_failed"}
+
+
+def test_a_commit_and_a_failure_that_meet_in_a_reader_leave_it_failed(ledger: Ledger) -> None:
+    for _ in range(10):
+        run = HandRun(ledger, {1: (), 2: (), 3: (1, 2)})
+        run.dispatch()
+        one, two = run.claim(1), run.claim(2)
+        woken, failed = at_once(partial(run.commit, one), partial(run.fail, two))
+        assert failed is True
+        assert run.states() == {1: "succeeded", 2: "failed", 3: "upstream_failed"}
+        assert woken in (True, False)
+
+
+def test_two_runs_that_commit_the_same_asset_leave_one_pointer(ledger: Ledger) -> None:
+    made = [HandRun(ledger, {1: ()}) for _ in range(4)]
+    for run in made:
+        run.dispatch()
+    claims = [run.claim(1) for run in made]
+    done = at_once(*[partial(r.commit, c) for r, c in zip(made, claims, strict=True)])
+    assert done == [True] * 4
+    assert query(ledger, "SELECT count(*) FROM flowstone.latest") == [(1,)]
+    assert query(ledger, "SELECT count(*) FROM flowstone.outputs") == [(4,)]

@@ -1,0 +1,154 @@
+"""The reconciler: it puts right what was lost, and leaves alone what is well."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID, uuid4
+
+from flowstone.plan import Request
+from flowstone.reconcile import reconcile
+from flowstone.registry import build_registry
+from flowstone.store import repairs, runs
+from flowstone.store.ledger import Ledger
+from tests.store.runs_by_hand import HandRun, query, run_sql
+
+CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
+
+
+def age(ledger: Ledger, seconds: float) -> None:
+    """Let all that has happened lie `seconds` further back."""
+    with ledger.begin() as conn:
+        for column in ("queued_at", "started_at", "finished_at", "lease_until", "retry_at"):
+            sql = f"UPDATE flowstone.steps SET {column} = {column} - make_interval(secs => :s)"
+            run_sql(conn, sql, s=seconds)
+        sql = "UPDATE flowstone.runs SET created_at = created_at - make_interval(secs => :s)"
+        run_sql(conn, sql, s=seconds)
+
+
+def test_a_step_whose_lease_has_expired_is_free_again_and_its_canvas_with_it(
+    ledger: Ledger,
+) -> None:
+    run = HandRun(ledger, CHORD)
+    run.dispatch()
+    claim = run.claim(1)
+    age(ledger, 61)
+    with ledger.begin() as conn:
+        found = repairs.expired_leases(conn)
+    assert [(r.step_id, r.run_id) for r in found] == [(run.ids[1], run.id)]
+    assert run.states() == {1: "pending", 2: "pending", 3: "queued", 4: "pending"}
+    row = run.rows()[1]
+    assert (row["token"], row["canvas"], row["attempt"]) == (None, None, 1)
+    assert query(ledger, "SELECT number, outcome, finished_at IS NULL FROM flowstone.attempts") == [
+        (1, "lost", False)
+    ]
+    assert query(ledger, "SELECT action FROM flowstone.audit WHERE actor = 'reconciler'") == [
+        ("step.lost",)
+    ]
+    assert run.commit(claim) is None
+    run.dispatch()
+    assert run.claim(1).attempt == 2
+
+
+def test_a_retry_that_never_came_is_free_again(ledger: Ledger) -> None:
+    run = HandRun(ledger, CHORD)
+    run.dispatch()
+    run.retry(run.claim(1), delay=30)
+    age(ledger, 329)
+    with ledger.begin() as conn:
+        assert repairs.overdue_retries(conn, 300) == []
+    age(ledger, 2)
+    with ledger.begin() as conn:
+        assert [r.step_id for r in repairs.overdue_retries(conn, 300)] == [run.ids[1]]
+    assert run.states() == {1: "pending", 2: "pending", 3: "queued", 4: "pending"}
+    assert query(ledger, "SELECT outcome FROM flowstone.attempts") == [("retrying",)]
+
+
+def test_messages_are_lost_only_where_nothing_of_the_run_moves(ledger: Ledger) -> None:
+    still, moving = HandRun(ledger, CHORD), HandRun(ledger, CHORD)
+    still.dispatch()
+    moving.dispatch()
+    age(ledger, 301)
+    moving.commit(moving.claim(3))
+    with ledger.begin() as conn:
+        found = repairs.stranded(conn, 300)
+    assert [r.step_id for r in found] == [still.ids[1], still.ids[3]]
+    assert set(still.states().values()) == {"pending"}
+    assert moving.states() == {1: "queued", 2: "queued", 3: "succeeded", 4: "queued"}
+
+
+def test_what_is_well_is_left_alone(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: (), 2: (), 3: (2,), 4: (), 5: (4,), 6: ()}, max_in_flight=5)
+    run.dispatch()
+    run.claim(1)
+    run.retry(run.claim(2), delay=1000)
+    run.commit(run.claim(4))
+    before = run.rows()
+    with ledger.begin() as conn:
+        assert repairs.expired_leases(conn) == []
+        assert repairs.overdue_retries(conn, 300) == []
+        assert repairs.stranded(conn, 300) == []
+    assert run.rows() == before
+
+
+def test_runs_are_woken_where_a_coordinator_could_do_something(ledger: Ledger) -> None:
+    ready = HandRun(ledger, {1: ()})
+    busy = HandRun(ledger, {1: (), 2: (1,)})
+    busy.dispatch()
+    done = HandRun(ledger, {1: ()})
+    done.do(1)
+    closed = HandRun(ledger, {1: ()})
+    closed.do(1)
+    inline = HandRun(ledger, {1: ()}, driver="inline")
+    requested = uuid4()
+    with ledger.begin() as conn:
+        runs.close_if_done(conn, closed.id, actor="test")
+        runs.create(
+            conn,
+            requested,
+            Request(("a1",), "-", upstream=False),
+            config={},
+            driver="celery",
+            max_in_flight=1,
+            actor="test",
+        )
+        assert repairs.runs_to_wake(conn, 5) == []
+    age(ledger, 6)
+    with ledger.begin() as conn:
+        found = repairs.runs_to_wake(conn, 5)
+    assert set(found) == {ready.id, done.id, requested}
+    assert inline.id not in found
+
+
+def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger: Ledger) -> None:
+    runtime = make_runtime(build_registry([]))
+    run = HandRun(ledger, CHORD)
+    run.dispatch()
+    run.claim(1)
+    run.retry(run.claim(3), delay=0)
+    age(ledger, 1000)
+    woken: list[UUID] = []
+    counts = reconcile(runtime, woken.append)
+    assert counts == {"lease_expired": 1, "retry_overdue": 1, "step_stranded": 0, "run_woken": 1}
+    assert woken == [run.id]
+    assert set(run.states().values()) == {"pending"}
+    again = reconcile(runtime, woken.append)
+    assert again == {"lease_expired": 0, "retry_overdue": 0, "step_stranded": 0, "run_woken": 1}
+
+
+def test_two_reconcilers_at_once_repair_each_fault_once(make_runtime: Any, ledger: Ledger) -> None:
+    runtime = make_runtime(build_registry([]))
+    made = [HandRun(ledger, CHORD) for _ in range(5)]
+    for run in made:
+        run.dispatch()
+        run.claim(1)
+        run.claim(3)
+    age(ledger, 1000)
+    with ThreadPoolExecutor(2) as pool:
+        passes = [pool.submit(reconcile, runtime, lambda _: None) for _ in range(2)]
+        counts = [future.result(20) for future in passes]
+    assert sum(c["lease_expired"] for c in counts) == 10
+    assert query(ledger, "SELECT count(*) FROM flowstone.audit WHERE action = 'step.lost'") == [
+        (10,)
+    ]
+    assert all(set(run.states().values()) == {"pending"} for run in made)
