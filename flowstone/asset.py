@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType
 from typing import Any, Final, cast, overload
 
 from flowstone.errors import BadSignature, DefinitionError
@@ -67,17 +68,31 @@ class Resource:
     location: str
 
 
-@dataclass
 class Definitions:
-    """What the decorators have recorded in this process, by place of definition."""
+    """What the decorators have recorded in this process.
 
-    assets: dict[tuple[str, str], Asset] = field(default_factory=dict)
-    resources: dict[tuple[str, str], Resource] = field(default_factory=dict)
+    A redefinition must not silently win, so they remember all that they saw rather
+    than leave it to the module's namespace: two definitions of a name are told when
+    the definitions are loaded. A module that is loaded anew replaces what it defined
+    at the same place: it is compiled anew, whereas a loop runs the same code again.
+    """
+
+    def __init__(self) -> None:
+        self._by_place: dict[tuple[str, str], list[Asset | Resource]] = {}
+
+    def add(self, made: Asset | Resource) -> None:
+        """Record a definition."""
+        here = self._by_place.setdefault((made.name, made.location), [])
+        if here and _code(here[-1].function) is not _code(made.function):
+            here.clear()
+        here.append(made)
+
+    def __iter__(self) -> Iterator[Asset | Resource]:
+        """Yield all definitions in the order in which they were made first."""
+        for here in self._by_place.values():
+            yield from here
 
 
-# A redefinition must not silently win, so the decorators remember all that they saw rather
-# than leave it to the module's namespace. Loading a module anew replaces what it defined at
-# the same place.
 DEFINED: Final = Definitions()
 
 
@@ -139,7 +154,7 @@ def asset(
             ),
             location=_location(function),
         )
-        DEFINED.assets[made.name, made.location] = made
+        DEFINED.add(made)
         return made
 
     return declare if function is None else declare(function)
@@ -150,7 +165,7 @@ def resource(function: Callable[[], Any], /) -> Resource:
     if inspect.signature(function).parameters:
         raise BadSignature(f"resource {function.__name__!r} must take no parameters")
     made = Resource(_checked_name(function.__name__), function, _location(function))
-    DEFINED.resources[made.name, made.location] = made
+    DEFINED.add(made)
     return made
 
 
@@ -163,8 +178,13 @@ def _checked_name(name: str) -> str:
 
 
 def _location(function: Callable[..., Any]) -> str:
-    code = getattr(inspect.unwrap(function), "__code__", None)
+    code = _code(function)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else function.__module__
+
+
+def _code(function: Callable[..., Any]) -> CodeType | None:
+    code: CodeType | None = getattr(inspect.unwrap(function), "__code__", None)
+    return code
 
 
 def _parameters(function: Callable[..., Any]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from flowstone import coordinator, runtime
-from flowstone.asset import Asset
+from flowstone.asset import NAME, Asset
 from flowstone.canvas import Publisher, client_app
 from flowstone.embedded import ensure_postgres
 from flowstone.errors import (
@@ -20,6 +20,7 @@ from flowstone.errors import (
     BrokerUnavailable,
     FlowStoneError,
     RunFailed,
+    UnknownAsset,
 )
 from flowstone.execution import Ended, execute
 from flowstone.expand import members
@@ -156,7 +157,11 @@ def run(run_id: str | UUID) -> RunHandle:
 
 def _request(assets: Assets, partition: Key, *, upstream: bool) -> Request:
     many = [assets] if isinstance(assets, str | Asset) else list(assets)
-    return Request(tuple(str(a) for a in many), encode_key(partition), upstream)
+    names = tuple(str(asset) for asset in many)
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UnknownAsset(f"{name!r} is not the name of an asset")
+    return Request(names, encode_key(partition), upstream)
 
 
 def _record(
@@ -183,9 +188,12 @@ def _record(
 
 def _json_config(config: Config) -> dict[str, Any]:
     try:
-        back: dict[str, Any] = json.loads(json.dumps(config, allow_nan=False))
+        text = json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise BadConfig(f"config must hold JSON values only: {error}") from None
+    if "\\u0000" in text:
+        raise BadConfig("config holds the character NUL, which PostgreSQL cannot store")
+    back: dict[str, Any] = json.loads(text)
     return back
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,13 +14,14 @@ from pydantic import ValidationError
 
 from flowstone.asset import Asset, Dependency
 from flowstone.context import Context
-from flowstone.errors import BadConfig, MissingInput
+from flowstone.errors import BadConfig, LedgerUnavailable, MissingInput
 from flowstone.log import get_logger
 from flowstone.outcome import Failed, Outcome, Retrying, StoredOutput, Succeeded, decide
 from flowstone.partition_key import decode_key
 from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
+from flowstone.states import StepState
 from flowstone.store import outputs, runs, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
@@ -65,8 +68,7 @@ def execute(
         return work
     with runtime.leases.held(work.claim.token):
         outcome, error = _attempt(runtime, work)
-    with runtime.ledger.begin() as conn:
-        wake = _record(conn, work.claim, outcome)
+        wake = _record_patiently(runtime, work.claim, outcome)
     return Fenced(work.claim) if wake is None else Ended(work.claim, outcome, wake, error)
 
 
@@ -77,6 +79,34 @@ def _claim(
     if isinstance(claim, Refused):
         return claim
     return _Work(claim, outputs.inputs(conn, step_id), runs.get(conn, claim.run_id).config)
+
+
+def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool | None:
+    """Record an outcome, for as long as a lease if the database is away: the work is done.
+
+    A connection that breaks during a commit leaves open whether it was one. So where a
+    second try finds the step gone, the attempt itself tells.
+    """
+    end = time.monotonic() + runtime.leases.seconds
+    for pause in itertools.chain([0.1, 0.5, 1], itertools.repeat(2.0)):
+        try:
+            with runtime.ledger.begin() as conn:
+                wake = _record(conn, claim, outcome)
+                return True if wake is None and _is_recorded(conn, claim, outcome) else wake
+        except LedgerUnavailable:
+            if time.monotonic() > end:
+                raise
+            time.sleep(pause)
+    raise AssertionError("itertools.repeat has no end")
+
+
+def _is_recorded(conn: Connection, claim: Claim, outcome: Outcome) -> bool:
+    states = {
+        Succeeded: StepState.SUCCEEDED,
+        Retrying: StepState.RETRYING,
+        Failed: StepState.FAILED,
+    }
+    return steps.is_recorded(conn, claim, states[type(outcome)])
 
 
 def _record(conn: Connection, claim: Claim, outcome: Outcome) -> bool | None:

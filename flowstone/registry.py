@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from flowstone.asset import DEFINED, Asset, Resource
@@ -36,16 +37,32 @@ class Registry:
 
 
 def load_registry(modules: Iterable[str]) -> Registry:
-    """Import the modules and return what they, and all they import, define.
+    """Import the modules and return what they define.
 
-    Without modules it returns whatever this process has defined so far. Raises
-    DefinitionError for a module that cannot be imported, and what
-    `AssetGraph.build` raises.
+    That is what is defined in them, in the modules below them, and what they import:
+    an asset, or a module that defines some. Without modules it is whatever this
+    process has defined so far. Raises DefinitionError for a module that cannot be
+    imported, and what `AssetGraph.build` raises.
     """
     names = list(modules)
-    for name in names:
-        _import(name)
-    return build_registry(DEFINED.assets.values(), DEFINED.resources.values())
+    loaded = [_import(name) for name in names]
+    imported = [value for module in loaded for value in vars(module).values()]
+    by_name = {id(value) for value in imported}
+    by_module = {value.__name__ for value in imported if isinstance(value, ModuleType)}
+    found = [
+        made
+        for made in DEFINED
+        for module in [made.function.__module__]
+        if not names or id(made) in by_name or module in by_module or _lies_in(module, names)
+    ]
+    return build_registry(
+        [made for made in found if isinstance(made, Asset)],
+        [made for made in found if isinstance(made, Resource)],
+    )
+
+
+def _lies_in(module: str, names: list[str]) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
 def build_registry(assets: Iterable[Asset], resources: Iterable[Resource] = ()) -> Registry:
@@ -66,12 +83,12 @@ def _by_name(resources: Iterable[Resource]) -> dict[str, Resource]:
     return by_name
 
 
-def _import(name: str) -> None:
+def _import(name: str) -> ModuleType:
     if "" not in sys.path:
         # The console script does not look into the current folder by itself, `python -m` does.
         sys.path.insert(0, "")
     try:
-        importlib.import_module(name)
+        return importlib.import_module(name)
     except FlowStoneError:
         raise
     except ModuleNotFoundError as error:

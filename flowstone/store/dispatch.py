@@ -41,15 +41,15 @@ _AHEAD = text(
 _MARK = text(
     f"""
     WITH locked AS (
-        SELECT s.id, n.canvas, n.canvas_end
+        SELECT s.id, n.canvas
         FROM {SCHEMA}.steps s
-        JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[]), CAST(:ends AS boolean[]))
-            AS n(id, canvas, canvas_end) ON n.id = s.id
+        JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[])) AS n(id, canvas)
+            ON n.id = s.id
         WHERE s.state = 'pending'
         ORDER BY s.id FOR NO KEY UPDATE OF s
     )
     UPDATE {SCHEMA}.steps s
-    SET state = 'queued', queued_at = now(), canvas = locked.canvas, canvas_end = locked.canvas_end
+    SET state = 'queued', queued_at = now(), canvas = locked.canvas
     FROM locked WHERE s.id = locked.id
     RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
     """
@@ -64,7 +64,7 @@ _RELEASE = text(
         ORDER BY id FOR NO KEY UPDATE
     )
     UPDATE {SCHEMA}.steps s
-    SET state = 'pending', canvas = NULL, canvas_end = false, queued_at = NULL
+    SET state = 'pending', canvas = NULL, queued_at = NULL
     FROM locked WHERE s.id = locked.id
     """
 )
@@ -99,17 +99,13 @@ def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedSt
 
     The caller holds the lock on the run, so that no other coordinator dispatches them.
     """
-    rows = [
-        (step, canvas_id, step == members(canvas)[-1])
+    canvas_of = {
+        step: canvas_id
         for canvas in canvases
         for canvas_id in [uuid4()]
         for step in members(canvas)
-    ]
-    canvas_of = {step: canvas_id for step, canvas_id, _ in rows}
-    ids, ids_of_canvases, ends = zip(*rows, strict=True)
-    marked = conn.execute(
-        _MARK, {"ids": list(ids), "canvases": list(ids_of_canvases), "ends": list(ends)}
-    )
+    }
+    marked = conn.execute(_MARK, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
     return {
         row.id: DispatchedStep(
             row.id, row.run_id, row.asset, row.partition, row.queue, canvas_of[row.id]

@@ -41,7 +41,7 @@ _RESET = text(
     f"""
     UPDATE {SCHEMA}.steps
     SET state = 'pending', token = NULL, lease_until = NULL, retry_at = NULL, canvas = NULL,
-        canvas_end = false, queued_at = NULL
+        queued_at = NULL
     WHERE id = ANY(CAST(:ids AS bigint[]))
     """
 )

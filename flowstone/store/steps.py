@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, insert, select, text, update
@@ -14,6 +14,9 @@ from flowstone.partition_key import step_name
 from flowstone.states import StepState
 from flowstone.store import audit, dispatch
 from flowstone.store.tables import SCHEMA, attempts, outputs, steps
+
+LOW_PART: Final = 4
+"""The coordinator refills the window when less than this part of it could start."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,6 @@ class Claim:
     attempt: int
     token: UUID
     canvas: UUID
-    canvas_end: bool
     worker: str
 
     @property
@@ -53,7 +55,7 @@ _CLAIM = text(
         started_at = coalesce(started_at, now())
     WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
       AND (state = 'queued' OR state = 'retrying' AND retry_at <= now() + interval '1 second')
-    RETURNING run_id, asset, partition, attempt, canvas_end
+    RETURNING run_id, asset, partition, attempt
     """
 )
 
@@ -94,8 +96,22 @@ _LOWER = text(
     SET open_deps = s.open_deps - 1,
         queued_at = CASE WHEN s.state = 'queued' THEN now() END
     FROM readers WHERE s.id = readers.id
-    RETURNING s.open_deps = 0 AND s.state = 'pending' AS uncarried,
-        s.state = 'queued' AND s.canvas = :canvas AS carried
+    RETURNING s.state = 'queued' AND s.canvas = :canvas AS carried
+    """
+)
+
+# Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
+# the part of the window that is queued and could start. Both counts are bounded by the window.
+_RUNS_LOW = text(
+    f"""
+    SELECT EXISTS (
+        SELECT FROM {SCHEMA}.steps
+        WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
+    ) AND (
+        SELECT count(*) FROM {SCHEMA}.steps
+        WHERE run_id = r.id AND state = 'queued' AND open_deps = 0
+    ) < greatest(1, r.max_in_flight / {LOW_PART})
+    FROM {SCHEMA}.runs r WHERE r.id = :run_id
     """
 )
 
@@ -155,7 +171,6 @@ def claim(
         attempt=row.attempt,
         token=token,
         canvas=canvas,
-        canvas_end=row.canvas_end,
         worker=worker,
     )
 
@@ -196,10 +211,16 @@ def commit(conn: Connection, claim: Claim, output: StoredOutput) -> bool | None:
     conn.execute(
         _LATEST, {"asset": claim.asset, "partition": claim.partition, "output_id": output_id}
     )
-    readers = conn.execute(_LOWER, {"step_id": claim.step_id, "canvas": claim.canvas}).all()
+    carried = conn.scalars(_LOWER, {"step_id": claim.step_id, "canvas": claim.canvas}).all()
     # What follows in the canvas wakes at its end. Where nothing follows, because this is the end
     # or because the canvas has broken meanwhile, nobody else would.
-    return any(row.uncarried for row in readers) or not any(row.carried for row in readers)
+    return not any(carried) or bool(conn.scalar(_RUNS_LOW, {"run_id": claim.run_id}))
+
+
+def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
+    """Return whether this very attempt has been recorded with this outcome already."""
+    query = select(attempts.c.outcome).where(attempts.c.token == claim.token)
+    return conn.scalar(query) == outcome
 
 
 def retry(conn: Connection, claim: Claim, failure: Failure, delay: float) -> bool:

@@ -96,7 +96,6 @@ steps = Table(
     Column("lease_until", _TIME),
     Column("retry_at", _TIME),
     Column("canvas", Uuid, comment="The chain or chord that carries the step now"),
-    Column("canvas_end", Boolean, nullable=False, server_default=text("false")),
     Column("error", JSONB),
     Column("queued_at", _TIME),
     Column("started_at", _TIME),

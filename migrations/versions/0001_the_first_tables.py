@@ -99,7 +99,6 @@ def upgrade() -> None:
             nullable=True,
             comment="The chain or chord that carries the step now",
         ),
-        sa.Column("canvas_end", sa.Boolean(), server_default=sa.text("false"), nullable=False),
         sa.Column("error", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
         sa.Column("queued_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count, pairwise
 
 from flowstone.expand import MAX_CHAIN, Canvas, Chain, Node, expand, members
+from flowstone.store.steps import LOW_PART
 from tests.strategies import Dag
 
 IN_FLIGHT = ("queued", "running", "retrying")
@@ -164,14 +165,19 @@ class Run:
         step.state = "succeeded"
         self.commits[step.id] += 1
         self.order.append(step.id)
-        uncarried, carried = False, False
+        carried = False
         for reader in (self.steps[id] for id in step.readers):
             reader.open_deps -= 1
-            uncarried |= reader.open_deps == 0 and reader.state == "pending"
             carried |= reader.state == "queued" and reader.canvas == step.canvas
-        if uncarried or not carried:
+        if not carried or self.runs_low():
             self._publish(Wake())
         self._carry_on(message)
+
+    def runs_low(self) -> bool:
+        """Return whether there is a backlog, and less in the broker than a part of the window."""
+        backlog = any(step.open_deps == 0 for step in self.in_state("pending"))
+        startable = sum(step.open_deps == 0 for step in self.in_state("queued"))
+        return backlog and startable < max(1, self.max_in_flight // LOW_PART)
 
     def _carry_on(self, message: Message) -> None:
         """Do what Celery does after a task without an error."""

@@ -31,7 +31,7 @@ def assert_right(run: Run) -> None:
         assert run.commits[step.id] == (1 if step.state == "succeeded" else 0)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 @given(dags(), windows, seeds)
 def test_without_faults_each_step_runs_once_and_the_messages_stay_few(
     dag: Dag, window: int, seed: int
@@ -46,7 +46,7 @@ def test_without_faults_each_step_runs_once_and_the_messages_stay_few(
     assert all(place[up] < place[step] for step, ups in dag.items() for up in ups)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(deadline=None, max_examples=600)
 @given(dags(), windows, seeds)
 def test_failures_retries_and_duplicates_strand_nothing_without_a_reconciler(
     dag: Dag, window: int, seed: int
@@ -57,7 +57,7 @@ def test_failures_retries_and_duplicates_strand_nothing_without_a_reconciler(
     assert_right(run)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 @given(dags(max_steps=9), windows, seeds)
 def test_dead_workers_and_lost_messages_cost_only_a_pass_of_the_reconciler(
     dag: Dag, window: int, seed: int

@@ -51,6 +51,27 @@ def test_modules_define_their_assets_and_those_of_what_they_import(module: Write
     assert load_registry(["their_clean"]).graph.order == ("raw", "clean")
 
 
+def test_what_a_module_imports_by_name_is_its_own_and_what_lies_elsewhere_is_not(
+    module: Write,
+) -> None:
+    module("their_raw", "@asset\ndef raw(): ...\n@asset\ndef other(): ...")
+    module("their_clean", "from their_raw import raw\n@asset\ndef clean(raw): ...")
+    assert load_registry(["their_clean"]).graph.order == ("raw", "clean")
+    assert set(load_registry([]).graph.assets) == {"raw", "other", "clean"}
+
+
+def test_a_name_that_a_loop_defines_twice_is_refused(module: Write) -> None:
+    text = """
+def make():
+    @asset
+    def same(): ...
+for _ in range(2):
+    make()
+"""
+    with pytest.raises(DuplicateAsset, match="'same' is defined twice"):
+        load_registry([module("looped", text)])
+
+
 def test_a_module_that_does_not_exist_is_named_with_the_remedy(module: Write) -> None:
     with pytest.raises(
         DefinitionError, match=r"'no_such_module' of FLOWSTONE_ASSETS was not found"

@@ -56,20 +56,45 @@ def test_of_many_that_claim_a_step_at_once_one_wins(ledger: Ledger) -> None:
     assert claims.count(Refused(StepState.RUNNING)) == 5
 
 
+SHARED = {1: (), 2: (), 3: (1, 2), 4: (1, 2), 5: (1, 2), 6: (1, 2)}
+
+
+def turn_round(run: HandRun, upstream: int) -> None:
+    """Store readers and the edges of one step the other way round, so that scans find them so."""
+    with run.ledger.begin() as conn:
+        sql = "CREATE TEMP TABLE e ON COMMIT DROP AS SELECT * FROM flowstone.edges "
+        run_sql(conn, sql + "WHERE upstream = :i", i=run.ids[upstream])
+        run_sql(conn, "DELETE FROM flowstone.edges WHERE upstream = :i", i=run.ids[upstream])
+        run_sql(conn, "INSERT INTO flowstone.edges SELECT * FROM e ORDER BY downstream DESC")
+        for number in (6, 5, 4, 3):
+            sql = "UPDATE flowstone.steps SET reason = 'moved' WHERE id = :i"
+            run_sql(conn, sql, i=run.ids[number])
+
+
 def test_commits_of_two_steps_that_share_readers_do_not_deadlock(ledger: Ledger) -> None:
-    for _ in range(15):
-        run = HandRun(ledger, {1: (), 2: (), 3: (1, 2), 4: (1, 2), 5: (1, 2), 6: (1, 2)})
-        with ledger.begin() as conn:
-            # The edges of one parent lie in the other order, and so are found in that order.
-            run_sql(conn, "CREATE TEMP TABLE e ON COMMIT DROP AS SELECT * FROM flowstone.edges "
-                    "WHERE upstream = :i", i=run.ids[2])  # fmt: skip
-            run_sql(conn, "DELETE FROM flowstone.edges WHERE upstream = :i", i=run.ids[2])
-            run_sql(conn, "INSERT INTO flowstone.edges SELECT * FROM e ORDER BY downstream DESC")
+    for _ in range(10):
+        run = HandRun(ledger, SHARED)
         run.dispatch()
+        turn_round(run, 2)
         one, two = run.claim(1), run.claim(2)
-        woken = at_once(partial(run.commit, one), partial(run.commit, two))
-        assert woken == [True, True]
+        assert at_once(partial(run.commit, one), partial(run.commit, two)) == [True, True]
         assert {run.rows()[n]["open_deps"] for n in (3, 4, 5, 6)} == {0}
+
+
+def test_a_commit_locks_its_readers_in_the_order_of_their_ids(ledger: Ledger) -> None:
+    run = HandRun(ledger, SHARED)
+    run.dispatch()
+    two = run.claim(2)
+    turn_round(run, 2)
+    lock = "SELECT id FROM flowstone.steps WHERE id = ANY(:ids) FOR NO KEY UPDATE NOWAIT"
+    with ThreadPoolExecutor(1) as pool:
+        with ledger.begin() as conn:
+            run_sql(conn, lock, ids=[run.ids[3]])
+            commit = pool.submit(run.commit, two)
+            until_somebody_waits_for_a_lock(ledger)
+            # It waits for the first of them, and so holds none of the others.
+            run_sql(conn, lock, ids=[run.ids[n] for n in (4, 5, 6)])
+        assert commit.result(PATIENCE) is True
 
 
 def test_two_failures_in_one_chord_do_not_deadlock(

@@ -76,6 +76,16 @@ def test_the_window_counts_all_that_is_dispatched(ledger: Ledger) -> None:
     assert [run.numbers(c) for c in run.dispatch()] == [(5,)]
 
 
+def test_only_pending_steps_are_marked(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: (), 2: ()})
+    run.dispatch()
+    run.commit(run.claim(1))
+    before = run.rows()
+    with ledger.begin() as conn:
+        assert dispatch.mark(conn, [Chain((run.ids[1],)), Chain((run.ids[2],))]) == {}
+    assert run.rows() == before
+
+
 def test_withdrawn_canvases_are_ready_again_unless_a_worker_has_begun(ledger: Ledger) -> None:
     run = HandRun(ledger, {1: (), 2: (1,), 3: ()})
     canvases = run.dispatch()

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from flowstone.expand import Chain
 from flowstone.states import StepState
 from flowstone.store import steps
 from flowstone.store.ledger import Ledger
@@ -121,6 +122,24 @@ def test_a_step_that_becomes_ready_and_is_carried_by_nobody_wakes_the_coordinato
     assert run.commit(run.claim(1)) is True
     assert run.states()[3] == "pending"
     assert run.commit(run.claim(2)) is True
+
+
+def test_a_slot_that_a_chord_leaves_free_is_filled_when_the_broker_runs_low(
+    ledger: Ledger,
+) -> None:
+    # The chord of 1, 2 and 3 takes the whole window, so 4 has to stay in the ledger.
+    run = HandRun(ledger, {1: (), 2: (), 3: (1, 2), 4: ()}, max_in_flight=3)
+    run.dispatch()
+    first = run.claim(1)
+    run.claim(2)
+    assert run.commit(first) is True
+    assert run.dispatch() == [Chain((run.ids[4],))]
+
+
+def test_a_slot_that_comes_free_wakes_nobody_while_the_broker_has_enough(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: (), 2: (), 3: (1, 2), 4: ()}, max_in_flight=3)
+    run.dispatch()
+    assert run.commit(run.claim(1)) is False
 
 
 def test_the_last_step_of_a_broken_canvas_wakes_the_coordinator(ledger: Ledger) -> None:

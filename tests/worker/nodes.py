@@ -116,7 +116,8 @@ class WorkerProcess:
         return self.status == "running"
 
     def _has_started_or_ended(self) -> bool:
-        return f"{self.name} ready." in self.logs()[self._log_start :] or self.status != "running"
+        ready = f"{self.name} ready.".encode() in self._log.read_bytes()[self._log_start :]
+        return ready or self.status != "running"
 
     def logs(self) -> str:
         return self._log.read_text(errors="replace")
@@ -166,6 +167,10 @@ class LocalWorker(CeleryTestWorker):
 
     def hostname(self) -> str:
         return self.container.worker_name()
+
+    def wait_for_log(self, log: str, message: str = "", timeout: int = 30) -> None:
+        """Look more often than once a second, as pytest-celery does."""
+        wait_until(lambda: log in self.logs(), message or f"{self.name()} logs {log!r}", timeout)
 
 
 def _end(master: subprocess.Popen[bytes], pool: list[psutil.Process]) -> None:

@@ -1,23 +1,246 @@
+"""What goes over the broker: JSON, small, strict; anything else is refused."""
 
-import sys; sys.path.insert(0,"/tmp"); import tr
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+import worker_assets
+from broker_view import Sent, take
+from celery import Celery, Signature
+from celery.canvas import _chain as CeleryChain  # noqa: N812 - `chain` itself is a proxy
+from celery.canvas import _chord as CeleryChord  # noqa: N812 - the same
+from ledger_view import LedgerView
+from pytest_celery import CeleryTestSetup
+from redis import Redis
 
 import flowstone
-import pytest
-from broker_view import take
-from celery import Celery
-from flowstone.canvas import Publisher
+from flowstone import UNPARTITIONED, RunHandle, RunState, runtime
+from flowstone.canvas import Publisher, to_signature
 from flowstone.coordinator import coordinate
+from flowstone.execution import Ended, execute
+from flowstone.expand import MAX_CHAIN, Canvas, members
+from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
+from flowstone.partition import Key
+from flowstone.registry import build_registry, load_registry
 from flowstone.runtime import Runtime
-from redis import Redis
-import worker_assets as W
+from flowstone.store.dispatch import DispatchedStep
 
-@pytest.mark.parametrize(("t","p"), [(W.link(30), flowstone.UNPARTITIONED), ("tail",flowstone.UNPARTITIONED), ("month","2013-01"), (W.longest("j",16), W.LONGEST_KEY)])
-def test_x(here: Runtime, broker: Redis, celery_setup_app: Celery, t,p) -> None:
-    h = flowstone.materialize_all(t, partition=p)
-    coordinate(here, h.id, Publisher(celery_setup_app).publish)
-    print(h.explain())
-    m = take(broker)
-    print(m[0].embed if len(m)<4 else "")
-    print(m[0].headers if len(m)<4 else "")
-    print([(x.headers["task"], x.argument_bytes, len(x.raw), len(x.rest)) for x in m])
-    assert 0
+MAX_ARGUMENT_BYTES = 1024
+MAX_MESSAGE_BYTES = 32 * 1024
+
+
+class RecordingPublisher(Publisher):
+    """Publishes for real, and keeps what it was given."""
+
+    def __init__(self, app: Celery) -> None:
+        super().__init__(app)
+        self.canvases: list[tuple[Canvas, Mapping[int, DispatchedStep]]] = []
+
+    def publish(self, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
+        super().publish(canvas, steps)
+        self.canvases.append((canvas, steps))
+
+    def signatures(self) -> list[Signature]:
+        return [to_signature(self.app, canvas, steps) for canvas, steps in self.canvases]
+
+
+@pytest.fixture
+def publisher(celery_setup_app: Celery) -> RecordingPublisher:
+    return RecordingPublisher(celery_setup_app)
+
+
+def waves(
+    here: Runtime, handle: RunHandle, broker: Redis, publisher: RecordingPublisher
+) -> Iterator[list[Sent]]:
+    """Be the coordinator and the workers of a run; yield the messages of each wave."""
+    yield take(broker)
+    while handle.status() not in (RunState.SUCCEEDED, RunState.FAILED):
+        publisher.canvases.clear()
+        coordinate(here, handle.id, publisher.publish)
+        yield take(broker)
+        for canvas, steps in publisher.canvases:
+            for member in members(canvas):
+                assert isinstance(execute(here, member, steps[member].canvas, worker="test"), Ended)
+
+
+def assert_small(message: Sent) -> None:
+    assert message.argument_bytes < MAX_ARGUMENT_BYTES
+    assert len(message.raw) < MAX_MESSAGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("asset", "partition"),
+    [
+        ("bottom", UNPARTITIONED),
+        (worker_assets.link(30), UNPARTITIONED),
+        ("month", "2013-01"),
+        ("tail", UNPARTITIONED),
+        (worker_assets.longest("j", MAX_CHAIN), worker_assets.LONGEST_KEY),
+    ],
+    ids=["diamond", "chain of 30", "fan-in of 31", "chord", "longest names in longest chains"],
+)
+def test_every_message_of_a_run_is_small_json(
+    here: Runtime, broker: Redis, publisher: RecordingPublisher, asset: str, partition: Key
+) -> None:
+    handle = flowstone.materialize_all(asset, partition=partition)
+    sent = [message for wave in waves(here, handle, broker, publisher) for message in wave]
+    assert handle.status() == RunState.SUCCEEDED
+    assert len(sent) > 1
+    for message in sent:
+        assert_small(message)
+
+
+def test_every_message_of_the_flights_of_a_month_is_small_json(
+    here: Runtime, broker: Redis, publisher: RecordingPublisher
+) -> None:
+    real = load_registry(["examples.flights.assets"]).graph
+    flights = [replace(asset, function=lambda **_: {}) for asset in real.assets.values()]
+    stubs = Runtime(here.settings, build_registry(flights))
+    runtime.use(stubs)
+    try:
+        handle = flowstone.materialize_all("monthly_report", partition="2013-01")
+        sent = [message for wave in waves(stubs, handle, broker, publisher) for message in wave]
+        assert handle.status() == RunState.SUCCEEDED
+        # 31 days of six assets, three tables, one report; each began in one of these messages.
+        assert handle.progress().count() == 31 * 6 + 4
+        assert len(sent) > 31
+        for message in sent:
+            assert_small(message)
+    finally:
+        stubs.close()
+
+
+def test_a_linear_stretch_is_one_celery_chain(
+    here: Runtime, broker: Redis, publisher: RecordingPublisher, view: LedgerView
+) -> None:
+    handle = flowstone.materialize_all(worker_assets.link(30))
+    take(broker)
+    coordinate(here, handle.id, publisher.publish)
+    (signature,) = publisher.signatures()
+    assert isinstance(signature, CeleryChain)
+    (message,) = take(broker)
+    ids = [row.id for row in view.steps(handle.id).values()]
+    carried = [message.kwargs, *(signature["kwargs"] for signature in message.rest)]
+    assert [kwargs["step_id"] for kwargs in carried] == ids[:MAX_CHAIN]
+    assert message.headers["shadow"] == "link_01"
+    assert message.queue == "assets"
+
+
+def test_stretches_that_meet_are_one_celery_chord(
+    here: Runtime, broker: Redis, publisher: RecordingPublisher, view: LedgerView
+) -> None:
+    handle = flowstone.materialize_all("tail")
+    take(broker)
+    coordinate(here, handle.id, publisher.publish)
+    (signature,) = publisher.signatures()
+    assert isinstance(signature, CeleryChord)
+    id_of = {name: row.id for name, row in view.steps(handle.id).items()}
+    to_a1, to_b1 = take(broker)
+    assert [to_a1.kwargs["step_id"], to_b1.kwargs["step_id"]] == [id_of["a1"], id_of["b1"]]
+    (a2,) = to_a1.rest
+    assert a2["kwargs"]["step_id"] == id_of["a2"]
+    for chord in (a2["options"]["chord"], to_b1.embed["chord"]):
+        body = [task["kwargs"]["step_id"] for task in chord["kwargs"]["tasks"]]
+        assert body == [id_of["join"], id_of["tail"]]
+
+
+def test_a_month_is_the_body_of_a_chord_of_its_days(
+    here: Runtime, broker: Redis, publisher: RecordingPublisher, view: LedgerView
+) -> None:
+    handle = flowstone.materialize_all("month", partition="2013-01")
+    take(broker)
+    coordinate(here, handle.id, publisher.publish)
+    month = view.steps(handle.id)["month[2013-01]"].id
+    days = take(broker)
+    assert len(days) == 31
+    assert {day.embed["chord"]["kwargs"]["step_id"] for day in days} == {month}
+
+
+@pytest.mark.parametrize(
+    "message", [CoordinateMessage(run_id=uuid4()), StepMessage(step_id=2**62, canvas=uuid4())]
+)
+def test_a_message_comes_back_from_json_as_it_was(message: CoordinateMessage | StepMessage) -> None:
+    text = json.dumps(message.arguments())
+    assert len(text) < MAX_ARGUMENT_BYTES
+    assert type(message).model_validate_json(text) == message
+
+
+def test_an_argument_that_was_not_given_stays_absent() -> None:
+    class Optional(StepMessage):
+        note: str | None = None
+
+    given = {"step_id": 1, "canvas": uuid4()}
+    assert "note" not in Optional(**given).arguments()
+    assert Optional(**given, note=None).arguments()["note"] is None
+
+
+VALID = {"step_id": 1, "canvas": str(uuid4())}
+
+
+@pytest.fixture
+def send(celery_setup: CeleryTestSetup) -> Callable[..., str]:
+    """Send a message of any form to the worker, and return the id of its task."""
+
+    def send(task: str, *args: Any, serializer: str = "json", **kwargs: Any) -> str:
+        queue = "control" if task == COORDINATE else "assets"
+        sent = celery_setup.app.send_task(
+            task, args, kwargs, queue=queue, serializer=serializer, ignore_result=True
+        )
+        return str(sent.id)
+
+    return send
+
+
+def test_a_message_with_wrong_arguments_fails_and_says_which(
+    celery_setup: CeleryTestSetup, view: LedgerView, send: Callable[..., str]
+) -> None:
+    before = view.snapshot()
+    cases = [
+        (send(STEP, **VALID, force=True), "flowstone.step: argument 'force': Extra inputs"),
+        (send(STEP, step_id=1), "flowstone.step: argument 'canvas': Field required"),
+        (send(STEP, **VALID | {"step_id": "1"}), "flowstone.step: argument 'step_id': Input"),
+        (
+            send(STEP, 1, VALID["canvas"]),
+            "flowstone.step takes no positional arguments, but got 2",
+        ),
+        (send(COORDINATE), "flowstone.coordinate: argument 'run_id': Field required"),
+        (send(COORDINATE, run_id="x"), "flowstone.coordinate: argument 'run_id': Input"),
+    ]
+    for id, complaint in cases:
+        # FAILURE is what Celery makes of an exception; the line names the fault.
+        celery_setup.worker.assert_log_exists(f"[{id}] raised unexpected: BadMessage(")
+        assert complaint in celery_setup.worker.logs()
+    assert view.snapshot() == before
+    assert flowstone.materialize("top").result(timeout=30) == 1
+
+
+def test_a_pickle_is_refused_unread_and_the_worker_goes_on(
+    celery_setup: CeleryTestSetup, view: LedgerView, send: Callable[..., str], broker: Redis
+) -> None:
+    before = view.snapshot()
+    send(STEP, serializer="pickle", **VALID)
+    celery_setup.worker.assert_log_exists(
+        "Refusing to deserialize untrusted content of type pickle"
+    )
+    assert view.snapshot() == before
+    assert flowstone.materialize("top").result(timeout=30) == 1
+    # It is not given out again, either.
+    assert broker.llen("assets") == 0
+    assert broker.hlen("unacked") == 0
+
+
+def test_no_message_that_a_worker_sends_is_larger_than_those_of_the_coordinator(
+    celery_setup: CeleryTestSetup, broker: Redis
+) -> None:
+    broker.config_set("commandlog-request-larger-than", MAX_MESSAGE_BYTES)
+    broker.execute_command("COMMANDLOG", "RESET", "large-request")
+    handle = flowstone.materialize_all(
+        worker_assets.longest("j", MAX_CHAIN), partition=worker_assets.LONGEST_KEY
+    )
+    assert handle.result(timeout=60) == 3 * MAX_CHAIN - 1
+    assert broker.execute_command("COMMANDLOG", "LEN", "large-request") == 0

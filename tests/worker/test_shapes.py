@@ -88,7 +88,9 @@ def assert_lineage_is_the_plan(view: LedgerView, handle: RunHandle) -> None:
 
 
 def wake_ups(celery_setup: CeleryTestSetup) -> int:
-    return len(re.findall(r"Task flowstone\.coordinate\[\S+\] received", celery_setup.worker.logs()))
+    return len(
+        re.findall(r"Task flowstone\.coordinate\[\S+\] received", celery_setup.worker.logs())
+    )
 
 
 def test_the_two_sides_of_a_diamond_go_out_together_once_its_top_has_committed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import time
@@ -111,7 +112,7 @@ def _longest(stretch: str, number: int, reads: tuple[str, ...]) -> Asset:
     function = {0: _one, 1: _next, 2: _sum}[len(reads)]
     return asset(
         name=longest(stretch, number),
-        deps=dict(zip(("previous",) if len(reads) == 1 else ("left", "right"), reads)),
+        deps=dict(zip(inspect.signature(function).parameters, reads, strict=True)),
         partitions=StaticPartitions([LONGEST_KEY]),
         queue="priority",
     )(function)
@@ -184,13 +185,13 @@ def before_gate() -> int:
 
 @asset(config=Gate)
 def gate(before_gate: int, context: Context) -> int:
-    """Wait until the file `open` is in the folder; `attempt-N` holds the process that waits."""
+    """Wait for the file `open` or `open-N` in the folder; `attempt-N` says which process waits."""
     folder = Path(context.config.folder)
     note = folder / f"note-{context.attempt}"
     note.write_text(str(os.getpid()))
     note.rename(folder / f"attempt-{context.attempt}")
     end = time.monotonic() + GATE_SECONDS
-    while not (folder / "open").exists():
+    while not ((folder / "open").exists() or (folder / f"open-{context.attempt}").exists()):
         if time.monotonic() > end:
             raise RuntimeError("nobody has opened the gate")
         time.sleep(0.01)
