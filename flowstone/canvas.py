@@ -56,6 +56,7 @@ class Publisher:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
+        _wait_for_no_result(app)
 
     def publish(self, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
         """Send a canvas; raise BrokerUnavailable if it did not go out."""
@@ -77,6 +78,15 @@ class Publisher:
         """Raise BrokerUnavailable unless the broker answers."""
         with translated(self.app), self.app.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+
+
+def _wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types
+    # Celery subscribes to each part of a chord's header, and unsubscribes when the garbage
+    # collector comes, perhaps after the server has gone. Nobody waits for these results; they
+    # only count, and no setting says so.
+    consumer = getattr(app.backend, "result_consumer", None)
+    if consumer is not None:
+        consumer.consume_from = lambda _: None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from ledger_view import LedgerView
 from nodes import LocalWorker, ValkeyNode, WorkerProcess
 
 from flowstone import runtime
-from flowstone.canvas import client_app
+from flowstone.canvas import Publisher, client_app
 from flowstone.embedded import ValkeyServer
 from flowstone.embedded.place import socket_folder
 from flowstone.registry import Registry, load_registry
@@ -98,9 +98,7 @@ def view(here: Runtime) -> LedgerView:
 @pytest.fixture
 def celery_setup_app(settings: Settings) -> Iterator[Celery]:
     app = client_app(settings.broker, settings.results)
-    # A chord subscribes to each part of its header, and unsubscribes whenever the garbage
-    # collector comes, which may be when the server has gone. No test waits for such a result.
-    app.backend.result_consumer.consume_from = lambda _: None
+    Publisher(app)  # which lets the app wait for no result
     yield app
     app.close()
 
