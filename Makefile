@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that an installation which was interrupted is done again.
 READY := $(VENV)/.ready
-PATHS := flowstone tasks examples migrations tests celeryconfig.py
+PATHS := flowstone tasks examples benchmarks migrations tests celeryconfig.py
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo dev test lint types browser lock clean
@@ -30,7 +30,7 @@ dev: $(READY) ## Run PostgreSQL, Valkey, worker, beat and Flower until Ctrl-C, w
 	FLOWSTONE_ASSETS=$${FLOWSTONE_ASSETS:-examples.flights.assets} $(BIN)/flowstone dev
 
 test: $(READY) lint types ## Check style, types and layers, then run every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 lint: $(READY) ## Check style and layers
 	$(BIN)/ruff check $(PATHS)

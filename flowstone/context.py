@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flowstone.errors import ResourceUnavailable, UnknownResource, did_you_mean
-from flowstone.partition import Key, PartitionSet, TimePartitions, Window
+from flowstone.partition import PartitionSet, TimePartitions, Window
 
 
 class Logger(Protocol):
@@ -50,13 +50,14 @@ class Resources(Mapping[str, Any]):
 class Context:
     """The step that an asset's function is called for.
 
-    `attempt` counts from 1. `config` is an instance of the asset's config model,
+    `partition` is the key: a date for a day, a Month, whatever a static set was given,
+    or UNPARTITIONED. `attempt` counts from 1. `config` is an instance of the asset's config model,
     or None if it declares none.
     """
 
     run_id: str
     asset: str
-    partition: Key
+    partition: Any
     partitions: PartitionSet
     attempt: int
     config: Any

@@ -7,7 +7,7 @@ from datetime import date
 import polars as pl
 
 from examples.flights import source
-from flowstone import Context, DailyPartitions, Month, MonthlyPartitions, asset
+from flowstone import Context, DailyPartitions, MonthlyPartitions, asset
 
 ZONE = "America/New_York"
 days = DailyPartitions("2013-01-01", "2013-12-31", tz=ZONE)
@@ -38,8 +38,7 @@ def planes() -> pl.DataFrame:
 @asset(partitions=days)
 def raw_flights(context: Context) -> pl.DataFrame:
     """The flights that were scheduled on a day."""
-    day = context.partition
-    assert isinstance(day, date)
+    day: date = context.partition
     flights = source.day_of("flights", day.month, day.day)
     context.logger.debug("read", flights=flights.height)
     return flights
@@ -48,8 +47,7 @@ def raw_flights(context: Context) -> pl.DataFrame:
 @asset(partitions=days)
 def weather(context: Context) -> pl.DataFrame:
     """The hourly weather at the three airports of New York City."""
-    day = context.partition
-    assert isinstance(day, date)
+    day: date = context.partition
     return source.day_of("weather", day.month, day.day).select(
         "origin", "hour", "temp", "wind_speed", "precip", "visib"
     )
@@ -106,13 +104,11 @@ def route_delays(flights_with_weather: pl.DataFrame, airports: pl.DataFrame) -> 
 
 @asset(partitions=months)
 def monthly_report(
-    context: Context,
     carrier_delays: dict[date, pl.DataFrame],
     route_delays: dict[date, pl.DataFrame],
     airlines: pl.DataFrame,
 ) -> pl.DataFrame:
     """One row for each carrier of a month: how late it was, and on which route most."""
-    assert isinstance(context.partition, Month)
     carriers = (
         pl.concat(carrier_delays.values())
         .group_by("carrier")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import celery
 import pytest
-from kombu import Connection
+from kombu.connection import Connection
 from sqlalchemy import make_url
 
 from flowstone.embedded import ValkeyServer, place, postgres_url, valkey_url

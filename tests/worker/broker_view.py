@@ -41,6 +41,7 @@ def take(broker: Redis) -> list[Sent]:
 
 def _pop_all(broker: Redis, queue: str) -> Iterator[bytes]:
     while (raw := broker.rpop(queue)) is not None:
+        assert isinstance(raw, bytes)
         yield raw
 
 

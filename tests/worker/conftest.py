@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,19 +16,16 @@ from pytest_celery import (
 )
 from redis import Redis
 
-# The worker imports the assets by this path, too, so that both name them alike.
-sys.path.insert(0, str(Path(__file__).parent))
-
-from ledger_view import LedgerView
-from nodes import LocalWorker, ValkeyNode, WorkerProcess
-
 from flowstone import runtime
 from flowstone.canvas import Publisher, client_app
 from flowstone.embedded import ValkeyServer
 from flowstone.embedded.place import socket_folder
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
-from flowstone.settings import Settings
+from flowstone.settings import Settings, load_settings
+from tests.worker import worker_assets
+from tests.worker.ledger_view import LedgerView
+from tests.worker.nodes import LocalWorker, ValkeyNode, WorkerProcess
 
 LEASE_SECONDS = 3
 
@@ -37,7 +33,7 @@ LEASE_SECONDS = 3
 @pytest.fixture(scope="session")
 def definitions() -> Registry:
     """What the workers define."""
-    return load_registry(["worker_assets"])
+    return load_registry([worker_assets.__name__])
 
 
 @pytest.fixture
@@ -70,9 +66,9 @@ def settings(
     celery_broker_cluster: CeleryBrokerCluster,
     celery_backend_cluster: CeleryBackendCluster,
 ) -> Settings:
-    return Settings(
+    return load_settings(
         home=tmp_path / "home",
-        assets="worker_assets",
+        assets=(worker_assets.__name__,),
         database_url=database,
         broker_url=celery_broker_cluster.config()["host_urls"][0],
         result_url=celery_backend_cluster.config()["host_urls"][0],

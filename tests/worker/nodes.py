@@ -13,11 +13,11 @@ from typing import Any
 import celery
 import psutil
 from pytest_celery import CeleryTestWorker
-from waiting import wait_until
 
 from flowstone.embedded import ValkeyServer, valkey_url
 from flowstone.embedded.account import own_account
 from flowstone.embedded.process import launch
+from tests.worker.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ class WorkerProcess:
     def __init__(self, nodename: str, env: Mapping[str, str], log: Path, broker_url: str) -> None:
         self.name = nodename
         self.celeryconfig = {"url": broker_url, "host_url": broker_url}
-        self._env = {**_outer_environment(), **env, "PYTHONPATH": _python_path()}
+        self._env = {**_outer_environment(), **env, "PYTHONPATH": str(ROOT)}
         self._log = log
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -148,7 +148,7 @@ class WorkerProcess:
             self.kill()
 
     def version(self) -> str:
-        return celery.__version__
+        return str(celery.__version__)
 
     def log_level(self) -> str:
         return "INFO"
@@ -160,7 +160,7 @@ class WorkerProcess:
         return "assets"
 
 
-class LocalWorker(CeleryTestWorker):
+class LocalWorker(CeleryTestWorker):  # type: ignore[misc] # pytest-celery has no types
     """A worker node whose host is this machine."""
 
     container: WorkerProcess
@@ -193,7 +193,3 @@ def _lives(process: psutil.Process) -> bool:
 
 def _outer_environment() -> dict[str, Any]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("FLOWSTONE_", "CELERY_"))}
-
-
-def _python_path() -> str:
-    return os.pathsep.join([str(ROOT), str(Path(__file__).parent)])

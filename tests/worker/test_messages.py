@@ -9,12 +9,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import worker_assets
-from broker_view import Sent, take
 from celery import Celery, Signature
 from celery.canvas import _chain as CeleryChain  # noqa: N812 - `chain` itself is a proxy
 from celery.canvas import _chord as CeleryChord  # noqa: N812 - the same
-from ledger_view import LedgerView
 from pytest_celery import CeleryTestSetup
 from redis import Redis
 
@@ -29,6 +26,9 @@ from flowstone.partition import Key
 from flowstone.registry import build_registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.store.dispatch import DispatchedStep
+from tests.worker import worker_assets
+from tests.worker.broker_view import Sent, take
+from tests.worker.ledger_view import LedgerView
 
 MAX_ARGUMENT_BYTES = 1024
 MAX_MESSAGE_BYTES = 32 * 1024
@@ -174,7 +174,7 @@ def test_an_argument_that_was_not_given_stays_absent() -> None:
     class Optional(StepMessage):
         note: str | None = None
 
-    given = {"step_id": 1, "canvas": uuid4()}
+    given: dict[str, Any] = {"step_id": 1, "canvas": uuid4()}
     assert "note" not in Optional(**given).arguments()
     assert Optional(**given, note=None).arguments()["note"] is None
 
@@ -234,13 +234,18 @@ def test_a_pickle_is_refused_unread_and_the_worker_goes_on(
     assert broker.hlen("unacked") == 0
 
 
+def commandlog(broker: Redis, action: str) -> object:
+    client: Any = broker
+    return client.execute_command("COMMANDLOG", action, "large-request")
+
+
 def test_no_message_that_a_worker_sends_is_larger_than_those_of_the_coordinator(
     celery_setup: CeleryTestSetup, broker: Redis
 ) -> None:
     broker.config_set("commandlog-request-larger-than", MAX_MESSAGE_BYTES)
-    broker.execute_command("COMMANDLOG", "RESET", "large-request")
+    commandlog(broker, "RESET")
     handle = flowstone.materialize_all(
         worker_assets.longest("j", MAX_CHAIN), partition=worker_assets.LONGEST_KEY
     )
     assert handle.result(timeout=60) == 3 * MAX_CHAIN - 1
-    assert broker.execute_command("COMMANDLOG", "LEN", "large-request") == 0
+    assert commandlog(broker, "LEN") == 0

@@ -12,10 +12,7 @@ from uuid import uuid4
 import psutil
 import pytest
 from celery import Celery
-from ledger_view import LedgerView
-from nodes import LocalWorker
 from pytest_celery import CeleryTestSetup
-from waiting import wait_until
 
 import flowstone
 from flowstone import RunHandle, RunState, client, coordinator
@@ -25,6 +22,9 @@ from flowstone.expand import Canvas
 from flowstone.messages import STEP
 from flowstone.runtime import Runtime
 from flowstone.store.dispatch import DispatchedStep
+from tests.worker.ledger_view import LedgerView
+from tests.worker.nodes import LocalWorker
+from tests.worker.waiting import wait_until
 
 
 @pytest.fixture
@@ -127,11 +127,12 @@ def test_a_canvas_that_is_delivered_twice_commits_each_step_once(
     coordinator.coordinate(here, handle.id, publish_twice)
     assert handle.result(timeout=30) == "(a1 a2, b1) tail"
     logs = celery_setup.worker.logs
+
     # Both copies of the two first steps have been through the worker.
-    for step in ("a1", "b1"):
-        wait_until(
-            lambda step=step: logs().count(f"Task {step}[") == 4, f"both messages of {step} end"
-        )
+    def ended() -> bool:
+        return all(logs().count(f"Task {step}[") == 4 for step in ("a1", "b1"))
+
+    wait_until(ended, "both messages of a1 and b1 end")
     assert view.actions(handle.id) == {
         "run.requested": 1,
         "run.planned": 1,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-import worker_assets
-from ledger_view import LedgerView
 from pytest_celery import CeleryTestSetup
 
 import flowstone
 from flowstone import UNPARTITIONED, RunHandle
 from flowstone.partition import Key
+from tests.worker import worker_assets
+from tests.worker.ledger_view import LedgerView
 
 LINKS = [worker_assets.link(number) for number in range(1, 31)]
 DAYS = [f"day[2013-01-{number:02}]" for number in range(1, 32)]

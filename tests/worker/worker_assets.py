@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ for _number in range(2, CHAIN_LENGTH + 1):
 
 @asset(partitions=DailyPartitions("2013-01-01", "2013-01-31"))
 def day(context: Context) -> int:
-    return context.partition.day
+    return int(context.partition.day)
 
 
 @asset(partitions=MonthlyPartitions("2013-01", "2013-01"))
@@ -109,7 +110,8 @@ def _sum(left: int, right: int) -> int:
 
 
 def _longest(stretch: str, number: int, reads: tuple[str, ...]) -> Asset:
-    function = {0: _one, 1: _next, 2: _sum}[len(reads)]
+    functions: list[Callable[..., int]] = [_one, _next, _sum]
+    function = functions[len(reads)]
     return asset(
         name=longest(stretch, number),
         deps=dict(zip(inspect.signature(function).parameters, reads, strict=True)),
