@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PATHS := flowstone tasks examples benchmarks migrations tests celeryconfig.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test lint types browser lock clean
+.PHONY: help install demo dev test lint types bench browser lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ lint: $(READY) ## Check style and layers
 
 types: $(READY) ## Check types
 	$(BIN)/mypy
+
+bench: $(READY) ## Measure against plain Celery, some minutes; CASE="..." picks cases
+	$(BIN)/python -m benchmarks "$(CASE)"
 
 browser: ## Install Chromium, for the tests of pages, which are skipped without it (Debian, as root)
 	@command -v chromium >/dev/null || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium)

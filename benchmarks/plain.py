@@ -8,7 +8,12 @@ from celery import Celery, Signature, chain, group
 
 app: Any = Celery("plain", set_as_current=False)
 app.config_from_object("celeryconfig")
-app.conf.update(task_queues=None, task_create_missing_queues=True, task_routes=None)
+app.conf.update(
+    task_queues=None,
+    task_create_missing_queues=True,
+    task_default_queue="celery",
+    task_routes=None,
+)
 
 
 @app.task(name="plain.nothing")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 from flowstone import asset
-
 
 
 def node(name: str, parents: list[str]) -> None:
     """Define one asset that comes after its parents and reads their values."""
     parameters = ", ".join(f"p{i}" for i in range(len(parents)))
     # A function of its own for each number of parents, as a person would have written it.
-    made: dict[str, Callable[..., None]] = {}
+    made: dict[str, Any] = {"__name__": __name__}
     exec(f"def function({parameters}): return None", made)  # noqa: S102 - our own text
     asset(name=name, deps={f"p{i}": parent for i, parent in enumerate(parents)})(made["function"])
 
@@ -42,6 +43,7 @@ def layered(width: int, depth: int) -> list[str]:
     return [f"l{depth - 1}_{i}" for i in range(width)]
 
 
+@cache
 def targets(shape: str) -> list[str]:
     """Define a shape, such as "layered 20 20", and return the assets to ask for."""
     name, *numbers = shape.split()

@@ -22,8 +22,7 @@ from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import outputs, runs, steps
-from flowstone.store.ledger import Connection
+from flowstone.store import dispatch, steps
 from flowstone.store.steps import Claim, Refused
 
 
@@ -45,15 +44,6 @@ class Fenced:
     claim: Claim
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What a claimed step needs, read in the transaction of its claim."""
-
-    claim: Claim
-    inputs: dict[Node, StoredOutput]
-    config: Mapping[str, Any]
-
-
 def execute(
     runtime: Runtime, step_id: int, canvas: UUID, *, worker: str
 ) -> Ended | Fenced | Refused:
@@ -62,26 +52,27 @@ def execute(
     Returns Refused, and does nothing, where the step has gone elsewhere. Raises
     LedgerUnavailable; whatever the asset raises becomes an outcome.
     """
-    with runtime.ledger.begin() as conn:
-        work = _claim(conn, step_id, canvas, worker, runtime.leases.seconds)
-    if isinstance(work, Refused):
-        return work
-    with runtime.leases.held(work.claim.token):
-        outcome, error = _attempt(runtime, work)
-        wake = _record_patiently(runtime, work.claim, outcome)
-    return Fenced(work.claim) if wake is None else Ended(work.claim, outcome, wake, error)
-
-
-def _claim(
-    conn: Connection, step_id: int, canvas: UUID, worker: str, lease: float
-) -> _Work | Refused:
-    claim = steps.claim(conn, step_id, canvas, worker=worker, lease=lease)
+    with runtime.ledger.autocommit() as conn:
+        claim = steps.claim(conn, step_id, canvas, worker=worker, lease=runtime.leases.seconds)
     if isinstance(claim, Refused):
         return claim
-    return _Work(claim, outputs.inputs(conn, step_id), runs.get(conn, claim.run_id).config)
+    with runtime.leases.held(claim.token):
+        outcome, error = _attempt(runtime, claim)
+        if not _record_patiently(runtime, claim, outcome):
+            return Fenced(claim)
+    return Ended(claim, outcome, _needs_coordinator(runtime, claim), error)
 
 
-def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool | None:
+def _needs_coordinator(runtime: Runtime, claim: Claim) -> bool:
+    try:
+        with runtime.ledger.autocommit() as conn:
+            return dispatch.needs_coordinator(conn, claim.run_id)
+    except LedgerUnavailable:
+        # The step is committed. A wake-up too many does no harm.
+        return True
+
+
+def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
     """Record an outcome, for as long as a lease if the database is away: the work is done.
 
     A connection that breaks during a commit leaves open whether it was one. So where a
@@ -90,9 +81,7 @@ def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool 
     end = time.monotonic() + runtime.leases.seconds
     for pause in itertools.chain([0.1, 0.5, 1], itertools.repeat(2.0)):
         try:
-            with runtime.ledger.begin() as conn:
-                wake = _record(conn, claim, outcome)
-                return True if wake is None and _is_recorded(conn, claim, outcome) else wake
+            return _record(runtime, claim, outcome) or _is_recorded(runtime, claim, outcome)
         except LedgerUnavailable:
             if time.monotonic() > end:
                 raise
@@ -100,38 +89,41 @@ def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool 
     raise AssertionError("itertools.repeat has no end")
 
 
-def _is_recorded(conn: Connection, claim: Claim, outcome: Outcome) -> bool:
+def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
+    """Write an outcome, in one transaction; return False if the attempt has been fenced off."""
+    if isinstance(outcome, Succeeded):
+        with runtime.ledger.autocommit() as conn:
+            return steps.commit(conn, claim, outcome.output)
+    with runtime.ledger.begin() as conn:
+        match outcome:
+            case Retrying(failure, delay):
+                return steps.retry(conn, claim, failure, delay)
+            case Failed(failure):
+                return steps.fail(conn, claim, failure)
+
+
+def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
     states = {
         Succeeded: StepState.SUCCEEDED,
         Retrying: StepState.RETRYING,
         Failed: StepState.FAILED,
     }
-    return steps.is_recorded(conn, claim, states[type(outcome)])
+    with runtime.ledger.autocommit() as conn:
+        return steps.is_recorded(conn, claim, states[type(outcome)])
 
 
-def _record(conn: Connection, claim: Claim, outcome: Outcome) -> bool | None:
-    """Write an outcome; return whether to wake the coordinator, or None if fenced off."""
-    match outcome:
-        case Succeeded(output):
-            return steps.commit(conn, claim, output)
-        case Retrying(failure, delay):
-            return False if steps.retry(conn, claim, failure, delay) else None
-        case Failed(failure):
-            return True if steps.fail(conn, claim, failure) else None
-
-
-def _attempt(runtime: Runtime, work: _Work) -> tuple[Outcome, BaseException | None]:
+def _attempt(runtime: Runtime, claim: Claim) -> tuple[Outcome, BaseException | None]:
     """Compute and stage the value; return what follows, and the error if there was one."""
     policy = Retry()
     try:
-        asset = runtime.registry.graph[work.claim.asset]
+        asset = runtime.registry.graph[claim.asset]
         policy = asset.retry
-        value = asset.function(**_arguments(runtime, asset, work))
-        return Succeeded(_stage(runtime, work.claim, value)), None
+        value = asset.function(**_arguments(runtime, asset, claim))
+        return Succeeded(_stage(runtime, claim, value)), None
     # An asset that calls sys.exit() has failed; it must not take the worker with it.
     except (Exception, SystemExit) as error:  # noqa: BLE001 - this is the one boundary
         trace = "".join(traceback.format_exception(error))
-        return decide(error, trace, work.claim.attempt, policy), error
+        return decide(error, trace, claim.attempt, policy), error
 
 
 def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
@@ -144,14 +136,14 @@ def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa:
     )
 
 
-def _arguments(runtime: Runtime, asset: Asset, work: _Work) -> dict[str, Any]:
+def _arguments(runtime: Runtime, asset: Asset, claim: Claim) -> dict[str, Any]:
     arguments = {
-        dependency.parameter: _input(runtime, asset, dependency, work.inputs)
+        dependency.parameter: _input(runtime, asset, dependency, claim.inputs)
         for dependency in asset.dependencies
         if dependency.parameter is not None
     }
     if asset.context_parameter:
-        arguments[asset.context_parameter] = _context(runtime, asset, work)
+        arguments[asset.context_parameter] = _context(runtime, asset, claim)
     return arguments
 
 
@@ -174,8 +166,7 @@ def _input(
     return next(iter(found.values()))
 
 
-def _context(runtime: Runtime, asset: Asset, work: _Work) -> Context:
-    claim = work.claim
+def _context(runtime: Runtime, asset: Asset, claim: Claim) -> Context:
     names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
     return Context(
         run_id=str(claim.run_id),
@@ -183,7 +174,7 @@ def _context(runtime: Runtime, asset: Asset, work: _Work) -> Context:
         partition=decode_key(claim.partition),
         partitions=asset.partitions,
         attempt=claim.attempt,
-        config=asset_config(asset, work.config),
+        config=asset_config(asset, claim.config),
         resources=runtime.registry.resources_of(asset),
         logger=get_logger("flowstone.asset", **names),
     )

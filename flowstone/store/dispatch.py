@@ -4,17 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
+from flowstone.states import FINAL_STEP_STATES, sql_list
 from flowstone.store.tables import SCHEMA
 
 _IN_FLIGHT = text(
     f"""
     SELECT count(*) FROM {SCHEMA}.steps
     WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying')
+    """
+)
+
+LOW_PART: Final = 4
+"""The coordinator refills the window when less than this part of it could start."""
+
+# Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
+# the part of the window that is queued and could start. And a run without an open step needs it
+# to be closed. All counts are bounded by the window.
+_NEEDS_COORDINATOR = text(
+    f"""
+    SELECT CASE
+        WHEN EXISTS (
+            SELECT FROM {SCHEMA}.steps
+            WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
+        ) THEN (
+            SELECT count(*) FROM {SCHEMA}.steps
+            WHERE run_id = r.id AND state = 'queued' AND open_deps = 0
+        ) < greatest(1, r.max_in_flight / {LOW_PART})
+        ELSE NOT EXISTS (
+            SELECT FROM {SCHEMA}.steps
+            WHERE run_id = r.id AND state NOT IN ({sql_list(FINAL_STEP_STATES)})
+        )
+    END
+    FROM {SCHEMA}.runs r WHERE r.id = :run_id
     """
 )
 
@@ -80,6 +107,15 @@ class DispatchedStep:
     partition: str
     queue: str
     canvas: UUID
+
+
+def needs_coordinator(conn: Connection, run_id: UUID) -> bool:
+    """Return whether a coordinator has something to do for the run.
+
+    Asked after each commit of a step, and not in it: then the last of several that
+    commit at once sees them all, and no run is left without a wake-up.
+    """
+    return bool(conn.scalar(_NEEDS_COORDINATOR, {"run_id": run_id}))
 
 
 def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, create_engine, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import (
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from flowstone.errors import LedgerUnavailable, WrongMigration
 from flowstone.store.tables import SCHEMA
@@ -16,6 +26,9 @@ __all__ = ["HEAD", "Connection", "Ledger", "check_revision", "first_line", "revi
 
 HEAD: Final = "0001"
 """The revision that this version of FlowStone works with; a test holds it to the migrations."""
+
+IDLE_SECONDS: Final = 0.1
+"""A connection that was not used for longer is asked whether it still lives."""
 
 CONNECT_TIMEOUT: Final = 5
 """Seconds after which a database that does not answer counts as away."""
@@ -29,9 +42,10 @@ class Ledger:
             url,
             pool_size=2,
             max_overflow=8,
-            pool_pre_ping=True,
             connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "flowstone"},
         )
+        event.listen(self.engine, "checkin", _note_use)
+        event.listen(self.engine, "checkout", _ping_if_idle)
         self._checked = False
 
     @contextmanager
@@ -42,14 +56,51 @@ class Ledger:
         WrongMigration where its schema is not the one of this version.
         """
         with translated(self.engine), self.engine.begin() as conn:
-            if not self._checked:
-                check_revision(conn)
-                self._checked = True
+            self._check(conn)
             yield conn
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """Open a connection on which each statement is a transaction of its own.
+
+        It saves the round trips of BEGIN and COMMIT where one statement does all.
+        Raises what `begin` raises.
+        """
+        with translated(self.engine), self.engine.connect() as plain:
+            conn = plain.execution_options(isolation_level="AUTOCOMMIT")
+            self._check(conn)
+            yield conn
+
+    def _check(self, conn: Connection) -> None:
+        if not self._checked:
+            check_revision(conn)
+            self._checked = True
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _note_use(connection: object, record: ConnectionPoolEntry) -> None:  # noqa: ARG001
+    record.info["used"] = time.monotonic()
+
+
+def _ping_if_idle(
+    connection: psycopg.Connection[Any],
+    record: ConnectionPoolEntry,
+    proxy: object,  # noqa: ARG001 - the signature of the event
+) -> None:
+    """Have a connection replaced that was dropped while nobody used it.
+
+    To ask each time, as SQLAlchemy's pre-ping does, would cost a busy worker one more
+    round trip for each transaction.
+    """
+    if time.monotonic() - record.info.get("used", math.inf) > IDLE_SECONDS:
+        try:
+            connection.execute("SELECT 1")
+            connection.rollback()
+        except psycopg.OperationalError as error:
+            raise DisconnectionError from error
 
 
 @contextmanager

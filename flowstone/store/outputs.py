@@ -6,22 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import Connection, Row, select
 
 from flowstone.outcome import StoredOutput
 from flowstone.plan import Node
-from flowstone.store.tables import SCHEMA, latest, outputs, steps
-
-_INPUTS = text(
-    f"""
-    SELECT s.asset, s.partition, o.location, o.format, o.size, o.sha256, o.rows
-    FROM {SCHEMA}.edges e
-    JOIN {SCHEMA}.steps s ON s.id = e.upstream
-    JOIN {SCHEMA}.outputs o ON o.step_id = s.id
-    WHERE e.downstream = :step_id
-    ORDER BY e.position
-    """
-)
+from flowstone.store.tables import latest, outputs, steps
 
 _COLUMNS = (
     outputs.c.location,
@@ -44,14 +33,6 @@ class NamedOutput:
     def node(self) -> Node:
         """The asset x partition."""
         return self.asset, self.partition
-
-
-def inputs(conn: Connection, step_id: int) -> dict[Node, StoredOutput]:
-    """Return the exact outputs that the plan of the run gives a step."""
-    return {
-        (row.asset, row.partition): _stored(row)
-        for row in conn.execute(_INPUTS, {"step_id": step_id})
-    }
 
 
 def of_run(conn: Connection, run_id: UUID, assets: tuple[str, ...]) -> list[NamedOutput]:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, insert, select, text, update
+from sqlalchemy import Connection, select, text, update
 
 from flowstone.outcome import Failure, StoredOutput
 from flowstone.partition_key import step_name
+from flowstone.plan import Node
 from flowstone.states import StepState
 from flowstone.store import audit, dispatch
-from flowstone.store.tables import SCHEMA, attempts, outputs, steps
-
-LOW_PART: Final = 4
-"""The coordinator refills the window when less than this part of it could start."""
+from flowstone.store.tables import SCHEMA, attempts, steps
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The right of one attempt to commit one step."""
+    """The right of one attempt to commit one step, and what the attempt needs for it."""
 
     step_id: int
     run_id: UUID
@@ -31,6 +30,10 @@ class Claim:
     token: UUID
     canvas: UUID
     worker: str
+    inputs: Mapping[Node, StoredOutput]
+    """The exact outputs that the plan of the run gives the step, in its order."""
+    config: Mapping[str, Any]
+    """The config of the run, by asset."""
 
     @property
     def name(self) -> str:
@@ -49,13 +52,28 @@ class Refused:
 # A retry that comes a moment early is no duplicate: its countdown ran on another clock.
 _CLAIM = text(
     f"""
-    UPDATE {SCHEMA}.steps
-    SET state = 'running', attempt = attempt + 1, token = :token, retry_at = NULL, error = NULL,
-        lease_until = now() + make_interval(secs => :lease),
-        started_at = coalesce(started_at, now())
-    WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
-      AND (state = 'queued' OR state = 'retrying' AND retry_at <= now() + interval '1 second')
-    RETURNING run_id, asset, partition, attempt
+    WITH claimed AS (
+        UPDATE {SCHEMA}.steps
+        SET state = 'running', attempt = attempt + 1, token = :token, retry_at = NULL,
+            error = NULL, lease_until = now() + make_interval(secs => :lease),
+            started_at = coalesce(started_at, now())
+        WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
+          AND (state = 'queued' OR state = 'retrying' AND retry_at <= now() + interval '1 second')
+        RETURNING id, run_id, asset, partition, attempt
+    ), attempted AS (
+        INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker)
+        SELECT id, attempt, :token, :worker FROM claimed
+    )
+    SELECT c.run_id, c.asset, c.partition, c.attempt, r.config, (
+        SELECT jsonb_agg(
+            jsonb_build_array(s.asset, s.partition, o.location, o.format, o.size, o.sha256, o.rows)
+            ORDER BY e.position)
+        FROM {SCHEMA}.edges e
+        JOIN {SCHEMA}.steps s ON s.id = e.upstream
+        JOIN {SCHEMA}.outputs o ON o.step_id = e.upstream
+        WHERE e.downstream = c.id
+    ) AS inputs
+    FROM claimed c JOIN {SCHEMA}.runs r ON r.id = c.run_id
     """
 )
 
@@ -66,52 +84,51 @@ _RENEW = text(
     """
 )
 
-_LINEAGE = text(
+# All of a commit in one statement: one round trip, and one transaction. The readers are locked in
+# the order of their ids, so that two commits that lower the counters of the same steps cannot
+# deadlock.
+_COMMIT = text(
     f"""
-    INSERT INTO {SCHEMA}.lineage (step_id, upstream_step_id, upstream_output_id, upstream_sha256)
-    SELECT e.downstream, e.upstream, o.id, o.sha256
-    FROM {SCHEMA}.edges e JOIN {SCHEMA}.outputs o ON o.step_id = e.upstream
-    WHERE e.downstream = :step_id
-    """
-)
-
-_LATEST = text(
-    f"""
-    INSERT INTO {SCHEMA}.latest (asset, partition, output_id)
-    VALUES (:asset, :partition, :output_id)
-    ON CONFLICT (asset, partition) DO UPDATE SET output_id = excluded.output_id, updated_at = now()
-    """
-)
-
-# The rows are locked in the order of their ids, so that two commits that lower the counters of
-# the same steps cannot deadlock.
-_LOWER = text(
-    f"""
-    WITH readers AS (
-        SELECT s.id FROM {SCHEMA}.edges e JOIN {SCHEMA}.steps s ON s.id = e.downstream
-        WHERE e.upstream = :step_id AND NOT e.pinned
+    WITH done AS (
+        UPDATE {SCHEMA}.steps
+        SET state = 'succeeded', finished_at = now(), token = NULL, lease_until = NULL
+        WHERE id = :step_id AND state = 'running' AND token = :token
+        RETURNING id, run_id, asset, partition, attempt
+    ), attempted AS (
+        UPDATE {SCHEMA}.attempts a SET outcome = 'succeeded', finished_at = now()
+        FROM done WHERE a.step_id = done.id AND a.number = done.attempt
+    ), output AS (
+        INSERT INTO {SCHEMA}.outputs (step_id, location, format, size, sha256, rows)
+        SELECT id, :location, :format, CAST(:size AS bigint), :sha256, CAST(:rows AS bigint)
+        FROM done
+        RETURNING id
+    ), traced AS (
+        INSERT INTO {SCHEMA}.lineage
+            (step_id, upstream_step_id, upstream_output_id, upstream_sha256)
+        SELECT e.downstream, e.upstream, o.id, o.sha256
+        FROM done
+        JOIN {SCHEMA}.edges e ON e.downstream = done.id
+        JOIN {SCHEMA}.outputs o ON o.step_id = e.upstream
+    ), pointed AS (
+        INSERT INTO {SCHEMA}.latest (asset, partition, output_id)
+        SELECT done.asset, done.partition, output.id FROM done, output
+        ON CONFLICT (asset, partition)
+            DO UPDATE SET output_id = excluded.output_id, updated_at = now()
+    ), readers AS (
+        SELECT s.id FROM done
+        JOIN {SCHEMA}.edges e ON e.upstream = done.id AND NOT e.pinned
+        JOIN {SCHEMA}.steps s ON s.id = e.downstream
         ORDER BY s.id FOR NO KEY UPDATE OF s
+    ), lowered AS (
+        UPDATE {SCHEMA}.steps s
+        SET open_deps = s.open_deps - 1,
+            queued_at = CASE WHEN s.state = 'queued' THEN now() END
+        FROM readers WHERE s.id = readers.id
+    ), recorded AS (
+        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
+        SELECT :worker, 'step.succeeded', run_id, id, CAST(:details AS jsonb) FROM done
     )
-    UPDATE {SCHEMA}.steps s
-    SET open_deps = s.open_deps - 1,
-        queued_at = CASE WHEN s.state = 'queued' THEN now() END
-    FROM readers WHERE s.id = readers.id
-    RETURNING s.state = 'queued' AND s.canvas = :canvas AS carried
-    """
-)
-
-# Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
-# the part of the window that is queued and could start. Both counts are bounded by the window.
-_RUNS_LOW = text(
-    f"""
-    SELECT EXISTS (
-        SELECT FROM {SCHEMA}.steps
-        WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
-    ) AND (
-        SELECT count(*) FROM {SCHEMA}.steps
-        WHERE run_id = r.id AND state = 'queued' AND open_deps = 0
-    ) < greatest(1, r.max_in_flight / {LOW_PART})
-    FROM {SCHEMA}.runs r WHERE r.id = :run_id
+    SELECT count(*) FROM done
     """
 )
 
@@ -156,13 +173,11 @@ def claim(
     """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere."""
     token = uuid4()
     row = conn.execute(
-        _CLAIM, {"step_id": step_id, "canvas": canvas, "token": token, "lease": lease}
+        _CLAIM,
+        {"step_id": step_id, "canvas": canvas, "token": token, "lease": lease, "worker": worker},
     ).one_or_none()
     if row is None:
         return Refused(_state(conn, step_id, canvas))
-    conn.execute(
-        insert(attempts).values(step_id=step_id, number=row.attempt, token=token, worker=worker)
-    )
     return Claim(
         step_id=step_id,
         run_id=row.run_id,
@@ -172,6 +187,8 @@ def claim(
         token=token,
         canvas=canvas,
         worker=worker,
+        inputs={(asset, key): StoredOutput(*rest) for asset, key, *rest in row.inputs or ()},
+        config=row.config,
     )
 
 
@@ -187,34 +204,18 @@ def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> None:
     conn.execute(_RENEW, {"tokens": tokens, "lease": lease})
 
 
-def commit(conn: Connection, claim: Claim, output: StoredOutput) -> bool | None:
+def commit(conn: Connection, claim: Claim, output: StoredOutput) -> bool:
     """Make an output the step's, with lineage, pointer, counters and audit row.
 
-    Returns whether the coordinator must be woken, or None if the token is stale:
-    then nothing is written.
+    Returns False if the token is stale: then nothing is written.
     """
-    if not _finish(conn, claim, StepState.SUCCEEDED, {"finished_at": text("now()")}):
-        return None
-    output_id = conn.scalar(
-        insert(outputs)
-        .values(
-            step_id=claim.step_id,
-            location=output.location,
-            format=output.format,
-            size=output.size,
-            sha256=output.sha256,
-            rows=output.rows,
-        )
-        .returning(outputs.c.id)
-    )
-    conn.execute(_LINEAGE, {"step_id": claim.step_id})
-    conn.execute(
-        _LATEST, {"asset": claim.asset, "partition": claim.partition, "output_id": output_id}
-    )
-    carried = conn.scalars(_LOWER, {"step_id": claim.step_id, "canvas": claim.canvas}).all()
-    # What follows in the canvas wakes at its end. Where nothing follows, because this is the end
-    # or because the canvas has broken meanwhile, nobody else would.
-    return not any(carried) or bool(conn.scalar(_RUNS_LOW, {"run_id": claim.run_id}))
+    values = {
+        "step_id": claim.step_id,
+        "token": claim.token,
+        "worker": claim.worker,
+        "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
+    }
+    return bool(conn.scalar(_COMMIT, values | asdict(output)))
 
 
 def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:

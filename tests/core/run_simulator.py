@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count, pairwise
 
 from flowstone.expand import MAX_CHAIN, Canvas, Chain, Node, expand, members
-from flowstone.store.steps import LOW_PART
+from flowstone.store.dispatch import LOW_PART
 from tests.strategies import Dag
 
 IN_FLIGHT = ("queued", "running", "retrying")
@@ -165,19 +165,19 @@ class Run:
         step.state = "succeeded"
         self.commits[step.id] += 1
         self.order.append(step.id)
-        carried = False
         for reader in (self.steps[id] for id in step.readers):
             reader.open_deps -= 1
-            carried |= reader.state == "queued" and reader.canvas == step.canvas
-        if not carried or self.runs_low():
+        if self.needs_coordinator():
             self._publish(Wake())
         self._carry_on(message)
 
-    def runs_low(self) -> bool:
-        """Return whether there is a backlog, and less in the broker than a part of the window."""
-        backlog = any(step.open_deps == 0 for step in self.in_state("pending"))
-        startable = sum(step.open_deps == 0 for step in self.in_state("queued"))
-        return backlog and startable < max(1, self.max_in_flight // LOW_PART)
+    def needs_coordinator(self) -> bool:
+        """Return what is asked after each commit: is there a backlog while little can start, or
+        nothing left at all?"""
+        if any(step.open_deps == 0 for step in self.in_state("pending")):
+            startable = sum(step.open_deps == 0 for step in self.in_state("queued"))
+            return startable < max(1, self.max_in_flight // LOW_PART)
+        return all(step.state in FINAL for step in self.steps.values())
 
     def _carry_on(self, message: Message) -> None:
         """Do what Celery does after a task without an error."""

@@ -78,9 +78,14 @@ class HandRun:
         assert isinstance(claim, Claim), claim
         return claim
 
-    def commit(self, claim: Claim, sha: str | None = None) -> bool | None:
+    def commit(self, claim: Claim, sha: str | None = None) -> bool:
         with self.ledger.begin() as conn:
             return steps.commit(conn, claim, output(sha))
+
+    def needs_coordinator(self) -> bool:
+        """What a worker asks after each commit."""
+        with self.ledger.autocommit() as conn:
+            return dispatch.needs_coordinator(conn, self.id)
 
     def fail(self, claim: Claim) -> bool:
         with self.ledger.begin() as conn:

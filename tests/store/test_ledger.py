@@ -56,8 +56,9 @@ def test_a_database_that_goes_away_in_the_middle_is_reported_as_away(ledger: Led
 
 
 def test_connections_that_the_server_has_dropped_are_replaced(
-    ledger: Ledger, database: str
+    ledger: Ledger, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("flowstone.store.ledger.IDLE_SECONDS", 0)
     query(ledger, "SELECT 1")
     with psycopg.connect(database.replace("+psycopg", ""), autocommit=True) as other:
         other.execute(

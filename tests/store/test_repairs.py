@@ -45,7 +45,7 @@ def test_a_step_whose_lease_has_expired_is_free_again_and_its_canvas_with_it(
     assert query(ledger, "SELECT action FROM flowstone.audit WHERE actor = 'reconciler'") == [
         ("step.lost",)
     ]
-    assert run.commit(claim) is None
+    assert run.commit(claim) is False
     run.dispatch()
     assert run.claim(1).attempt == 2
 

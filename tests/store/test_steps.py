@@ -52,9 +52,9 @@ def test_a_commit_writes_output_lineage_pointer_counters_and_audit(ledger: Ledge
     run = HandRun(ledger, V)
     run.dispatch()
     hashes = {1: "1" * 64, 2: "2" * 64, 3: "3" * 64}
-    assert run.commit(run.claim(1), hashes[1]) is False
+    assert run.commit(run.claim(1), hashes[1]) is True
     assert run.rows()[3]["open_deps"] == 1
-    assert run.commit(run.claim(2), hashes[2]) is False
+    assert run.commit(run.claim(2), hashes[2]) is True
     assert run.rows()[3]["open_deps"] == 0
     assert run.commit(run.claim(3), hashes[3]) is True
     assert set(run.states().values()) == {"succeeded"}
@@ -91,7 +91,7 @@ def test_a_stale_token_writes_nothing_at_all(ledger: Ledger) -> None:
     tables = ("outputs", "lineage", "latest", "audit", "attempts")
     before = {table: query(ledger, f"SELECT * FROM flowstone.{table}") for table in tables}
     rows = run.rows()
-    assert run.commit(stale) is None
+    assert run.commit(stale) is False
     assert run.fail(stale) is False
     assert run.retry(stale) is False
     assert {table: query(ledger, f"SELECT * FROM flowstone.{table}") for table in tables} == before
@@ -103,7 +103,7 @@ def test_a_step_commits_once(ledger: Ledger) -> None:
     run.dispatch()
     claim = run.claim(1)
     assert run.commit(claim) is True
-    assert run.commit(claim) is None
+    assert run.commit(claim) is False
     assert run.fail(claim) is False
     assert count(ledger, "outputs") == 1
 
@@ -111,17 +111,23 @@ def test_a_step_commits_once(ledger: Ledger) -> None:
 def test_the_middle_of_a_chain_wakes_nobody_and_its_end_does(ledger: Ledger) -> None:
     run = HandRun(ledger, ABC)
     run.dispatch()
-    assert [run.commit(run.claim(n)) for n in (1, 2, 3)] == [False, False, True]
+    needed = []
+    for number in (1, 2, 3):
+        run.commit(run.claim(number))
+        needed.append(run.needs_coordinator())
+    assert needed == [False, False, True]
 
 
-def test_a_step_that_becomes_ready_and_is_carried_by_nobody_wakes_the_coordinator(
+def test_a_step_that_becomes_ready_and_is_carried_by_nobody_needs_the_coordinator(
     ledger: Ledger,
 ) -> None:
     run = HandRun(ledger, {1: (), 2: (), 3: (1, 2)}, max_in_flight=2)
     assert len(run.dispatch()) == 2
-    assert run.commit(run.claim(1)) is True
+    run.do(1)
     assert run.states()[3] == "pending"
-    assert run.commit(run.claim(2)) is True
+    assert not run.needs_coordinator()
+    run.commit(run.claim(2))
+    assert run.needs_coordinator()
 
 
 def test_a_slot_that_a_chord_leaves_free_is_filled_when_the_broker_runs_low(
@@ -132,23 +138,27 @@ def test_a_slot_that_a_chord_leaves_free_is_filled_when_the_broker_runs_low(
     run.dispatch()
     first = run.claim(1)
     run.claim(2)
-    assert run.commit(first) is True
+    run.commit(first)
+    assert run.needs_coordinator()
     assert run.dispatch() == [Chain((run.ids[4],))]
 
 
 def test_a_slot_that_comes_free_wakes_nobody_while_the_broker_has_enough(ledger: Ledger) -> None:
     run = HandRun(ledger, {1: (), 2: (), 3: (1, 2), 4: ()}, max_in_flight=3)
     run.dispatch()
-    assert run.commit(run.claim(1)) is False
+    run.commit(run.claim(1))
+    assert not run.needs_coordinator()
 
 
-def test_the_last_step_of_a_broken_canvas_wakes_the_coordinator(ledger: Ledger) -> None:
-    # Else nobody would close the run: the failure woke it while this step still ran.
+def test_the_last_step_of_a_broken_canvas_needs_the_coordinator(ledger: Ledger) -> None:
+    # Else nobody would close the run: the failure came while this step still ran.
     run = HandRun(ledger, V)
     run.dispatch()
     failing, working = run.claim(1), run.claim(2)
     assert run.fail(failing)
-    assert run.commit(working) is True
+    assert not run.needs_coordinator()
+    run.commit(working)
+    assert run.needs_coordinator()
 
 
 def test_a_failure_takes_down_all_that_depends_on_it_and_nothing_else(ledger: Ledger) -> None:
@@ -211,7 +221,7 @@ def test_a_retry_waits_in_the_ledger_and_is_not_claimed_early(ledger: Ledger) ->
     again = run.claim(1)
     assert again.attempt == 2
     assert (run.rows()[1]["error"], run.rows()[1]["retry_at"]) == (None, None)
-    assert run.commit(again) is False
+    assert run.commit(again) is True
     assert query(ledger, "SELECT number, outcome FROM flowstone.attempts ORDER BY 1") == [
         (1, "retrying"),
         (2, "succeeded"),
