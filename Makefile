@@ -53,4 +53,6 @@ lock: $(READY) ## Resolve the dependencies anew into requirements.lock
 		--output-file requirements.lock
 
 clean: ## Remove .venv and everything that was made, the ledger of the demo as well
+	@# Where root's PostgreSQL could not reach this folder, it keeps its data elsewhere, behind a link.
+	@if [ -L .flowstone/postgres ]; then rm -rf "$$(readlink -f .flowstone/postgres)"; fi
 	rm -rf $(VENV) .flowstone build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ from uuid import UUID
 from celery import Celery, Signature, chain, chord
 from kombu.exceptions import OperationalError
 
-from flowstone.errors import BrokerUnavailable
+from flowstone.errors import BadConfig, BrokerUnavailable
 from flowstone.expand import Canvas, Chain
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
@@ -75,9 +75,31 @@ class Publisher:
             )
 
     def check(self) -> None:
-        """Raise BrokerUnavailable unless the broker answers."""
-        with translated(self.app), self.app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+        """Raise BrokerUnavailable unless the broker and the result backend answer.
+
+        Raises BadConfig for an address that is none.
+        """
+        try:
+            with translated(self.app), self.app.connection_for_write() as connection:
+                connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+        except (KeyError, ValueError, ImportError) as error:
+            raise BadConfig(f"FLOWSTONE_BROKER_URL is no address of a broker: {error}") from error
+        _check_results(self.app)
+
+
+def _check_results(app: Any) -> None:  # noqa: ANN401 - Celery has no types
+    # Without it a chord would wait for ever. Only the client of Redis can be asked.
+    client = getattr(app.backend, "client", None)
+    if client is None or not hasattr(client, "ping"):
+        return
+    try:
+        client.ping()
+    except Exception as error:
+        raise BrokerUnavailable(
+            f"the result backend at {app.backend.as_uri()} cannot be reached: {error}; "
+            "start `flowstone dev`, or set FLOWSTONE_RESULT_URL to one that runs",
+            original=error,
+        ) from error
 
 
 def _wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types

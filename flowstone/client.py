@@ -34,6 +34,9 @@ from flowstone.states import FINAL_RUN_STATES, RunState
 from flowstone.store import migrate, progress, runs
 from flowstone.store.progress import RunSummary
 
+MAX_WINDOW = 1_000_000
+"""The largest window of a run; beyond it, no window would serve as well."""
+
 Assets = str | Asset | Sequence[str | Asset]
 Config = Mapping[str, Mapping[str, Any]]
 
@@ -80,10 +83,10 @@ def _submit(
 ) -> RunHandle:
     here = runtime.current()
     request = _request(assets, partition, upstream=upstream)
-    app = client_app(here.settings.broker, here.settings.results)
-    publisher = Publisher(app)
-    # A request that nobody would hear of must not be recorded.
-    publisher.check()
+    publisher = Publisher(client_app(here.settings.broker, here.settings.results))
+    with here.ledger.autocommit():
+        # A request that nobody would hear of must not be recorded.
+        publisher.check()
     run_id = _record(here, request, config, max_in_flight, driver="celery")
     try:
         publisher.wake(run_id)
@@ -157,7 +160,9 @@ def run(run_id: str | UUID) -> RunHandle:
 
 def _request(assets: Assets, partition: Key, *, upstream: bool) -> Request:
     many = [assets] if isinstance(assets, str | Asset) else list(assets)
-    names = tuple(str(asset) for asset in many)
+    names = tuple(dict.fromkeys(str(asset) for asset in many))
+    if not names:
+        raise UnknownAsset("no asset is named; give at least one")
     for name in names:
         if not NAME.fullmatch(name):
             raise UnknownAsset(f"{name!r} is not the name of an asset")
@@ -172,6 +177,8 @@ def _record(
     *,
     driver: str,
 ) -> UUID:
+    if max_in_flight is not None and not 0 < max_in_flight <= MAX_WINDOW:
+        raise BadConfig(f"max_in_flight is {max_in_flight}; it must lie from 1 to {MAX_WINDOW}")
     run_id = uuid4()
     with here.ledger.begin() as conn:
         runs.create(
@@ -187,6 +194,9 @@ def _record(
 
 
 def _json_config(config: Config) -> dict[str, Any]:
+    given: Any = config  # as the caller may not check types
+    if not isinstance(given, Mapping) or not all(isinstance(c, Mapping) for c in given.values()):
+        raise BadConfig("config must be a mapping of asset -> mapping of values")
     try:
         text = json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from typing import Any, Final, Self
 from flowstone.canvas import Publisher, client_app
 from flowstone.embedded import PostgresServer, ValkeyServer
 from flowstone.embedded.account import own_account
-from flowstone.embedded.process import end, launch
+from flowstone.embedded.process import GUARD, Server, end, launch
 from flowstone.errors import ServerError
 from flowstone.queues import QUEUES
 from flowstone.settings import Settings
@@ -26,7 +27,8 @@ from flowstone.store import migrate
 from flowstone.store.ledger import Ledger
 
 START_SECONDS: Final = 60.0
-STOP_SECONDS: Final = 30.0
+GRACE_SECONDS: Final = 15
+"""How long a part may take to finish what it does; then its guard kills it."""
 _POLL_SECONDS: Final = 0.1
 
 
@@ -58,6 +60,7 @@ class DevStack:
         self.settings = settings
         self.parts: list[Part] = []
         self._programs: list[_Program] = []
+        self._servers: list[Server] = []
         self._stack = ExitStack()
         self.flower_url = ""
 
@@ -80,10 +83,18 @@ class DevStack:
         for program in self._programs:
             if program.process.poll() is not None:
                 return f"{program.part.name} has ended; {_tail(program.part.log)}"
+        for server in self._servers:
+            if not server.is_running():
+                return f"{server.title} has ended; {_tail(server.log_path)}"
         return None
 
     def _start(self) -> None:
-        (self.settings.home / "logs").mkdir(parents=True, exist_ok=True)
+        logs = self.settings.home / "logs"
+        try:
+            self.settings.home.mkdir(parents=True, exist_ok=True)
+            logs.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ServerError(f"{logs} cannot be made: {error}; set FLOWSTONE_HOME") from error
         self._start_ledger()
         self._start_broker()
         self._celery("worker", *_worker_options())
@@ -100,6 +111,7 @@ class DevStack:
         self._stack.callback(ledger.close)
         if self.settings.database_url is None:
             server = self._stack.enter_context(PostgresServer(self.settings.home))
+            self._servers.append(server)
             migrate.upgrade(ledger)
             self.parts.append(Part("PostgreSQL", "embedded", server.log_path))
         else:
@@ -109,6 +121,7 @@ class DevStack:
     def _start_broker(self) -> None:
         if self.settings.broker_url is None or self.settings.result_url is None:
             server = self._stack.enter_context(ValkeyServer(self.settings.home))
+            self._servers.append(server)
             self.parts.append(Part("Valkey", "embedded", server.log_path))
         Publisher(client_app(self.settings.broker, self.settings.results)).check()
         if self.settings.broker_url is not None:
@@ -116,16 +129,17 @@ class DevStack:
 
     def _celery(self, command: str, *options: str, address: str = "") -> None:
         log = self.settings.home / "logs" / f"{command}.log"
+        program = [sys.executable, "-m", "celery", "-A", "tasks", command]
         process = launch(
-            [sys.executable, "-m", "celery", "-A", "tasks", command, *options],
+            [sys.executable, "-I", "-S", GUARD, str(GRACE_SECONDS), *program, *options],
             account=own_account(),
             death_signal=signal.SIGTERM,
             log=log,
             cwd=Path.cwd(),
             env=self._environment(),
+            umask=0o077,
         )
-        # Celery takes SIGTERM as "finish what runs"; what does not end by then is killed.
-        self._stack.callback(end, process, ((signal.SIGTERM, STOP_SECONDS),), command)
+        self._stack.callback(_end_group, process, command)
         part = Part(command, address, log)
         self.parts.append(part)
         self._programs.append(_Program(part, process))
@@ -158,6 +172,16 @@ class DevStack:
                         f"{name} is not ready after {START_SECONDS:g} s; {_tail(log)}"
                     )
                 time.sleep(_POLL_SECONDS)
+
+
+def _end_group(process: subprocess.Popen[bytes], title: str) -> None:
+    """End a program with all its children, also where this is interrupted by a second Ctrl-C."""
+    try:
+        end(process, ((signal.SIGTERM, GRACE_SECONDS + 5.0),), title)
+    finally:
+        # It leads a session of its own. Where it was killed, or still runs, so do its children.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _worker_options() -> list[str]:

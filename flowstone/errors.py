@@ -154,6 +154,12 @@ class RunFailed(FlowStoneError):
     type = "run_failed"
 
 
+class RunRefused(RunFailed):
+    """A run that could not be planned, as its request or the definitions do not make sense."""
+
+    type = "run_refused"
+
+
 class RunTimeout(FlowStoneError):
     """A run did not end within the time that the caller was ready to wait."""
 

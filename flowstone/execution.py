@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import time
 import traceback
 from collections.abc import Mapping
@@ -120,10 +121,22 @@ def _attempt(runtime: Runtime, claim: Claim) -> tuple[Outcome, BaseException | N
         policy = asset.retry
         value = asset.function(**_arguments(runtime, asset, claim))
         return Succeeded(_stage(runtime, claim, value)), None
-    # An asset that calls sys.exit() has failed; it must not take the worker with it.
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - this is the one boundary
+    # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
+    except BaseException as error:
+        if _is_termination(error):
+            raise
         trace = "".join(traceback.format_exception(error))
         return decide(error, trace, claim.attempt, policy), error
+
+
+def _is_termination(error: BaseException) -> bool:
+    """Return whether this process is being ended, rather than the asset at fault.
+
+    Celery's pool turns the signal that ends one of its processes into SystemExit with
+    the code -(256 - signal). The step then stays with its lease, and is run again.
+    """
+    codes = {number - 256 for number in signal.valid_signals()}
+    return isinstance(error, SystemExit) and error.code in codes
 
 
 def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401

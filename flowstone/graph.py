@@ -54,6 +54,11 @@ class AssetGraph:
         try:
             return self.assets[name]
         except KeyError:
+            if not self.assets:
+                raise UnknownAsset(
+                    f"asset {name!r} is not defined, and no other; set FLOWSTONE_ASSETS to the "
+                    "modules that define assets"
+                ) from None
             raise UnknownAsset(
                 f"asset {name!r} is not defined{did_you_mean(name, self.assets)}"
             ) from None

@@ -115,9 +115,9 @@ class RunHandle:
         if not errors:
             return f"run {self.id} {now.state}"
         more = now.count(StepState.FAILED) - 1
-        return (
-            f"run {self.id} {now.state}: {errors[0].step}: {errors[0].type}: {errors[0].message}"
-            + (f" (and {more} more failed steps)" if more > 0 else "")
+        said = (errors[0].message.splitlines() or [""])[0]
+        return f"run {self.id} {now.state}: {errors[0].step}: {errors[0].type}: {said}" + (
+            f" (and {more} more failed steps)" if more > 0 else ""
         )
 
     def follow(self, timeout: float | None = None) -> Iterator[Progress]:

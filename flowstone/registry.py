@@ -98,11 +98,11 @@ def _import(name: str) -> ModuleType:
                 "module that can be imported from here, such as examples.flights.assets"
             ) from error
         raise _broken(name, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _broken(name, error) from error
 
 
-def _broken(name: str, error: Exception) -> DefinitionError:
+def _broken(name: str, error: BaseException) -> DefinitionError:
     return DefinitionError(
         f"module {name!r} of FLOWSTONE_ASSETS could not be imported: "
         f"{type(error).__name__}: {error}",

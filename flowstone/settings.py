@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -20,6 +20,8 @@ from flowstone.embedded import postgres_url, valkey_url
 from flowstone.errors import BadConfig, did_you_mean
 
 PREFIX = "FLOWSTONE_"
+REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "valkey://", "valkeys://")
+FILE = "flowstone.toml"
 
 
 class Settings(BaseSettings):
@@ -29,7 +31,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, toml_file="flowstone.toml", extra="forbid", frozen=True
+        env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True
     )
 
     home: Path = Field(
@@ -69,6 +71,12 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Settings:
+        if self.time_limit < self.soft_time_limit:
+            raise ValueError("FLOWSTONE_TIME_LIMIT must not be below FLOWSTONE_SOFT_TIME_LIMIT")
+        return self
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -91,10 +99,12 @@ class Settings(BaseSettings):
         """The SQLAlchemy URL of the ledger."""
         if self.database_url is None:
             return postgres_url(self.home)
-        scheme, _, rest = self.database_url.get_secret_value().partition("://")
+        scheme, found, rest = self.database_url.get_secret_value().partition("://")
         if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
+            # Without a scheme the text begins with a password, perhaps.
+            said = f"starts with {scheme}://" if found else "has no scheme"
             raise BadConfig(
-                f"FLOWSTONE_DATABASE_URL starts with {scheme}://; the ledger needs PostgreSQL: "
+                f"FLOWSTONE_DATABASE_URL {said}; the ledger needs PostgreSQL: "
                 "postgresql://user:password@host:port/name"
             )
         return f"postgresql+psycopg://{rest}"
@@ -107,7 +117,16 @@ class Settings(BaseSettings):
     @cached_property
     def results(self) -> str:
         """The URL of Celery's result backend."""
-        return self.result_url.get_secret_value() if self.result_url else valkey_url(self.home, 1)
+        if self.result_url is not None:
+            return self.result_url.get_secret_value()
+        if self.broker_url is None:
+            return valkey_url(self.home, 1)
+        if self.broker.startswith(REDIS):
+            return self.broker
+        raise BadConfig(
+            "FLOWSTONE_BROKER_URL is set, and FLOWSTONE_RESULT_URL is not; chords need a place "
+            "to count in, such as redis://host:port/1"
+        )
 
     @cached_property
     def outputs(self) -> str:
@@ -122,10 +141,21 @@ def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks 
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        name = PREFIX + ".".join(str(part) for part in first["loc"]).upper()
-        raise BadConfig(f"{name}: {first['msg']}") from None
+        raise BadConfig(f"{_where(first['loc'])}: {first['msg']}") from None
     except ValueError as error:
-        raise BadConfig(f"flowstone.toml: {error}") from None
+        raise BadConfig(f"{FILE}: {error}") from None
+
+
+def _where(place: tuple[int | str, ...]) -> str:
+    """Return what a person has to change: the variable, or the key in the file."""
+    if not place:
+        return "the settings"
+    key = ".".join(str(part) for part in place)
+    variable = PREFIX + key.upper()
+    if variable in os.environ:
+        return variable
+    near = "" if place[0] in Settings.model_fields else did_you_mean(key, Settings.model_fields)
+    return f"{FILE}, key {key!r}{near}"
 
 
 def _refuse_unknown() -> None:

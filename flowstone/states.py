@@ -45,7 +45,9 @@ _S = StepState
 _R = RunState
 
 STEP_MOVES: Final[Mapping[StepState, frozenset[StepState]]] = {
-    _S.PENDING: frozenset({_S.QUEUED, _S.JOINED, _S.SKIPPED, _S.UPSTREAM_FAILED, _S.CANCELLED}),
+    _S.PENDING: frozenset(
+        {_S.QUEUED, _S.JOINED, _S.SKIPPED, _S.FAILED, _S.UPSTREAM_FAILED, _S.CANCELLED}
+    ),
     _S.QUEUED: frozenset({_S.RUNNING, _S.PENDING, _S.SKIPPED, _S.UPSTREAM_FAILED, _S.CANCELLED}),
     _S.RUNNING: frozenset(
         {

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flowstone import RunState, materialize_all, runtime
+from flowstone.cli import INTERRUPTED, exit_code
 from flowstone.cli.display import follow
 from flowstone.dev import DevStack
 from flowstone.errors import FlowStoneError, RunFailed
@@ -37,7 +38,10 @@ def main() -> int:
         demo(console, arguments.partition, arguments.timeout)
     except FlowStoneError as error:
         console.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
-        return 1
+        return exit_code(error)
+    except (KeyboardInterrupt, EOFError):
+        console.print("stopped")
+        return INTERRUPTED
     return 0
 
 

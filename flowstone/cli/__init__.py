@@ -15,6 +15,7 @@ from flowstone.errors import (
     FlowStoneError,
     LedgerUnavailable,
     RunFailed,
+    RunRefused,
     RunTimeout,
     ServerError,
     WrongMigration,
@@ -63,6 +64,8 @@ def main() -> None:
 def exit_code(error: FlowStoneError) -> int:
     """Return the exit code of an error."""
     match error:
+        case RunRefused():
+            return BAD_INPUT
         case RunFailed():
             return FAILED
         case RunTimeout():

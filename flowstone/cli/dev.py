@@ -28,11 +28,12 @@ def dev() -> None:
         raise BadConfig("FLOWSTONE_ASSETS names no module; set it, for example to my_assets")
     # A graph with a fault is told at once, rather than by each run.
     assets = len(here.registry.graph.assets)
-    stop = threading.Event()
-    _on_signals(stop)
+    ready, stop = threading.Event(), threading.Event()
+    _on_signals(ready, stop)
     console = Console()
     console.print(f"starting, with {assets} assets ...")
     with DevStack(here.settings) as stack:
+        ready.set()
         console.print(_table(stack))
         console.print(f"ready; Flower is at {stack.flower_url}. Ctrl-C stops everything.")
         while not stop.wait(_CHECK_SECONDS):
@@ -42,10 +43,10 @@ def dev() -> None:
     console.print("stopped")
 
 
-def _on_signals(stop: threading.Event) -> None:
+def _on_signals(ready: threading.Event, stop: threading.Event) -> None:
     def ask_to_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature
-        if stop.is_set():
-            # The second one means it: leave at once, the servers still end in order.
+        # Before all is ready, and where one asks a second time, stop whatever is going on.
+        if stop.is_set() or not ready.is_set():
             raise KeyboardInterrupt
         stop.set()
 

@@ -56,7 +56,9 @@ def progress_table(progress: Progress, title: str) -> Table:
 
 def follow(handle: RunHandle, console: Console, timeout: float | None = None) -> Progress:
     """Show a run until it has ended; raise RunTimeout after `timeout` seconds."""
-    if handle.wait_until_planned(_PATIENCE_SECONDS) == RunState.REQUESTED:
+    console.print(f"run {handle.id}", highlight=False)
+    patience = _PATIENCE_SECONDS if timeout is None else min(_PATIENCE_SECONDS, timeout)
+    if handle.wait_until_planned(patience) == RunState.REQUESTED:
         console.print(
             "no worker has taken the run yet; is one running that consumes the queue 'control'?",
             style="yellow",
@@ -70,18 +72,22 @@ def _follow_live(handle: RunHandle, console: Console, timeout: float | None) -> 
     progress = handle.progress()
     with Live(console=console, refresh_per_second=8) as live:
         for progress in handle.follow(timeout):
-            live.update(progress_table(progress, title(handle, progress)))
+            if progress.steps:
+                live.update(progress_table(progress, title(handle, progress)))
     return progress
 
 
 def _follow_lines(handle: RunHandle, console: Console, timeout: float | None) -> Progress:
     progress, last = handle.progress(), float("-inf")
     for progress in handle.follow(timeout):
+        if not progress.steps:
+            continue
         if progress.is_final or time.monotonic() - last > _LINE_SECONDS:
             last = time.monotonic()
             counts = ", ".join(f"{n} {group}" for group, n in grouped(_total(progress)).items())
             console.print(f"{progress.state}: {counts}", highlight=False)
-    console.print(progress_table(progress, title(handle, progress)))
+    if progress.steps:
+        console.print(progress_table(progress, title(handle, progress)))
     return progress
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from flowstone import client
 from flowstone.cli.display import follow
-from flowstone.errors import RunFailed
+from flowstone.errors import RunFailed, RunRefused
 from flowstone.partition import UNPARTITIONED
 from flowstone.states import RunState
 
@@ -26,7 +26,8 @@ def run(
         bool, typer.Option("--detach", "-d", help="Print the run's id and do not wait.")
     ] = False,
     timeout: Annotated[
-        float | None, typer.Option(help="Stop waiting after so many seconds; the run goes on.")
+        float | None,
+        typer.Option(min=0, help="Stop waiting after so many seconds; the run goes on."),
     ] = None,
 ) -> None:
     """Materialize an asset on the workers, and show the progress.
@@ -38,6 +39,12 @@ def run(
     if detach:
         typer.echo(str(handle.id))
         return
-    progress = follow(handle, Console(), timeout)
+    try:
+        progress = follow(handle, Console(), timeout)
+    except KeyboardInterrupt:
+        typer.echo(f"the run goes on; `flowstone status {str(handle.id)[:8]}` shows it", err=True)
+        raise
+    if progress.error is not None:
+        raise RunRefused(handle.explain())
     if progress.state != RunState.SUCCEEDED:
         raise RunFailed(handle.explain())

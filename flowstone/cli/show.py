@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flowstone import runtime
@@ -59,7 +60,7 @@ def _facts(asset: Asset, graph: AssetGraph) -> Table:
         "defined": asset.location,
     }.items():
         if value:
-            table.add_row(f"[bold]{name}", value)
+            table.add_row(f"[bold]{name}", escape(value))
     return table
 
 
@@ -71,10 +72,15 @@ def _print_outputs(console: Console, here: Runtime, asset: Asset) -> None:
         # What is defined can be shown without a database.
         console.print(f"outputs are not shown: {error.message}", style="yellow", markup=False)
         return
-    table = Table("partition", "rows", "bytes", "location", title=f"{len(found)} latest outputs")
+    shown = f"the last {_SHOWN} of " if len(found) > _SHOWN else ""
+    table = Table("partition", "rows", "bytes", title=f"outputs: {shown}{len(found)}")
+    table.add_column("location", overflow="fold")
     for named in found[-_SHOWN:]:
         rows = "" if named.output.rows is None else f"{named.output.rows:,}"
         table.add_row(
-            label(named.partition), rows, f"{named.output.size:,}", here.outputs.path(named.output)
+            escape(label(named.partition)),
+            rows,
+            f"{named.output.size:,}",
+            escape(here.outputs.path(named.output)),
         )
     console.print(table)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client
 from flowstone.cli.display import progress_table, title
-from flowstone.errors import RunFailed
+from flowstone.errors import RunFailed, RunRefused
 from flowstone.partition_key import label
 from flowstone.states import RunState
 
@@ -47,12 +48,14 @@ def status(
                 markup=False,
                 highlight=False,
             )
+    if progress.error is not None:
+        raise RunRefused(handle.explain())
     if progress.state in (RunState.FAILED, RunState.CANCELLED):
         raise RunFailed(handle.explain())
 
 
 def runs(
-    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many.")] = 20,
 ) -> None:
     """List the latest runs, the newest first.
 
@@ -62,11 +65,11 @@ def runs(
     for run in client.runs_list(limit):
         took = run.finished_at - run.created_at if run.finished_at else None
         table.add_row(
-            str(run.id),
+            str(run.id)[:8],
             run.state,
-            ", ".join(run.assets),
-            label(run.partition),
-            f"{run.created_at:%Y-%m-%d %H:%M:%S %Z}",
+            escape(", ".join(run.assets)),
+            escape(label(run.partition)),
+            f"{run.created_at.astimezone():%m-%d %H:%M:%S}",
             f"{took.total_seconds():.1f} s" if took else "",
         )
     Console().print(table)

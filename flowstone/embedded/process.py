@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 LAUNCHER = Path(__file__).with_name("launch.py")
+GUARD = Path(__file__).with_name("guard.py")
 POLL_S = 0.02
 START_S = 30.0
 KILL_S = 10.0
@@ -44,7 +45,8 @@ def launch(
 ) -> subprocess.Popen[bytes]:
     """Run `command` as `account`, in a session of its own; `death_signal` if this process dies."""
     prefix = [os.getpid(), int(death_signal), account.uid, account.gid]
-    with log.open("ab") as output:
+    # A log may quote data, so it is for its owner alone.
+    with open(log, "ab", opener=_private) as output:
         return subprocess.Popen(  # noqa: S603 - our own Python, and a program from a wheel
             [sys.executable, "-I", "-S", str(LAUNCHER), *map(str, (*prefix, *command))],
             stdin=subprocess.DEVNULL,
@@ -55,6 +57,10 @@ def launch(
             start_new_session=True,
             umask=umask,
         )
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class Server(ABC):

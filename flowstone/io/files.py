@@ -10,7 +10,7 @@ from uuid import uuid4
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from flowstone.errors import OutputError
+from flowstone.errors import BadConfig, OutputError
 from flowstone.io.formats import decode, encode
 from flowstone.outcome import StoredOutput
 from flowstone.partition_key import label
@@ -27,7 +27,10 @@ class FileOutputs:
     """
 
     def __init__(self, root: str) -> None:
-        self._fs, self._root = fsspec.core.url_to_fs(root)
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(root)
+        except (ImportError, ValueError) as error:
+            raise BadConfig(f"FLOWSTONE_OUTPUT_URL cannot be used: {error}") from error
 
     def store(
         self,

@@ -11,6 +11,7 @@ from typing import Any, Final
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import (
+    ArgumentError,
     DBAPIError,
     DisconnectionError,
     InterfaceError,
@@ -19,7 +20,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from flowstone.errors import LedgerUnavailable, WrongMigration
+from flowstone.errors import BadConfig, LedgerUnavailable, WrongMigration
 from flowstone.store.tables import SCHEMA
 
 __all__ = ["HEAD", "Connection", "Ledger", "check_revision", "first_line", "revision", "translated"]
@@ -38,12 +39,7 @@ class Ledger:
     """A pool of connections to one database, at the right revision of the schema."""
 
     def __init__(self, url: str) -> None:
-        self.engine: Engine = create_engine(
-            url,
-            pool_size=2,
-            max_overflow=8,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "flowstone"},
-        )
+        self.engine: Engine = _engine(url)
         event.listen(self.engine, "checkin", _note_use)
         event.listen(self.engine, "checkout", _ping_if_idle)
         self._checked = False
@@ -79,6 +75,21 @@ class Ledger:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    try:
+        return create_engine(
+            url,
+            pool_size=2,
+            max_overflow=8,
+            connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "flowstone"},
+        )
+    except (ValueError, ArgumentError) as error:
+        # The message of the error might quote the password.
+        raise BadConfig(
+            "FLOWSTONE_DATABASE_URL is no address; write postgresql://user:password@host:port/name"
+        ) from error
 
 
 def _note_use(connection: object, record: ConnectionPoolEntry) -> None:  # noqa: ARG001
@@ -130,7 +141,10 @@ def check_revision(conn: Connection) -> None:
     try:
         found = revision(conn)
     except ProgrammingError as error:
-        raise WrongMigration(f"the ledger's version cannot be read: {first_line(error)}") from error
+        raise WrongMigration(
+            f"the ledger's version cannot be read: {first_line(error)}; the role of "
+            f"FLOWSTONE_DATABASE_URL needs all rights on the schema {SCHEMA}"
+        ) from error
     if found is None:
         raise WrongMigration("the database holds no ledger yet; run `flowstone db upgrade`")
     if found < HEAD:

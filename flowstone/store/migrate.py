@@ -7,9 +7,11 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
 from flowstone.errors import WrongMigration
-from flowstone.store.ledger import HEAD, Ledger, revision, translated
+from flowstone.store.ledger import HEAD, Ledger, first_line, revision, translated
+from flowstone.store.tables import SCHEMA
 
 
 def config() -> Config:
@@ -42,5 +44,15 @@ def upgrade(ledger: Ledger) -> str | None:
                 "upgrade the package flowstone"
             )
         settings.attributes["connection"] = conn
-        command.upgrade(settings, "head")
+        _run(settings)
     return before
+
+
+def _run(settings: Config) -> None:
+    try:
+        command.upgrade(settings, "head")
+    except ProgrammingError as error:
+        raise WrongMigration(
+            f"the ledger cannot be migrated: {first_line(error)}; the role of "
+            f"FLOWSTONE_DATABASE_URL needs the right to create the schema {SCHEMA}"
+        ) from error

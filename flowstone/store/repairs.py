@@ -7,9 +7,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from flowstone.partition_key import step_name
 from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, sql_list
-from flowstone.store import audit, dispatch
+from flowstone.store import audit, dispatch, steps
 from flowstone.store.tables import SCHEMA
+
+MAX_LOST = 3
+"""How often the process that runs a step may die before the step fails."""
 
 BATCH = 500
 """The most rows that one pass of a rule repairs."""
@@ -53,6 +57,15 @@ _LOSE_ATTEMPTS = text(
     """
 )
 
+_POISONED = text(
+    f"""
+    SELECT s.id, s.run_id, s.asset, s.partition FROM {SCHEMA}.steps s
+    JOIN {SCHEMA}.attempts a ON a.step_id = s.id AND a.outcome = 'lost'
+    WHERE s.id = ANY(CAST(:ids AS bigint[]))
+    GROUP BY s.id HAVING count(*) >= {MAX_LOST} ORDER BY s.id
+    """
+)
+
 _TO_WAKE = text(
     f"""
     SELECT r.id FROM {SCHEMA}.runs r
@@ -77,8 +90,15 @@ class Repaired:
 
 
 def expired_leases(conn: Connection) -> list[Repaired]:
-    """Free the steps whose worker has been silent for longer than its lease."""
-    return _reset(conn, _EXPIRED, "step.lost")
+    """Free the steps whose worker has been silent for longer than its lease.
+
+    A step that has lost MAX_LOST attempts fails: what kills its worker each time must
+    not go round for ever.
+    """
+    lost = _reset(conn, _EXPIRED, "step.lost")
+    for row in conn.execute(_POISONED, {"ids": [step.step_id for step in lost]}).all():
+        steps.fail_lost(conn, row.id, step_name(row.asset, row.partition), row.run_id, MAX_LOST)
+    return lost
 
 
 def overdue_retries(conn: Connection, patience: float) -> list[Repaired]:

@@ -106,6 +106,9 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
 
 def find(conn: Connection, prefix: str) -> UUID:
     """Return the run whose id begins with `prefix`; raise UnknownRun if not exactly one does."""
+    prefix = prefix.strip().lower()
+    if not prefix:
+        raise UnknownRun("no run is named; give the beginning of its id")
     found: Sequence[UUID] = conn.scalars(
         select(runs.c.id).where(cast(runs.c.id, Text).startswith(prefix, autoescape=True)).limit(2)
     ).all()

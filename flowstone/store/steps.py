@@ -167,6 +167,15 @@ _FAIL_READERS = text(
 )
 
 
+_FAIL_LOST = text(
+    f"""
+    UPDATE {SCHEMA}.steps
+    SET state = 'failed', finished_at = now(), error = CAST(:error AS jsonb)
+    WHERE id = :step_id AND state = 'pending'
+    """
+)
+
+
 def claim(
     conn: Connection, step_id: int, canvas: UUID, *, worker: str, lease: float
 ) -> Claim | Refused:
@@ -238,15 +247,36 @@ def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
     values = {"finished_at": text("now()"), "error": failure.as_json()}
     if not _finish(conn, claim, StepState.FAILED, values, failure):
         return False
-    reason = {
-        "type": "upstream_failed",
-        "message": f"{claim.name} failed: {failure.type}: {failure.message}",
-        "step_id": claim.step_id,
-    }
     conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
-    conn.execute(_FAIL_READERS, {"step_id": claim.step_id, "error": json.dumps(reason)})
+    _fail_readers(conn, claim.step_id, f"{claim.name} failed: {failure.type}: {failure.message}")
     dispatch.release(conn, [claim.canvas])
     return True
+
+
+def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int) -> None:
+    """Fail a step that has been freed after its last attempt was lost, and its readers."""
+    error = {
+        "type": "poison",
+        "message": f"the process that ran {name} has died {lost} times; look for what kills it, "
+        "such as the memory that it takes or the time limit",
+        "retryable": False,
+    }
+    failed = conn.execute(_FAIL_LOST, {"step_id": step_id, "error": json.dumps(error)})
+    if failed.rowcount:
+        _fail_readers(conn, step_id, f"{name} failed: poison: {error['message']}")
+        audit.record(
+            conn,
+            actor="reconciler",
+            action="step.failed",
+            run_id=run_id,
+            step_id=step_id,
+            details={"step": name} | error,
+        )
+
+
+def _fail_readers(conn: Connection, step_id: int, message: str) -> None:
+    reason = {"type": "upstream_failed", "message": message, "step_id": step_id}
+    conn.execute(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
 
 
 def _finish(

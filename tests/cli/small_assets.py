@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from flowstone import Context, DailyPartitions, asset
 
 
@@ -18,6 +20,11 @@ def total(numbers: list[int]) -> int:
 @asset(partitions=DailyPartitions("2026-01-01", "2026-01-31"))
 def daily(context: Context) -> str:
     return str(context.partition)
+
+
+@asset
+def sleeps() -> None:
+    time.sleep(600)
 
 
 @asset

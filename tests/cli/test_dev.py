@@ -33,6 +33,32 @@ def test_whatever_ends_dev_leaves_no_process_behind(
     wait_until(lambda: gone(children), "all parts to end")
 
 
+@pytest.mark.parametrize("numbers", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]])
+def test_a_step_that_runs_does_not_keep_its_worker_alive(
+    cli: Cli, start_dev: Callable[..., Dev], numbers: list[signal.Signals]
+) -> None:
+    dev = start_dev(cli, ASSETS)
+    dev.wait_until_ready()
+    run_id = cli("run", "sleeps", "--detach").out.strip()
+    wait_until(lambda: '"running": 1' in cli("status", run_id, "--json").out, "the step")
+    children = dev.children()
+    for number in numbers:
+        dev.process.send_signal(number)
+        # The second one has to come while the first is obeyed.
+        wait_until(lambda: dev.process.poll() is not None or "stopping" in dev.output(), "dev")
+    dev.process.wait(60)
+    wait_until(lambda: gone(children), "all parts to end")
+
+
+def test_dev_ends_when_its_database_does(cli: Cli, start_dev: Callable[..., Dev]) -> None:
+    dev = start_dev(cli, ASSETS)
+    dev.wait_until_ready()
+    (server,) = [p for p in psutil.Process(dev.process.pid).children() if "postgres" in p.name()]
+    server.kill()
+    assert dev.process.wait(60) == 3
+    assert "PostgreSQL has ended" in dev.output()
+
+
 def test_a_run_goes_through_dev_and_can_be_looked_at_from_outside(
     cli: Cli, start_dev: Callable[..., Dev], tmp_path: Path
 ) -> None:
@@ -49,7 +75,7 @@ def test_a_run_goes_through_dev_and_can_be_looked_at_from_outside(
     wait_until(lambda: cli("status", run_id[:8], "--json").out.count('"succeeded"') >= 2, "run")
     shown = cli("show", "total", assets=ASSETS)
     assert "numbers" in shown.out
-    assert "1 latest outputs" in shown.out
+    assert "outputs: 1" in shown.out
     second = cli("dev", assets=ASSETS)
     assert "already run by process" in second.refused(3)
     refusals(outside)
@@ -57,11 +83,11 @@ def test_a_run_goes_through_dev_and_can_be_looked_at_from_outside(
 
 def refusals(cli: Cli) -> None:
     """Bad requests are refused by the coordinator, in one line each, and compute nothing."""
-    error = cli("run", "totl").refused(1)
+    error = cli("run", "totl").refused(2)
     assert "asset 'totl' is not defined; did you mean 'total'?" in error
-    error = cli("run", "daily", "--partition", "2031-01-01").refused(1)
+    error = cli("run", "daily", "--partition", "2031-01-01").refused(2)
     assert "asset 'daily': partition 2031-01-01 lies outside 2026-01-01 to 2026-01-31" in error
-    error = cli("run", "daily").refused(1)
+    error = cli("run", "daily").refused(2)
     assert "give a partition such as 2026-01-01, 2026-01-02" in error
     error = cli("run", "fails").refused(1)
     assert "fails: ValueError: the sky is green" in error

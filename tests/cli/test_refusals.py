@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from sqlalchemy import create_engine, text
 
@@ -110,3 +112,66 @@ def test_a_run_that_no_worker_takes_is_explained_and_stays(
     assert "no worker has taken the run yet" in waited.out
     assert "is still requested after 0.5 s" in waited.refused(4)
     assert count_runs(database) == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("database_url", "user:hidden@host/db", "FLOWSTONE_DATABASE_URL has no scheme"),
+        ("database_url", "postgresql://u:hidden@host:port/db", "FLOWSTONE_DATABASE_URL is no"),
+        ("broker_url", "amqp://u:hidden@host//", "FLOWSTONE_RESULT_URL is not"),
+    ],
+)
+def test_an_address_that_is_none(cli: Cli, variable: str, value: str, message: str) -> None:
+    error = cli("run", "total", **{variable: value}).refused(2)
+    assert message in error
+    assert "hidden" not in error
+
+
+def test_a_broker_of_an_unknown_kind(cli: Cli, database: str) -> None:
+    urls = {"database_url": database, "broker_url": "foo://x", "result_url": "redis://x"}
+    assert "FLOWSTONE_BROKER_URL is no address" in cli("run", "total", **urls).refused(2)
+
+
+def test_a_result_backend_that_is_away(cli: Cli, database: str, valkey: ValkeyServer) -> None:
+    urls = {"database_url": database, "broker_url": valkey.url}
+    error = cli("run", "total", result_url=f"redis://{NOWHERE}/0", **urls).refused(3)
+    assert "set FLOWSTONE_RESULT_URL" in error
+    assert count_runs(database) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_in_fligth = 5", "flowstone.toml, key 'max_in_fligth'; did you mean 'max_in_flight'?"),
+        ("max_in_flight = 0", "flowstone.toml, key 'max_in_flight': Input should be greater"),
+        ("max_in_flight = ", "flowstone.toml: "),
+        ("time_limit = 5", "FLOWSTONE_TIME_LIMIT must not be below"),
+    ],
+)
+def test_a_fault_in_the_file_of_settings(cli: Cli, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "flowstone.toml").write_text(text)
+    assert message in cli.inside(tmp_path)("show").refused(2)
+
+
+def test_the_file_of_settings_is_read(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "flowstone.toml").write_text('assets = ["tests.cli.small_assets"]')
+    assert "numbers" in cli.inside(tmp_path)("show").out
+
+
+def test_names_from_outside_are_no_markup(cli: Cli, database: str) -> None:
+    engine = create_engine(database)
+    with engine.begin() as conn:
+        conn.execute(
+            text(
+                "INSERT INTO flowstone.runs (id, driver, request, config, max_in_flight, actor) "
+                "VALUES (gen_random_uuid(), 'celery', CAST(:r AS jsonb), '{}', 1, 'test')"
+            ),
+            {"r": '{"assets": ["a"], "partition": "s:%5B/red%5D", "upstream": false}'},
+        )
+    engine.dispose()
+    assert "[/red]" in cli("runs", database_url=database).out
+
+
+def test_a_run_is_named_by_something(cli: Cli, database: str) -> None:
+    assert "no run is named" in cli("status", "", database_url=database).refused(2)

@@ -126,7 +126,7 @@ def test_a_run_is_found_by_how_its_id_begins(ledger: Ledger) -> None:
     with ledger.begin() as conn:
         assert runs.find(conn, str(run.id)) == run.id
         assert runs.find(conn, str(run.id)[:20]) == run.id
-        for prefix, said in [("", "several runs begin"), ("%", "no run begins"), ("x", "no run")]:
+        for prefix, said in [("", "no run is named"), ("%", "no run begins"), ("x", "no run")]:
             with pytest.raises(UnknownRun, match=said):
                 runs.find(conn, prefix)
 

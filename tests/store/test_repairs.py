@@ -152,3 +152,19 @@ def test_two_reconcilers_at_once_repair_each_fault_once(make_runtime: Any, ledge
         (10,)
     ]
     assert all(set(run.states().values()) == {"pending"} for run in made)
+
+
+def test_a_step_that_kills_its_worker_each_time_fails_at_last(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: (), 2: (1,), 3: ()})
+    for _ in range(repairs.MAX_LOST):
+        assert run.states()[1] != "failed"
+        run.dispatch()
+        run.claim(1, lease=-1)
+        with ledger.begin() as conn:
+            repairs.expired_leases(conn)
+    states = run.states()
+    assert (states[1], states[2]) == ("failed", "upstream_failed")
+    assert states[3] != "failed"
+    assert run.rows()[1]["error"]["type"] == "poison"
+    lost = "SELECT count(*) FROM flowstone.attempts WHERE outcome = 'lost'"
+    assert query(ledger, lost) == [(repairs.MAX_LOST,)]

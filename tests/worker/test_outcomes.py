@@ -157,13 +157,16 @@ def test_a_message_of_a_canvas_that_has_been_given_up_is_ignored(
     assert view.snapshot() == before
 
 
-def test_a_run_survives_the_kill_of_the_worker_that_computes_it(
+# SIGQUIT is Celery's cold shutdown: it ends the asset by an exception that is not the asset's.
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGQUIT"])
+def test_a_run_survives_the_end_of_the_worker_that_computes_it(
     view: LedgerView,
     gate: Gate,
     reconcile: Callable[[], Mapping[str, int]],
+    number: str,
 ) -> None:
     gate.wait_for_attempt(1)
-    gate.worker.kill()
+    gate.worker.kill(number)
     assert view.attempts(gate.handle.id, "gate") == [(1, None)]
     gate.worker.restart()
     _assert_found_lost_and_run_again(view, gate, reconcile)
