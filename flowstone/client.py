@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,9 +26,10 @@ from flowstone.outcome import Retrying
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.partition_key import encode_key
 from flowstone.plan import Request
-from flowstone.runtime import Runtime
+from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState
 from flowstone.store import migrate, progress, runs
+from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import RunSummary
 
 Assets = str | Asset | Sequence[str | Asset]
@@ -155,6 +153,18 @@ def run(run_id: str | UUID) -> RunHandle:
         return RunHandle(runs.find(conn, str(run_id)), here)
 
 
+def cancel(
+    run_id: str | UUID, *, reason: str | None = None, grace: float = GRACE_SECONDS
+) -> Cancellation:
+    """Cancel a run by its id, or by how that begins; see `RunHandle.cancel`."""
+    return run(run_id).cancel(reason=reason, grace=grace)
+
+
+def resume(run_id: str | UUID) -> RunHandle:
+    """Resume a run by its id, or by how that begins; see `RunHandle.resume`."""
+    return run(run_id).resume()
+
+
 def _request(assets: Assets, partition: Key, *, upstream: bool) -> Request:
     many = [assets] if isinstance(assets, str | Asset) else list(assets)
     names = tuple(str(asset) for asset in many)
@@ -195,13 +205,3 @@ def _json_config(config: Config) -> dict[str, Any]:
         raise BadConfig("config holds the character NUL, which PostgreSQL cannot store")
     back: dict[str, Any] = json.loads(text)
     return back
-
-
-def whoami() -> str:
-    """Return who acts, as user@host, for the audit log."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        # A container may run under a user id that has no name.
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
