@@ -152,11 +152,11 @@ class RunHandle:
         raise AssertionError("the last try returns or raises")
 
     def resume(self) -> RunHandle:
-        """Queue a new run that does what this one has left undone, and return its handle.
+        """Queue a new run for the workers that does what this one has left undone.
 
-        It has the same plan: what has succeeded is read, not computed again. Raises
-        CannotResume where the run is still open, has succeeded, or has been resumed
-        already; LedgerUnavailable or BrokerUnavailable, and then nothing was recorded.
+        Returns its handle. It has the same plan: what has succeeded is read, not computed
+        again. Raises CannotResume where the run is still open, has succeeded, or has been
+        resumed already; LedgerUnavailable or BrokerUnavailable, and then nothing was recorded.
         """
         settings = self._runtime.settings
         publisher = Publisher(client_app(settings.broker, settings.results))
