@@ -24,6 +24,7 @@ from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
 from flowstone.store import cancellation, dispatch, steps
+from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
 
@@ -84,9 +85,7 @@ def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outco
     for pause in itertools.chain([0.1, 0.5, 1], itertools.repeat(2.0)):
         try:
             recorded = _record(runtime, claim, outcome)
-            if recorded is None and _is_recorded(runtime, claim, outcome):
-                return outcome
-            return recorded
+            return outcome if not recorded and _is_recorded(runtime, claim, outcome) else recorded
         except LedgerUnavailable:
             if time.monotonic() > end:
                 raise
@@ -102,14 +101,17 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
     with runtime.ledger.begin() as conn:
         if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
             outcome = Stopped(outcome.failure)
-        match outcome:
-            case Retrying(failure, delay):
-                written = steps.retry(conn, claim, failure, delay)
-            case Failed(failure):
-                written = steps.fail(conn, claim, failure)
-            case Stopped(failure):
-                written = cancellation.stop(conn, claim, failure)
-        return outcome if written else None
+        return outcome if _write(conn, claim, outcome) else None
+
+
+def _write(conn: Connection, claim: Claim, outcome: Failed | Retrying | Stopped) -> bool:
+    match outcome:
+        case Retrying(failure, delay):
+            return steps.retry(conn, claim, failure, delay)
+        case Failed(failure):
+            return steps.fail(conn, claim, failure)
+        case Stopped(failure):
+            return cancellation.stop(conn, claim, failure)
 
 
 def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -141,9 +141,12 @@ class RunHandle:
         for tries_left in reversed(range(_TRIES)):
             try:
                 with self._runtime.ledger.begin() as conn:
-                    return cancellation.request(
+                    done = cancellation.request(
                         conn, self.id, grace=grace, reason=reason, actor=whoami()
                     )
+                # A step that ended meanwhile did not see the cancellation, nor was it seen.
+                with self._runtime.ledger.begin() as conn:
+                    return replace(done, state=cancellation.settle(conn, self.id, actor=whoami()))
             except LedgerUnavailable as error:
                 # Failures and the reconciler lock steps in an order that may cross with this one;
                 # PostgreSQL then ends one of the two, and nothing of it is left.

@@ -196,6 +196,12 @@ def stop(conn: Connection, claim: Claim, failure: Failure) -> bool:
     return True
 
 
+def settle(conn: Connection, run_id: UUID, *, actor: str) -> RunState:
+    """Bring a run that is being cancelled as far as it can go now, and return its state."""
+    run = runs.lock(conn, run_id)
+    return (sweep(conn, run, actor=actor) if run.is_being_cancelled else None) or run.state
+
+
 def sweep(conn: Connection, run: Run, *, actor: str) -> RunState | None:
     """Cancel what has become free in a run that is being cancelled; close it if nothing runs.
 

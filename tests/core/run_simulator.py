@@ -223,7 +223,8 @@ class Run:
 
     def stop(self, message: Message) -> None:
         self.steps[message.step].state = "cancelled"
-        self._publish(Wake())
+        if self.needs_coordinator():
+            self._publish(Wake())
 
     def force(self) -> None:
         """Take what runs from its attempts, when the grace is over."""

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import Connection
 
 import flowstone
 from flowstone import Cancelled, Context, Retry, RunState, StepState, asset, coordinator
@@ -139,7 +140,8 @@ def test_what_runs_may_end_well_and_what_reads_it_stays_cancelled(
     coordinate(run, here)
     assert state(run) == RunState.RUNNING
     assert flowstone.RunHandle(run.id, here).progress().cancelling
-    assert run.commit(claim) is True
+    assert run.commit(claim)
+    assert run.needs_coordinator()
     assert run.states() == {1: "succeeded", 2: "cancelled", 3: "cancelled", 4: "cancelled"}
     coordinate(run, here)
     assert state(run) == RunState.CANCELLED
@@ -188,7 +190,7 @@ def test_a_step_stops_only_for_a_run_that_is_being_cancelled(ledger: Ledger) -> 
     assert query(ledger, "SELECT outcome, error_type, traceback FROM flowstone.attempts") == [
         ("cancelled", "cancelled", "the trace")
     ]
-    assert run.commit(claim) is None
+    assert not run.commit(claim)
 
 
 def test_a_step_whose_worker_died_is_not_run_again(ledger: Ledger, here: Runtime) -> None:
@@ -236,7 +238,7 @@ def test_a_step_that_does_not_stop_is_taken_from_its_attempt_when_the_grace_is_o
     assert "step.cancelled" in actions(run)
     assert "step.lost" not in actions(run)
     # Fenced off: neither its value nor its failure is recorded any more.
-    assert run.commit(claim) is None
+    assert not run.commit(claim)
     assert not run.fail(claim)
     assert not run.retry(claim)
     assert other.states()[1] == "running"
@@ -303,10 +305,10 @@ def test_a_cancellation_and_a_commit_that_meet_both_hold(ledger: Ledger, here: R
         run = HandRun(ledger, CHORD)
         run.dispatch()
         one = run.claim(1)
-        woken, done = at_once(partial(run.commit, one), partial(cancel, run))
+        committed, done = at_once(partial(run.commit, one), partial(cancel, run))
         assert isinstance(done, Cancellation)
+        assert committed
         coordinate(run, here)
-        assert woken is not None
         assert run.states() == {1: "succeeded", 2: "cancelled", 3: "cancelled", 4: "cancelled"}
         assert state(run) == RunState.CANCELLED
 
@@ -323,6 +325,27 @@ def test_a_commit_that_has_begun_is_waited_for_and_its_readers_are_cancelled(
             cancelled = pool.submit(cancel, run)
             until_somebody_waits_for_a_lock(ledger)
         assert cancelled.result(PATIENCE).state == RunState.CANCELLED
+    assert run.states() == {1: "succeeded", 2: "cancelled"}
+
+
+def test_a_step_that_ends_unseen_by_a_cancellation_leaves_no_run_open(
+    ledger: Ledger, here: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The step ends after the cancellation has counted what runs, and asks whether to wake the
+    # coordinator before the cancellation has committed.
+    run = HandRun(ledger, {1: (), 2: ()})
+    run.dispatch()
+    claim = run.claim(1)
+    real = cancellation._running
+
+    def count_then_commit(conn: Connection, run_id: UUID) -> int:
+        found = real(conn, run_id)
+        assert run.commit(claim)
+        assert not run.needs_coordinator()
+        return found
+
+    monkeypatch.setattr(cancellation, "_running", count_then_commit)
+    assert flowstone.RunHandle(run.id, here).cancel().state == RunState.CANCELLED
     assert run.states() == {1: "succeeded", 2: "cancelled"}
 
 
@@ -344,14 +367,11 @@ def test_a_retry_and_a_cancellation_that_meet_leave_nothing_to_retry(
         run.dispatch()
         claim = run.claim(1)
 
-        def retry(claim: Claim = claim) -> bool | None:
-            with ledger.begin() as conn:
-                return _record(conn, claim, Retrying(STOPPED, 0))
-
-        woken, done = at_once(retry, partial(cancel, run))
+        retry = partial(_record, here, claim, Retrying(STOPPED, 0))
+        recorded, done = at_once(retry, partial(cancel, run))
         assert isinstance(done, Cancellation)
-        # Whoever came second has cancelled it; a step that ends last wakes the coordinator.
-        assert woken is (done.state != RunState.CANCELLED)
+        # Whoever came second has cancelled it.
+        assert isinstance(recorded, Retrying if done.state == RunState.CANCELLED else Stopped)
         coordinate(run, here)
         assert set(run.states().values()) == {"cancelled"}
         assert state(run) == RunState.CANCELLED
