@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowstone.asset import Asset, Dep, asset, resource
 from flowstone.context import Context
-from flowstone.errors import FlowStoneError
+from flowstone.errors import Cancelled, FlowStoneError
 from flowstone.partition import (
     UNPARTITIONED,
     DailyPartitions,
@@ -20,14 +20,16 @@ from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
-    from flowstone.client import materialize, materialize_all, materialize_sync
-    from flowstone.handle import Progress, RunHandle
+    from flowstone.client import cancel, materialize, materialize_all, materialize_sync, resume
+    from flowstone.handle import Cancellation, Progress, RunHandle
 
 __version__ = "0.1.0"
 
 __all__ = [
     "UNPARTITIONED",
     "Asset",
+    "Cancellation",
+    "Cancelled",
     "Context",
     "DailyPartitions",
     "Dep",
@@ -42,19 +44,24 @@ __all__ = [
     "StepState",
     "Window",
     "asset",
+    "cancel",
     "materialize",
     "materialize_all",
     "materialize_sync",
     "resource",
+    "resume",
 ]
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.
 _LAZY: Final = {
+    "Cancellation": "flowstone.handle",
     "Progress": "flowstone.handle",
     "RunHandle": "flowstone.handle",
+    "cancel": "flowstone.client",
     "materialize": "flowstone.client",
     "materialize_all": "flowstone.client",
     "materialize_sync": "flowstone.client",
+    "resume": "flowstone.client",
 }
 
 

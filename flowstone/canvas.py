@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from celery import Celery, Signature, chain, chord
 from kombu.exceptions import OperationalError
@@ -19,6 +19,14 @@ from flowstone.store.dispatch import DispatchedStep
 
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
+
+
+def task_id(step_id: int, canvas: UUID) -> str:
+    """Return the id of the Celery task that runs a step of a canvas.
+
+    It follows from the two, so that the task can be found without having been noted down.
+    """
+    return str(uuid5(canvas, str(step_id)))
 
 
 def to_signature(app: Celery, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> Signature:
@@ -39,7 +47,10 @@ def _step(app: Celery, step: DispatchedStep) -> Signature:
     # Immutable: results never travel from step to step, values are read through the ledger.
     # A process that is no worker would subscribe to each result that it does not ignore.
     return app.signature(STEP, kwargs=message.arguments(), immutable=True).set(
-        queue=step.queue, shadow=_shadow(step), ignore_result=True
+        queue=step.queue,
+        shadow=_shadow(step),
+        ignore_result=True,
+        task_id=task_id(step.id, step.canvas),
     )
 
 
@@ -73,6 +84,15 @@ class Publisher:
                 queue="control",
                 ignore_result=True,
             )
+
+    def kill(self, steps: Iterable[tuple[int, UUID]]) -> None:
+        """Kill the processes that run these steps, each with its canvas; raise BrokerUnavailable.
+
+        Whoever does not hear of it is not waited for.
+        """
+        ids = [task_id(*step) for step in steps]
+        with translated(self.app):
+            self.app.control.revoke(ids, terminate=True, signal="SIGKILL")
 
     def check(self) -> None:
         """Raise BrokerUnavailable unless the broker and the result backend answer.

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import contextlib
 import json
-import os
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,9 +27,10 @@ from flowstone.outcome import Retrying
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.partition_key import encode_key
 from flowstone.plan import Request
-from flowstone.runtime import Runtime
+from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState
 from flowstone.store import migrate, progress, runs
+from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import RunSummary
 
 MAX_WINDOW = 1_000_000
@@ -121,20 +120,33 @@ def materialize_sync(
     request = _request(assets, partition, upstream=upstream)
     run_id = _record(here, request, config, None, driver="inline")
     handle = RunHandle(run_id, here)
-    coordinator.plan_run(here, run_id)
-    while handle.status() not in FINAL_RUN_STATES:
-        canvases, steps = coordinator.take_ready(here, run_id)
-        for canvas in canvases:
-            for member in members(canvas):
-                _execute_here(here, member, steps[member].canvas)
+    try:
+        _drive(here, handle)
+    except BaseException:
+        # Nobody else would go on with it.
+        with contextlib.suppress(FlowStoneError):
+            handle.cancel(reason="interrupted")
+        raise
     if handle.status() != RunState.SUCCEEDED:
         raise RunFailed(handle.explain())
     return handle
 
 
+def _drive(here: Runtime, handle: RunHandle) -> None:
+    """Bring a run to its end in this process."""
+    coordinator.plan_run(here, handle.id)
+    while handle.status() not in FINAL_RUN_STATES:
+        canvases, steps = coordinator.take_ready(here, handle.id)
+        for canvas in canvases:
+            for member in members(canvas):
+                _execute_here(here, member, steps[member].canvas)
+
+
 def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
+        if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):
+            raise ended.error
         if not (isinstance(ended, Ended) and isinstance(ended.outcome, Retrying)):
             return
         time.sleep(ended.outcome.delay)
@@ -156,6 +168,18 @@ def run(run_id: str | UUID) -> RunHandle:
     here = runtime.current()
     with here.ledger.begin() as conn:
         return RunHandle(runs.find(conn, str(run_id)), here)
+
+
+def cancel(
+    run_id: str | UUID, *, reason: str | None = None, grace: float = GRACE_SECONDS
+) -> Cancellation:
+    """Cancel a run by its id, or by how that begins; see `RunHandle.cancel`."""
+    return run(run_id).cancel(reason=reason, grace=grace)
+
+
+def resume(run_id: str | UUID) -> RunHandle:
+    """Resume a run by its id, or by how that begins; see `RunHandle.resume`."""
+    return run(run_id).resume()
 
 
 def _request(assets: Assets, partition: Key, *, upstream: bool) -> Request:
@@ -205,13 +229,3 @@ def _json_config(config: Config) -> dict[str, Any]:
         raise BadConfig("config holds the character NUL, which PostgreSQL cannot store")
     back: dict[str, Any] = json.loads(text)
     return back
-
-
-def whoami() -> str:
-    """Return who acts, as user@host, for the audit log."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        # A container may run under a user id that has no name.
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flowstone.errors import ResourceUnavailable, UnknownResource, did_you_mean
+from flowstone.errors import Cancelled, ResourceUnavailable, UnknownResource, did_you_mean
 from flowstone.partition import PartitionSet, TimePartitions, Window
 
 
@@ -46,6 +46,10 @@ class Resources(Mapping[str, Any]):
         return len(self._makers)
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Context:
     """The step that an asset's function is called for.
@@ -63,6 +67,21 @@ class Context:
     config: Any
     resources: Resources
     logger: Logger
+    is_cancelled: Callable[[], bool] = field(default=_never, repr=False, compare=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the step should stop: its run is cancelled, or another attempt has the step.
+
+        Costs nothing, so a loop may ask as often as it likes. The worker learns of it when it
+        next renews its leases, within a third of FLOWSTONE_LEASE_SECONDS.
+        """
+        return self.is_cancelled()
+
+    def raise_if_cancelled(self) -> None:
+        """End the step as cancelled if it should stop, by raising Cancelled."""
+        if self.cancelled:
+            raise Cancelled(f"{self.asset!r} was asked to stop")
 
     @property
     def window(self) -> Window | None:

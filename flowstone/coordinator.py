@@ -18,7 +18,7 @@ from flowstone.graph import AssetGraph
 from flowstone.plan import Plan, build_plan
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
-from flowstone.store import dispatch, plans, runs
+from flowstone.store import cancellation, dispatch, plans, runs
 from flowstone.store.dispatch import DispatchedStep
 from flowstone.store.ledger import Connection
 
@@ -86,6 +86,9 @@ def take_ready(
         # The lock lets one coordinator at a time dispatch; one that comes while another
         # works waits for it, and then sees all that the other did not.
         run = runs.lock(conn, run_id)
+        if run.is_being_cancelled:
+            cancellation.sweep(conn, run, actor=ACTOR)
+            return (), {}
         if run.state not in (RunState.PLANNED, RunState.RUNNING):
             return (), {}
         budget = dispatch.window_left(conn, run_id, run.max_in_flight)

@@ -117,10 +117,11 @@ class ResourceUnavailable(FlowStoneError):
 
 
 class LedgerUnavailable(FlowStoneError):
-    """PostgreSQL cannot be reached."""
+    """PostgreSQL cannot be reached, or has given another transaction precedence."""
 
     type = "ledger_unavailable"
     retryable = True
+    is_deadlock = False
 
 
 class BrokerUnavailable(FlowStoneError):
@@ -158,6 +159,24 @@ class RunRefused(RunFailed):
     """A run that could not be planned, as its request or the definitions do not make sense."""
 
     type = "run_refused"
+
+
+class RunEnded(FlowStoneError):
+    """A run that was to be cancelled has succeeded or failed already."""
+
+    type = "run_ended"
+
+
+class CannotResume(FlowStoneError):
+    """A run that is still open, has succeeded, or has been resumed already."""
+
+    type = "cannot_resume"
+
+
+class Cancelled(FlowStoneError):
+    """The run of a step is cancelled; raised by `Context.raise_if_cancelled`."""
+
+    type = "cancelled"
 
 
 class RunTimeout(FlowStoneError):

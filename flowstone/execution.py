@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,13 +18,14 @@ from flowstone.asset import Asset, Dependency
 from flowstone.context import Context
 from flowstone.errors import BadConfig, LedgerUnavailable, MissingInput
 from flowstone.log import get_logger
-from flowstone.outcome import Failed, Outcome, Retrying, StoredOutput, Succeeded, decide
+from flowstone.outcome import Failed, Outcome, Retrying, Stopped, StoredOutput, Succeeded, decide
 from flowstone.partition_key import decode_key
 from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import dispatch, steps
+from flowstone.store import cancellation, dispatch, steps
+from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
 
@@ -59,9 +61,10 @@ def execute(
         return claim
     with runtime.leases.held(claim.token):
         outcome, error = _attempt(runtime, claim)
-        if not _record_patiently(runtime, claim, outcome):
-            return Fenced(claim)
-    return Ended(claim, outcome, _needs_coordinator(runtime, claim), error)
+        recorded = _record_patiently(runtime, claim, outcome)
+    if recorded is None:
+        return Fenced(claim)
+    return Ended(claim, recorded, _needs_coordinator(runtime, claim), error)
 
 
 def _needs_coordinator(runtime: Runtime, claim: Claim) -> bool:
@@ -73,7 +76,7 @@ def _needs_coordinator(runtime: Runtime, claim: Claim) -> bool:
         return True
 
 
-def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
+def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
     """Record an outcome, for as long as a lease if the database is away: the work is done.
 
     A connection that breaks during a commit leaves open whether it was one. So where a
@@ -82,7 +85,8 @@ def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
     end = time.monotonic() + runtime.leases.seconds
     for pause in itertools.chain([0.1, 0.5, 1], itertools.repeat(2.0)):
         try:
-            return _record(runtime, claim, outcome) or _is_recorded(runtime, claim, outcome)
+            recorded = _record(runtime, claim, outcome)
+            return outcome if not recorded and _is_recorded(runtime, claim, outcome) else recorded
         except LedgerUnavailable:
             if time.monotonic() > end:
                 raise
@@ -90,17 +94,25 @@ def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
     raise AssertionError("itertools.repeat has no end")
 
 
-def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
-    """Write an outcome, in one transaction; return False if the attempt has been fenced off."""
+def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
+    """Write an outcome, in one transaction, and return it; None if the attempt is fenced off."""
     if isinstance(outcome, Succeeded):
         with runtime.ledger.autocommit() as conn:
-            return steps.commit(conn, claim, outcome.output)
+            return outcome if steps.commit(conn, claim, outcome.output) else None
     with runtime.ledger.begin() as conn:
-        match outcome:
-            case Retrying(failure, delay):
-                return steps.retry(conn, claim, failure, delay)
-            case Failed(failure):
-                return steps.fail(conn, claim, failure)
+        if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
+            outcome = Stopped(outcome.failure)
+        return outcome if _write(conn, claim, outcome) else None
+
+
+def _write(conn: Connection, claim: Claim, outcome: Failed | Retrying | Stopped) -> bool:
+    match outcome:
+        case Retrying(failure, delay):
+            return steps.retry(conn, claim, failure, delay)
+        case Failed(failure):
+            return steps.fail(conn, claim, failure)
+        case Stopped(failure):
+            return cancellation.stop(conn, claim, failure)
 
 
 def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
@@ -108,6 +120,7 @@ def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
         Succeeded: StepState.SUCCEEDED,
         Retrying: StepState.RETRYING,
         Failed: StepState.FAILED,
+        Stopped: StepState.CANCELLED,
     }
     with runtime.ledger.autocommit() as conn:
         return steps.is_recorded(conn, claim, states[type(outcome)])
@@ -126,7 +139,8 @@ def _attempt(runtime: Runtime, claim: Claim) -> tuple[Outcome, BaseException | N
         if _is_termination(error):
             raise
         trace = "".join(traceback.format_exception(error))
-        return decide(error, trace, claim.attempt, policy), error
+        cancelled = runtime.leases.is_cancelled(claim.token)
+        return decide(error, trace, claim.attempt, policy, cancelled=cancelled), error
 
 
 def _is_termination(error: BaseException) -> bool:
@@ -190,6 +204,7 @@ def _context(runtime: Runtime, asset: Asset, claim: Claim) -> Context:
         config=asset_config(asset, claim.config),
         resources=runtime.registry.resources_of(asset),
         logger=get_logger("flowstone.asset", **names),
+        is_cancelled=partial(runtime.leases.is_cancelled, claim.token),
     )
 
 

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from flowstone.asset import Asset
-from flowstone.errors import RunFailed, RunTimeout, UnknownAsset, did_you_mean
+from flowstone.canvas import Publisher, client_app
+from flowstone.errors import (
+    BadConfig,
+    BrokerUnavailable,
+    LedgerUnavailable,
+    RunFailed,
+    RunTimeout,
+    UnknownAsset,
+    did_you_mean,
+)
+from flowstone.log import get_logger
 from flowstone.partition_key import decode_key
-from flowstone.runtime import Runtime
+from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState
-from flowstone.store import outputs, progress, runs
+from flowstone.store import cancellation, outputs, progress, resumption, runs
+from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import StepError
 
+__all__ = ["Cancellation", "Progress", "RunHandle"]
+
+log = get_logger("flowstone.handle")
+
 _POLL_SECONDS: Final = 0.2
+
+_TRIES: Final = 5
+"""How often a cancellation is tried that PostgreSQL refuses in favour of another transaction."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,8 @@ class Progress:
     state: RunState
     steps: Mapping[str, Mapping[StepState, int]]
     error: Mapping[str, Any] | None
+    cancelling: bool = False
+    """Whether nothing more of the run will start, while some of it still runs."""
 
     @property
     def is_final(self) -> bool:
@@ -56,7 +76,8 @@ class RunHandle:
         """Return how far the run is; raise UnknownRun or LedgerUnavailable."""
         with self._runtime.ledger.begin() as conn:
             run = runs.get(conn, self.id)
-            return Progress(run.state, progress.by_asset(conn, self.id), run.error)
+            steps = progress.by_asset(conn, self.id)
+            return Progress(run.state, steps, run.error, run.is_being_cancelled)
 
     def status(self) -> RunState:
         """Return the state of the run."""
@@ -88,9 +109,10 @@ class RunHandle:
     def result(self, asset: str | Asset | None = None, timeout: float | None = None) -> Any:  # noqa: ANN401
         """Wait for the run and return the value that it has made of an asset.
 
-        `asset` defaults to the one that was requested. An asset of which the run
-        computed several partitions gives a dict of key -> value. Raises RunFailed,
-        RunTimeout, or UnknownAsset for an asset that the run did not compute.
+        A run that resumes another one has made what that made, too. `asset` defaults to the
+        one that was requested. An asset of which several partitions were computed gives a
+        dict of key -> value. Raises RunFailed, RunTimeout, or UnknownAsset for an asset that
+        the run did not compute.
         """
         if self.wait(timeout) != RunState.SUCCEEDED:
             raise RunFailed(self.explain())
@@ -105,6 +127,51 @@ class RunHandle:
             )
         values = {decode_key(o.partition): self._runtime.outputs.load(o.output) for o in found}
         return next(iter(values.values())) if len(values) == 1 else values
+
+    def cancel(self, *, reason: str | None = None, grace: float = GRACE_SECONDS) -> Cancellation:
+        """Cancel the run: what has not started never will, what runs is asked to stop.
+
+        A running step sees `Context.cancelled`; if it ends by itself within `grace` seconds,
+        its output counts. After that it is stopped by force. The run ends as cancelled as
+        soon as nothing of it runs. To cancel it again changes nothing. Raises RunEnded
+        where the run has succeeded or failed, BadConfig, or LedgerUnavailable.
+        """
+        if not 0 <= grace < float("inf"):
+            raise BadConfig(f"grace is a number of seconds, 0 or more; not {grace}")
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with self._runtime.ledger.begin() as conn:
+                    done = cancellation.request(
+                        conn, self.id, grace=grace, reason=reason, actor=whoami()
+                    )
+                # A step that ended meanwhile did not see the cancellation, nor was it seen.
+                with self._runtime.ledger.begin() as conn:
+                    return replace(done, state=cancellation.settle(conn, self.id, actor=whoami()))
+            except LedgerUnavailable as error:
+                # Failures and the reconciler lock steps in an order that may cross with this one;
+                # PostgreSQL then ends one of the two, and nothing of it is left.
+                if not (error.is_deadlock and tries_left):
+                    raise
+        raise AssertionError("the last try returns or raises")
+
+    def resume(self) -> RunHandle:
+        """Queue a new run for the workers that does what this one has left undone.
+
+        Returns its handle. It has the same plan: what has succeeded is read, not computed
+        again. Raises CannotResume where the run is still open, has succeeded, or has been
+        resumed already; LedgerUnavailable or BrokerUnavailable, and then nothing was recorded.
+        """
+        settings = self._runtime.settings
+        publisher = Publisher(client_app(settings.broker, settings.results))
+        publisher.check()
+        with self._runtime.ledger.begin() as conn:
+            made = resumption.create(conn, uuid4(), self.id, actor=whoami())
+        try:
+            publisher.wake(made)
+        except BrokerUnavailable as error:
+            # The run is recorded, and the reconciler wakes it when the broker is back.
+            log.warning("coordinator not woken", run_id=str(made), error=error.message)
+        return RunHandle(made, self._runtime)
 
     def explain(self) -> str:
         """Return one line that says how the run stands, and why if it has failed."""

@@ -16,12 +16,16 @@ log = get_logger("flowstone.leases")
 
 
 class Leases:
-    """The leases that this process holds, each of `seconds`, renewed three times as often."""
+    """The leases that this process holds, each of `seconds`, renewed three times as often.
+
+    The answer to a renewal also tells which attempts should stop.
+    """
 
     def __init__(self, ledger: Ledger, seconds: float) -> None:
         self.seconds = seconds
         self._ledger = ledger
         self._held: set[UUID] = set()
+        self._cancelled: frozenset[UUID] = frozenset()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -42,6 +46,10 @@ class Leases:
             with self._lock:
                 self._held.discard(token)
 
+    def is_cancelled(self, token: UUID) -> bool:
+        """Return whether an attempt should stop, as far as the last renewal told."""
+        return token in self._cancelled
+
     def close(self) -> None:
         """Stop renewing."""
         self._closed.set()
@@ -61,4 +69,5 @@ class Leases:
             tokens = list(self._held)
         if tokens:
             with self._ledger.begin() as conn:
-                steps.renew(conn, tokens, lease=self.seconds)
+                going_on = steps.renew(conn, tokens, lease=self.seconds)
+            self._cancelled = frozenset(tokens) - going_on

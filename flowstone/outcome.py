@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from flowstone.errors import Cancelled
 from flowstone.retry import Retry, error_type, is_retryable
 
 
@@ -59,14 +60,29 @@ class Retrying:
     delay: float
 
 
-Outcome = Succeeded | Failed | Retrying
+@dataclass(frozen=True)
+class Stopped:
+    """The step has ended before it was done, because its run is cancelled."""
+
+    failure: Failure
 
 
-def decide(error: BaseException, trace: str, attempt: int, policy: Retry) -> Failed | Retrying:
-    """Return what follows from the error of attempt number `attempt` (1, 2, ...)."""
+Outcome = Succeeded | Failed | Retrying | Stopped
+
+
+def decide(
+    error: BaseException, trace: str, attempt: int, policy: Retry, *, cancelled: bool = False
+) -> Failed | Retrying | Stopped:
+    """Return what follows from the error of attempt number `attempt` (1, 2, ...).
+
+    `cancelled` says whether the step has been asked to stop: without that, an asset that
+    raises Cancelled has failed.
+    """
     retryable = is_retryable(error)
     message = _storable(_text(error))[:MAX_MESSAGE]
     failure = Failure(error_type(error), message, _storable(trace), retryable)
+    if cancelled and isinstance(error, Cancelled):
+        return Stopped(failure)
     if retryable and attempt < policy.max_attempts:
         return Retrying(failure, policy.delay(attempt))
     return Failed(failure)

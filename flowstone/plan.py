@@ -11,6 +11,7 @@ from flowstone.errors import BadPartition, FlowStoneError, MissingInput
 from flowstone.graph import AssetGraph
 from flowstone.partition import UNPARTITIONED, first_keys, parse_key
 from flowstone.partition_key import decode_key, encode_key, step_name
+from flowstone.states import DONE_STEP_STATES, StepState
 
 Node = tuple[str, str]
 """An asset's name and an encoded partition key."""
@@ -44,6 +45,42 @@ class Request:
     assets: tuple[str, ...]
     partition: str
     upstream: bool
+
+
+@dataclass(frozen=True)
+class EndedStep:
+    """A step of a run that has ended; `reads` holds each input and the step that made it."""
+
+    id: int
+    asset: str
+    partition: str
+    queue: str
+    state: StepState
+    reads: tuple[tuple[Node, int], ...]
+
+
+def remaining(steps: Sequence[EndedStep], run: str) -> Plan:
+    """Return the plan that does what a run has left undone, and nothing else of it.
+
+    `steps` are all those of `run`, each after what it reads. What is done is not done
+    again: the others read exactly the outputs that the first plan gave them, be they of
+    this run or of an earlier one, and not the latest.
+    """
+    undone = [step for step in steps if step.state not in DONE_STEP_STATES]
+    again = {step.id for step in undone}
+    return Plan(
+        steps=tuple(
+            PlannedStep(
+                asset=step.asset,
+                partition=step.partition,
+                queue=step.queue,
+                reason=f"{step.state} in run {run}",
+                upstream=tuple(node for node, _ in step.reads),
+            )
+            for step in undone
+        ),
+        pinned={node: id for step in undone for node, id in step.reads if id not in again},
+    )
 
 
 Latest = Callable[[Sequence[Node]], dict[Node, int]]

@@ -5,12 +5,12 @@ It runs from beat, in any number, and decides by rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 from uuid import UUID
 
 from flowstone.runtime import Runtime
-from flowstone.store import repairs
+from flowstone.store import cancellation, repairs
 
 LOST_MESSAGE_SECONDS: Final = 300.0
 """How long a message may be under way before it counts as lost."""
@@ -19,13 +19,32 @@ IDLE_SECONDS: Final = 5.0
 """How long a new run is left to the message that its client has sent."""
 
 
-def reconcile(runtime: Runtime, wake: Callable[[UUID], None]) -> Mapping[str, int]:
+ACTOR: Final = "reconciler"
+
+
+def _let_run(steps: Iterable[tuple[int, UUID]]) -> None:
+    """Leave processes alone whose steps were taken from them: they can commit nothing."""
+
+
+def reconcile(
+    runtime: Runtime,
+    wake: Callable[[UUID], None],
+    kill: Callable[[Iterable[tuple[int, UUID]]], None] = _let_run,
+) -> Mapping[str, int]:
     """Apply every rule once, then wake the runs that can go on; return the repairs by rule.
 
-    Raises LedgerUnavailable, or what `wake` raises; the next pass finds the same again.
+    `kill` ends the processes of steps, each with its canvas, that did not stop in time.
+    Raises LedgerUnavailable, or what `wake` and `kill` raise; the next pass finds the same
+    again, except for the processes, which then run to their end for nothing.
     """
+    # First, so that a step which is to end does not count as lost.
+    with runtime.ledger.begin() as conn:
+        taken = cancellation.overdue(conn, actor=ACTOR)
+    if taken:
+        kill((step.step_id, step.canvas) for step in taken)
     with runtime.ledger.begin() as conn:
         counts = {
+            "cancel_overdue": len(taken),
             "lease_expired": len(repairs.expired_leases(conn)),
             "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
             "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import socket
 from functools import cached_property
 
 from flowstone.io import FileOutputs
@@ -45,6 +47,16 @@ class Runtime:
             self.leases.close()
         if "ledger" in self.__dict__:
             self.ledger.close()
+
+
+def whoami() -> str:
+    """Return who acts, as user@host, for the audit log."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        # A container may run under a user id that has no name.
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 _runtimes: dict[int, Runtime] = {}

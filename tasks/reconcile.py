@@ -16,4 +16,5 @@ from tasks.app import app
 def reconcile(*args: Any, **kwargs: Any) -> Mapping[str, int]:  # noqa: ANN401 - parsed below
     """Apply every rule once."""
     parse(RECONCILE, Message, args, kwargs)
-    return reconciler.reconcile(runtime.current(), Publisher(app).wake)
+    publisher = Publisher(app)
+    return reconciler.reconcile(runtime.current(), publisher.wake, publisher.kill)

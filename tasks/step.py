@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 from celery import Task
@@ -14,7 +14,7 @@ from flowstone.errors import BrokerUnavailable, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.log import get_logger
 from flowstone.messages import STEP, StepMessage, parse
-from flowstone.outcome import Failed, Retrying
+from flowstone.outcome import Failed, Retrying, Stopped
 from flowstone.states import DONE_STEP_STATES, StepState
 from flowstone.store.steps import Refused
 from tasks.app import app
@@ -47,16 +47,27 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
         case Refused(StepState.RETRYING):
             # The clock of this worker is ahead of the ledger's: the retry is not due yet.
             raise task.retry(countdown=EARLY_SECONDS)
+        case Refused(StepState.CANCELLED):
+            _leave_as_revoked(task)
         case Refused() | Fenced():
             raise Ignore
         case Ended(outcome=Retrying(delay=delay), error=error):
             raise task.retry(exc=error, countdown=delay)
     if ended.wake:
         _wake(ended.claim.run_id)
+    if isinstance(ended.outcome, Stopped):
+        _leave_as_revoked(task)
     if isinstance(ended.outcome, Failed):
         # SystemExit would stop the worker.
         message = ended.outcome.failure.message
         raise ended.error if isinstance(ended.error, Exception) else RuntimeError(message)
+
+
+def _leave_as_revoked(task: Task) -> NoReturn:
+    """Leave the task without a result: the chain behind it ends, a chord does not complete."""
+    # Ignored tasks send no event of their own, and Flower would show them as started for ever.
+    task.send_event("task-revoked", terminated=False, signum=None, expired=False)
+    raise Ignore
 
 
 def _wake(run_id: UUID) -> None:

@@ -79,7 +79,7 @@ def test_every_command_of_the_readme_exists() -> None:
     assert set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(blocks("console")))) <= targets
 
 
-@pytest.mark.parametrize("command", ["dev", "run", "runs", "status", "show"])
+@pytest.mark.parametrize("command", ["dev", "run", "cancel", "resume", "runs", "status", "show"])
 def test_every_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0

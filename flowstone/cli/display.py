@@ -97,7 +97,10 @@ def title(handle: RunHandle, progress: Progress) -> str:
     style = styles.get(progress.state, "yellow")
     total = progress.count()
     final = progress.count(*FINAL_STEP_STATES)
-    return f"run {str(handle.id)[:8]} [{style}]{progress.state}[/], {final} of {total} steps"
+    stopping = " (being cancelled)" if progress.cancelling else ""
+    return (
+        f"run {str(handle.id)[:8]} [{style}]{progress.state}[/]{stopping}, {final} of {total} steps"
+    )
 
 
 def _total(progress: Progress) -> dict[StepState, int]:

@@ -10,6 +10,7 @@ from rich.console import Console
 from flowstone import client
 from flowstone.cli.display import follow
 from flowstone.errors import RunFailed, RunRefused
+from flowstone.handle import RunHandle
 from flowstone.partition import UNPARTITIONED
 from flowstone.states import RunState
 
@@ -39,10 +40,24 @@ def run(
     if detach:
         typer.echo(str(handle.id))
         return
+    watch(handle, Console(), timeout)
+
+
+def watch(handle: RunHandle, console: Console, timeout: float | None) -> None:
+    """Show a run to its end, and raise RunFailed unless it succeeds.
+
+    Ctrl-C ends the watching and not the run.
+    """
     try:
-        progress = follow(handle, Console(), timeout)
+        progress = follow(handle, console, timeout)
     except KeyboardInterrupt:
-        typer.echo(f"the run goes on; `flowstone status {str(handle.id)[:8]}` shows it", err=True)
+        short = str(handle.id)[:8]
+        Console(stderr=True).print(
+            f"the run goes on: `flowstone status {short}` shows it, "
+            f"`flowstone cancel {short}` ends it",
+            highlight=False,
+            soft_wrap=True,
+        )
         raise
     if progress.error is not None:
         raise RunRefused(handle.explain())

@@ -33,6 +33,7 @@ def status(
                 {
                     "id": str(handle.id),
                     "state": progress.state,
+                    "cancelling": progress.cancelling,
                     "error": progress.error,
                     "steps": progress.steps,
                     "errors": [vars(error) for error in handle.errors()],

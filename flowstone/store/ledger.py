@@ -120,11 +120,13 @@ def translated(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
-        raise LedgerUnavailable(
+        unavailable = LedgerUnavailable(
             f"PostgreSQL at {_address(engine)} cannot be used: {first_line(error)}; start "
             "`flowstone dev`, or set FLOWSTONE_DATABASE_URL to a server that runs",
             original=error,
-        ) from error
+        )
+        unavailable.is_deadlock = isinstance(error.orig, psycopg.errors.DeadlockDetected)
+        raise unavailable from error
 
 
 def revision(conn: Connection) -> str | None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, select
 
 from flowstone.outcome import StoredOutput
 from flowstone.plan import Node
-from flowstone.store.tables import latest, outputs, steps
+from flowstone.store.tables import latest, outputs, runs, steps
 
 _COLUMNS = (
     outputs.c.location,
@@ -36,11 +36,18 @@ class NamedOutput:
 
 
 def of_run(conn: Connection, run_id: UUID, assets: tuple[str, ...]) -> list[NamedOutput]:
-    """Return the outputs that a run has made of the given assets, in the order of the plan."""
+    """Return the outputs that a run has made of the given assets, in the order of the plan.
+
+    A run that resumes another one has made those of that, too.
+    """
+    chain = select(runs.c.id, runs.c.resumed_from).where(runs.c.id == run_id).cte(recursive=True)
+    chain = chain.union(
+        select(runs.c.id, runs.c.resumed_from).join(chain, runs.c.id == chain.c.resumed_from)
+    )
     query = (
         select(steps.c.asset, steps.c.partition, *_COLUMNS)
         .join(outputs, outputs.c.step_id == steps.c.id)
-        .where(steps.c.run_id == run_id, steps.c.asset.in_(assets))
+        .where(steps.c.run_id.in_(select(chain.c.id)), steps.c.asset.in_(assets))
         .order_by(steps.c.id)
     )
     return [NamedOutput(row.asset, row.partition, _stored(row)) for row in conn.execute(query)]

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Text, cast, exists, func, insert, select, upd
 from flowstone.errors import UnknownRun
 from flowstone.plan import Request
 from flowstone.states import (
+    DONE_STEP_STATES,
     FINAL_RUN_STATES,
     FINAL_STEP_STATES,
     RUN_MOVES,
@@ -37,6 +38,14 @@ class Run:
     error: Mapping[str, Any] | None
     created_at: datetime
     finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    resumed_from: UUID | None
+
+    @property
+    def is_being_cancelled(self) -> bool:
+        """Whether nothing of the run may start any more, and some of it has not ended yet."""
+        return self.cancel_requested_at is not None and not self.is_final
 
     @property
     def is_final(self) -> bool:
@@ -53,6 +62,7 @@ def create(
     driver: str,
     max_in_flight: int,
     actor: str,
+    resumed_from: UUID | None = None,
 ) -> None:
     """Record a request."""
     wanted = {
@@ -68,6 +78,7 @@ def create(
             config=dict(config),
             max_in_flight=max_in_flight,
             actor=actor,
+            resumed_from=resumed_from,
         )
     )
     audit.record(conn, actor=actor, action="run.requested", run_id=run_id, details=wanted)
@@ -101,6 +112,9 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         error=row.error,
         created_at=row.created_at,
         finished_at=row.finished_at,
+        cancel_requested_at=row.cancel_requested_at,
+        cancel_reason=row.cancel_reason,
+        resumed_from=row.resumed_from,
     )
 
 
@@ -146,15 +160,26 @@ def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | N
         return None
     by_state = select(steps.c.state, func.count()).where(mine).group_by(steps.c.state)
     counts = {str(state): int(count) for state, count in conn.execute(by_state)}
-    target = final_state({StepState(state): count for state, count in counts.items()})
-    if not move(conn, run_id, target):
+    cancelled = conn.scalar(select(runs.c.cancel_reason).where(runs.c.id == run_id))
+    target = final_state(
+        {StepState(state): count for state, count in counts.items()},
+        cancelled=cancelled is not None,
+    )
+    values = {"error": {"type": "cancelled", "message": cancelled}} if cancelled else {}
+    if not move(conn, run_id, target, **(values if target == RunState.CANCELLED else {})):
         return None
     audit.record(conn, actor=actor, action=f"run.{target}", run_id=run_id, details=counts)
     return target
 
 
-def final_state(counts: Mapping[StepState, int]) -> RunState:
-    """Return how a run ends whose steps have ended so."""
+def final_state(counts: Mapping[StepState, int], *, cancelled: bool = False) -> RunState:
+    """Return how a run ends whose steps have ended so; `cancelled` if that was asked for.
+
+    A run whose every step was done in spite of that has succeeded.
+    """
+    undone = any(count and state not in DONE_STEP_STATES for state, count in counts.items())
+    if cancelled and undone:
+        return RunState.CANCELLED
     if counts.get(StepState.FAILED) or counts.get(StepState.UPSTREAM_FAILED):
         return RunState.FAILED
     return RunState.CANCELLED if counts.get(StepState.CANCELLED) else RunState.SUCCEEDED

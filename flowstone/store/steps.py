@@ -79,8 +79,10 @@ _CLAIM = text(
 
 _RENEW = text(
     f"""
-    UPDATE {SCHEMA}.steps SET lease_until = now() + make_interval(secs => :lease)
-    WHERE token = ANY(CAST(:tokens AS uuid[])) AND state = 'running'
+    UPDATE {SCHEMA}.steps s SET lease_until = now() + make_interval(secs => :lease)
+    FROM {SCHEMA}.runs r
+    WHERE s.token = ANY(CAST(:tokens AS uuid[])) AND s.state = 'running' AND r.id = s.run_id
+    RETURNING s.token, r.cancel_requested_at IS NULL AS goes_on
     """
 )
 
@@ -208,9 +210,13 @@ def _state(conn: Connection, step_id: int, canvas: UUID) -> StepState | None:
     return None if state is None else StepState(state)
 
 
-def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> None:
-    """Extend the leases of all attempts that a process runs."""
-    conn.execute(_RENEW, {"tokens": tokens, "lease": lease})
+def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> set[UUID]:
+    """Extend the leases of all attempts that a process runs; return those that may go on.
+
+    The others have lost their step, or belong to runs that are being cancelled.
+    """
+    renewed = conn.execute(_RENEW, {"tokens": tokens, "lease": lease})
+    return {row.token for row in renewed if row.goes_on}
 
 
 def commit(conn: Connection, claim: Claim, output: StoredOutput) -> bool:

@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -67,10 +68,24 @@ runs = Table(
     Column("planned_at", _TIME),
     Column("started_at", _TIME),
     Column("finished_at", _TIME),
+    Column("cancel_requested_at", _TIME),
+    Column("cancel_grace", Double, comment="Seconds that running steps have to end by themselves"),
+    Column("cancel_reason", Text),
+    Column(
+        "resumed_from",
+        Uuid,
+        ForeignKey(f"{SCHEMA}.runs.id"),
+        comment="The run that this one goes on with",
+    ),
+    UniqueConstraint("resumed_from"),
     CheckConstraint(_only("state", RunState), "state"),
     CheckConstraint("driver IN ('celery', 'inline')", "driver"),
     CheckConstraint("max_in_flight > 0", "max_in_flight"),
     CheckConstraint(_exactly_in("finished_at", FINAL_RUN_STATES), "finished_at"),
+    CheckConstraint(
+        "num_nulls(cancel_requested_at, cancel_grace, cancel_reason) IN (0, 3)", "cancel"
+    ),
+    CheckConstraint("cancel_grace >= 0", "cancel_grace"),
     Index(
         "ix_runs_open",
         "created_at",

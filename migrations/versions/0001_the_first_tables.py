@@ -44,17 +44,37 @@ def upgrade() -> None:
         sa.Column("planned_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column(
+            "cancel_grace",
+            sa.Double(),
+            nullable=True,
+            comment="Seconds that running steps have to end by themselves",
+        ),
+        sa.Column("cancel_reason", sa.Text(), nullable=True),
+        sa.Column(
+            "resumed_from", sa.Uuid(), nullable=True, comment="The run that this one goes on with"
+        ),
         sa.CheckConstraint(
             "(finished_at IS NOT NULL) = (state IN ('cancelled', 'failed', 'succeeded'))",
             name=op.f("ck_runs_finished_at"),
         ),
+        sa.CheckConstraint(
+            "num_nulls(cancel_requested_at, cancel_grace, cancel_reason) IN (0, 3)",
+            name=op.f("ck_runs_cancel"),
+        ),
+        sa.CheckConstraint("cancel_grace >= 0", name=op.f("ck_runs_cancel_grace")),
         sa.CheckConstraint("driver IN ('celery', 'inline')", name=op.f("ck_runs_driver")),
         sa.CheckConstraint(
             "state IN ('cancelled', 'failed', 'paused', 'planned', 'requested', 'running', 'succeeded', 'waiting')",
             name=op.f("ck_runs_state"),
         ),
         sa.CheckConstraint("max_in_flight > 0", name=op.f("ck_runs_max_in_flight")),
+        sa.ForeignKeyConstraint(
+            ["resumed_from"], ["flowstone.runs.id"], name=op.f("fk_runs_resumed_from")
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
+        sa.UniqueConstraint("resumed_from", name=op.f("uq_runs_resumed_from")),
         schema="flowstone",
         comment="One request to materialize something",
     )

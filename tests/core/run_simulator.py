@@ -1,6 +1,6 @@
 """A run on paper: the ledger's rows and Celery's messages as plain values, in any order of events.
 
-It follows flowstone/store/dispatch.py, flowstone/store/steps.py and tasks/step.py
+It follows flowstone/store/dispatch.py, steps.py and cancellation.py, and tasks/step.py
 statement by statement; only `expand` is the real one.
 """
 
@@ -16,7 +16,8 @@ from flowstone.store.dispatch import LOW_PART
 from tests.strategies import Dag
 
 IN_FLIGHT = ("queued", "running", "retrying")
-FINAL = ("succeeded", "failed", "upstream_failed")
+FINAL = ("succeeded", "failed", "upstream_failed", "cancelled")
+NOT_STARTED = ("pending", "queued", "retrying")
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Run:
         self.commits: Counter[int] = Counter()
         self.order: list[int] = []
         self.closed = False
+        self.cancelled = False
         self._ids = count(1)
 
     def in_state(self, *states: str) -> list[Step]:
@@ -89,6 +91,9 @@ class Run:
     # The coordinator.
 
     def coordinate(self) -> None:
+        if self.cancelled:
+            self._sweep()
+            return
         budget = self.window_left()
         ready = self.ready()[:budget]
         canvases = expand(ready, self._ahead(ready), budget)
@@ -154,6 +159,7 @@ class Run:
         if step.canvas == message.canvas and step.open_deps == 0 and (
             step.state in ("queued", "retrying")
         ):  # fmt: skip
+            assert not self.cancelled, "started in a run that is being cancelled"
             assert not self._open(step.id), "claimed before what it reads has committed"
             step.state = "running"
             self.running.append(message)
@@ -205,7 +211,31 @@ class Run:
         self._release(message.canvas)
         self._publish(Wake())
 
+    def cancel(self) -> None:
+        if not self.closed:
+            self.cancelled = True
+            self._sweep()
+
+    def _sweep(self) -> None:
+        for step in self.in_state(*NOT_STARTED):
+            step.state = "cancelled"
+        self.closed = not self.in_state("running")
+
+    def stop(self, message: Message) -> None:
+        self.steps[message.step].state = "cancelled"
+        if self.needs_coordinator():
+            self._publish(Wake())
+
+    def force(self) -> None:
+        """Take what runs from its attempts, when the grace is over."""
+        for step in self.in_state("running"):
+            step.state = "cancelled"
+        self._sweep()
+
     def retry(self, message: Message) -> None:
+        if self.cancelled:
+            self.stop(message)
+            return
         self.steps[message.step].state = "retrying"
         self._publish(message)
 
@@ -228,14 +258,18 @@ class Run:
                 step.state, step.canvas = "pending", None
 
 
-def play(run: Run, pick: Callable[[int], int], outcomes: Sequence[str]) -> None:
-    """Play events in the order that `pick` draws, until nothing is under way.
+def play(
+    run: Run, pick: Callable[[int], int], outcomes: Sequence[str], events: int = 10**9
+) -> None:
+    """Play events in the order that `pick` draws, until nothing is under way, or up to `events`.
 
     `outcomes` are the ends that an attempt may have: succeed, fail, retry, die;
     "twice" among them lets a message come a second time, "lose" lets it vanish.
     """
     attempts: Counter[int] = Counter()
-    while run.messages or run.running:
+    for _ in range(events):
+        if not (run.messages or run.running):
+            return
         at = pick(len(run.messages) + len(run.running))
         if at < len(run.messages):
             _deliver(run, run.messages.pop(at), pick, outcomes)

@@ -72,3 +72,44 @@ def test_dead_workers_and_lost_messages_cost_only_a_pass_of_the_reconciler(
     play(run, Random(seed).randrange, ["succeed"])
     assert_ended(run)
     assert_right(run)
+
+
+@settings(deadline=None, max_examples=400)
+@given(dags(), windows, seeds, st.integers(0, 20))
+def test_a_cancelled_run_starts_nothing_more_and_ends_by_itself(
+    dag: Dag, window: int, seed: int, events: int
+) -> None:
+    run, random = Run(dag, window), Random(seed)
+    outcomes = ["succeed", "fail", "retry", "twice"]
+    play(run, random.randrange, outcomes, events)
+    was_closed = run.closed
+    run.cancel()
+    started = len(run.running)
+    play(run, random.randrange, outcomes)
+    assert_ended(run)
+    assert run.cancelled != was_closed
+    assert all(
+        step.state in ("cancelled", "upstream_failed")
+        for step in run.steps.values()
+        if any(run.steps[up].state == "cancelled" for up in step.upstream)
+    )
+    assert started <= window
+
+
+@settings(deadline=None, max_examples=200)
+@given(dags(max_steps=9), windows, seeds, st.integers(0, 20))
+def test_a_cancelled_run_ends_at_the_latest_when_its_grace_is_over(
+    dag: Dag, window: int, seed: int, events: int
+) -> None:
+    run, random = Run(dag, window), Random(seed)
+    outcomes = ["succeed", "fail", "retry", "die", "twice", "lose"]
+    play(run, random.randrange, outcomes, events)
+    run.cancel()
+    play(run, random.randrange, outcomes, events)
+    run.force()
+    assert_ended(run)
+    # Whatever still comes finds nothing to do.
+    states = {step.id: step.state for step in run.steps.values()}
+    run.running.clear()
+    play(run, random.randrange, ["succeed"])
+    assert states == {step.id: step.state for step in run.steps.values()}

@@ -129,11 +129,23 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     age(ledger, 1000)
     woken: list[UUID] = []
     counts = reconcile(runtime, woken.append)
-    assert counts == {"lease_expired": 1, "retry_overdue": 1, "step_stranded": 0, "run_woken": 1}
+    assert counts == {
+        "cancel_overdue": 0,
+        "lease_expired": 1,
+        "retry_overdue": 1,
+        "step_stranded": 0,
+        "run_woken": 1,
+    }
     assert woken == [run.id]
     assert set(run.states().values()) == {"pending"}
     again = reconcile(runtime, woken.append)
-    assert again == {"lease_expired": 0, "retry_overdue": 0, "step_stranded": 0, "run_woken": 1}
+    assert again == {
+        "cancel_overdue": 0,
+        "lease_expired": 0,
+        "retry_overdue": 0,
+        "step_stranded": 0,
+        "run_woken": 1,
+    }
 
 
 def test_two_reconcilers_at_once_repair_each_fault_once(make_runtime: Any, ledger: Ledger) -> None:

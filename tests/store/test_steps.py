@@ -234,7 +234,8 @@ def test_leases_are_renewed_for_running_attempts_only(ledger: Ledger) -> None:
     ended, going = run.claim(1, lease=1), run.claim(2, lease=1)
     run.commit(ended)
     with ledger.begin() as conn:
-        steps.renew(conn, [ended.token, going.token, uuid4()], lease=1000)
+        going_on = steps.renew(conn, [ended.token, going.token, uuid4()], lease=1000)
+    assert going_on == {going.token}
     left = query(
         ledger,
         "SELECT lease_until > now() + interval '900 s' FROM flowstone.steps ORDER BY id",

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from flowstone.asset import asset, resource
-from flowstone.client import materialize_sync, run
+from flowstone.client import materialize_sync, run, runs_list
 from flowstone.context import Context
 from flowstone.errors import FlowStoneError, RunFailed, UnknownAsset
 from flowstone.partition import (
@@ -370,3 +370,21 @@ def test_an_output_that_was_changed_in_storage_is_not_read(make_runtime: Any) ->
         handle.result()
     with pytest.raises(RunFailed, match=r"copy: output_error: the output .* has been changed"):
         materialize_sync(copy)
+
+
+def test_an_interrupted_run_is_closed(make_runtime: Any) -> None:
+    @asset
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    @asset
+    def after(interrupted: None) -> None: ...
+
+    @asset
+    def beside() -> None: ...
+
+    make_runtime(build_registry([interrupted, after, beside]))
+    with pytest.raises(KeyboardInterrupt):
+        materialize_sync(["interrupted", "after", "beside"])
+    (last,) = runs_list(1)
+    assert last.state in ("failed", "cancelled")

@@ -203,3 +203,41 @@ def gate(before_gate: int, context: Context) -> int:
 @asset
 def after_gate(gate: int) -> int:
     return gate + 1
+
+
+def _say_who_computes(folder: Path, name: str) -> None:
+    note = folder / f"note-{name}"
+    note.write_text(str(os.getpid()))
+    note.rename(folder / name)
+
+
+@asset(config=Gate)
+def heeds(context: Context) -> None:
+    """Run until it is asked to stop."""
+    _say_who_computes(Path(context.config.folder), "heeds")
+    end = time.monotonic() + GATE_SECONDS
+    while time.monotonic() < end:
+        context.raise_if_cancelled()
+        time.sleep(0.01)
+    raise RuntimeError("nobody has asked to stop")
+
+
+@asset(config=Gate)
+def finishes(context: Context) -> str:
+    """Run until it is asked to stop, and then come to a good end."""
+    _say_who_computes(Path(context.config.folder), "finishes")
+    end = time.monotonic() + GATE_SECONDS
+    while not context.cancelled:
+        if time.monotonic() > end:
+            raise RuntimeError("nobody has asked to stop")
+        time.sleep(0.01)
+    return "done"
+
+
+@asset
+def waits() -> None:
+    """Never begin, as the other two keep both processes of the worker busy."""
+
+
+@asset
+def after_all(heeds: None, finishes: str, waits: None) -> None: ...

@@ -1,0 +1,244 @@
+"""Cancellation: what has not started ends at once, what runs is asked to stop, then made to.
+
+Every function that changes steps here locks the run before them, and so comes after, or
+before, each coordinator; the steps are locked in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, func, text, update
+
+from flowstone.errors import RunEnded
+from flowstone.outcome import Failure
+from flowstone.states import FINAL_RUN_STATES, STEP_MOVES, RunState, StepState, sources, sql_list
+from flowstone.store import audit, runs
+from flowstone.store.runs import Run
+from flowstone.store.steps import Claim
+from flowstone.store.tables import SCHEMA
+from flowstone.store.tables import runs as runs_table
+
+GRACE_SECONDS: Final = 30.0
+"""How long a running step may go on after a cancellation, where nothing else is asked for."""
+
+BATCH: Final = 100
+"""The most runs that one pass of the reconciler closes."""
+
+_OPEN = sources(StepState.CANCELLED, STEP_MOVES)
+_NOT_STARTED = [state for state in _OPEN if state != StepState.RUNNING]
+
+
+def _cancel(states: Sequence[StepState]) -> str:
+    return f"""
+    WITH locked AS (
+        SELECT id, state FROM {SCHEMA}.steps
+        WHERE run_id = :run_id AND state IN ({sql_list(states)})
+        ORDER BY id FOR NO KEY UPDATE
+    )
+    UPDATE {SCHEMA}.steps s
+    SET state = 'cancelled', finished_at = now(), token = NULL, lease_until = NULL,
+        retry_at = NULL, error = CAST(:error AS jsonb)
+    FROM locked WHERE s.id = locked.id
+    RETURNING s.id, s.canvas, locked.state = 'running' AS was_running
+    """
+
+
+# The canvas stays: a late message of it finds the step, and reads there what has become of it.
+_CANCEL_NOT_STARTED = text(_cancel(_NOT_STARTED))
+_CANCEL_OPEN = text(_cancel(_OPEN))
+
+_RUNNING = text(f"SELECT count(*) FROM {SCHEMA}.steps WHERE run_id = :run_id AND state = 'running'")
+
+_END_ATTEMPTS = text(
+    f"""
+    UPDATE {SCHEMA}.attempts
+    SET outcome = 'cancelled', finished_at = now(), error_type = 'cancelled',
+        error_message = :message
+    WHERE step_id = ANY(CAST(:ids AS bigint[])) AND outcome IS NULL
+    """
+)
+
+# A retry must not slip in between a cancellation and its look at the steps: sharing the lock on
+# the run, it is either seen by the cancellation or sees it.
+_IS_REQUESTED = text(
+    f"SELECT cancel_requested_at IS NOT NULL FROM {SCHEMA}.runs WHERE id = :run_id FOR SHARE"
+)
+
+# Only in a run that is being cancelled: in any other, nobody would run what reads the step.
+_STOP = text(
+    f"""
+    UPDATE {SCHEMA}.steps s
+    SET state = 'cancelled', finished_at = now(), token = NULL, lease_until = NULL,
+        error = CAST(:error AS jsonb)
+    FROM {SCHEMA}.runs r
+    WHERE s.id = :step_id AND s.state = 'running' AND s.token = :token
+      AND r.id = s.run_id AND r.cancel_requested_at IS NOT NULL
+    RETURNING s.id
+    """
+)
+
+_END_ATTEMPT = text(
+    f"""
+    UPDATE {SCHEMA}.attempts
+    SET outcome = 'cancelled', finished_at = now(), error_type = :type, error_message = :message,
+        traceback = :traceback
+    WHERE token = :token
+    """
+)
+
+_OVERDUE = text(
+    f"""
+    SELECT id FROM {SCHEMA}.runs
+    WHERE state NOT IN ({sql_list(FINAL_RUN_STATES)})
+      AND cancel_requested_at < now() - make_interval(secs => cancel_grace)
+    ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+    """
+)
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """What a request to cancel a run has brought about.
+
+    `state` is the run's now; `cancelled` and `running` count the steps that will not
+    start, and those that still have up to `grace` seconds. `already` is set where the
+    run had been cancelled before, and nothing was changed.
+    """
+
+    state: RunState
+    cancelled: int
+    running: int
+    grace: float
+    already: bool = False
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken from the attempt that ran it."""
+
+    step_id: int
+    canvas: UUID
+
+
+def request(
+    conn: Connection, run_id: UUID, *, grace: float, reason: str | None, actor: str
+) -> Cancellation:
+    """Cancel all that has not started, ask what runs to stop, and close the run if nothing does.
+
+    Raises UnknownRun, or RunEnded for a run that has succeeded or failed.
+    """
+    run = runs.lock(conn, run_id)
+    if run.state in (RunState.SUCCEEDED, RunState.FAILED):
+        raise RunEnded(f"run {run_id} has {run.state} already; there is nothing to cancel")
+    if run.is_final or run.is_being_cancelled:
+        return Cancellation(run.state, 0, _running(conn, run_id), grace, already=True)
+    said = f"cancelled by {actor}" + (f": {reason}" if reason else "")
+    conn.execute(
+        update(runs_table)
+        .where(runs_table.c.id == run_id)
+        .values(cancel_requested_at=func.now(), cancel_grace=grace, cancel_reason=said)
+    )
+    stopped = conn.execute(_CANCEL_NOT_STARTED, {"run_id": run_id, "error": _error(said)}).rowcount
+    running = _running(conn, run_id)
+    audit.record(
+        conn,
+        actor=actor,
+        action="run.cancel_requested",
+        run_id=run_id,
+        details={"reason": reason, "grace": grace, "cancelled": stopped, "running": running},
+    )
+    return Cancellation(_close(conn, run, said, actor=actor), stopped, running, grace)
+
+
+def _close(conn: Connection, run: Run, said: str, *, actor: str) -> RunState:
+    if run.state == RunState.REQUESTED:
+        # It has no steps to tell how it ended.
+        runs.move(conn, run.id, RunState.CANCELLED, error=_reason(said))
+        audit.record(conn, actor=actor, action="run.cancelled", run_id=run.id)
+        return RunState.CANCELLED
+    return runs.close_if_done(conn, run.id, actor=actor) or run.state
+
+
+def is_requested(conn: Connection, run_id: UUID) -> bool:
+    """Return whether a run is being cancelled; that stays so until the transaction ends."""
+    return bool(conn.scalar(_IS_REQUESTED, {"run_id": run_id}))
+
+
+def stop(conn: Connection, claim: Claim, failure: Failure) -> bool:
+    """End a running step of a run that is being cancelled; return False if the token is stale."""
+    values = {"step_id": claim.step_id, "token": claim.token}
+    error = json.dumps(failure.as_json())
+    if conn.execute(_STOP, {**values, "error": error}).one_or_none() is None:
+        return False
+    conn.execute(
+        _END_ATTEMPT,
+        {
+            "token": claim.token,
+            "type": failure.type,
+            "message": failure.message,
+            "traceback": failure.traceback,
+        },
+    )
+    details = {"step": claim.name, "attempt": claim.attempt} | failure.as_json()
+    audit.record(
+        conn,
+        actor=claim.worker,
+        action="step.cancelled",
+        run_id=claim.run_id,
+        step_id=claim.step_id,
+        details=details,
+    )
+    return True
+
+
+def settle(conn: Connection, run_id: UUID, *, actor: str) -> RunState:
+    """Bring a run that is being cancelled as far as it can go now, and return its state."""
+    run = runs.lock(conn, run_id)
+    return (sweep(conn, run, actor=actor) if run.is_being_cancelled else None) or run.state
+
+
+def sweep(conn: Connection, run: Run, *, actor: str) -> RunState | None:
+    """Cancel what has become free in a run that is being cancelled; close it if nothing runs.
+
+    A step whose worker has died is free again, for one; it must not start. The caller
+    holds the lock on the run. Returns the final state if the run has ended.
+    """
+    said = run.cancel_reason or ""
+    swept = conn.execute(_CANCEL_NOT_STARTED, {"run_id": run.id, "error": _error(said)})
+    for row in swept:
+        audit.record(conn, actor=actor, action="step.cancelled", run_id=run.id, step_id=row.id)
+    return runs.close_if_done(conn, run.id, actor=actor)
+
+
+def overdue(conn: Connection, *, actor: str) -> list[Taken]:
+    """Take the steps of runs whose grace is over from whatever runs them, and close the runs."""
+    found = list(conn.scalars(_OVERDUE, {"batch": BATCH}))
+    return [taken for run_id in found for taken in _take(conn, run_id, actor)]
+
+
+def _take(conn: Connection, run_id: UUID, actor: str) -> list[Taken]:
+    said = f"{runs.get(conn, run_id).cancel_reason}; the step did not stop in time"
+    rows = conn.execute(_CANCEL_OPEN, {"run_id": run_id, "error": _error(said)}).all()
+    taken = [Taken(row.id, row.canvas) for row in rows if row.was_running]
+    conn.execute(_END_ATTEMPTS, {"ids": [step.step_id for step in taken], "message": said})
+    for row in rows:
+        audit.record(conn, actor=actor, action="step.cancelled", run_id=run_id, step_id=row.id)
+    runs.close_if_done(conn, run_id, actor=actor)
+    return taken
+
+
+def _running(conn: Connection, run_id: UUID) -> int:
+    return int(conn.scalar(_RUNNING, {"run_id": run_id}) or 0)
+
+
+def _reason(said: str) -> dict[str, str]:
+    return {"type": "cancelled", "message": said}
+
+
+def _error(said: str) -> str:
+    return json.dumps(_reason(said))
