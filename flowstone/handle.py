@@ -48,6 +48,11 @@ class Progress:
     """Whether nothing more of the run will start, while some of it still runs."""
 
     @property
+    def is_refused(self) -> bool:
+        """Whether the run could not be planned."""
+        return self.state == RunState.FAILED and self.error is not None
+
+    @property
     def is_final(self) -> bool:
         """Whether the run has ended."""
         return self.state in FINAL_RUN_STATES

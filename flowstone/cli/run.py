@@ -59,7 +59,7 @@ def watch(handle: RunHandle, console: Console, timeout: float | None) -> None:
             soft_wrap=True,
         )
         raise
-    if progress.error is not None:
+    if progress.is_refused:
         raise RunRefused(handle.explain())
     if progress.state != RunState.SUCCEEDED:
         raise RunFailed(handle.explain())

@@ -49,7 +49,7 @@ def status(
                 markup=False,
                 highlight=False,
             )
-    if progress.error is not None:
+    if progress.is_refused:
         raise RunRefused(handle.explain())
     if progress.state in (RunState.FAILED, RunState.CANCELLED):
         raise RunFailed(handle.explain())

@@ -76,7 +76,8 @@ _MARK = text(
         ORDER BY s.id FOR NO KEY UPDATE OF s
     )
     UPDATE {SCHEMA}.steps s
-    SET state = 'queued', queued_at = now(), canvas = locked.canvas
+    -- The time of the transaction would be that of a coordinator which then waited for the lock.
+    SET state = 'queued', queued_at = clock_timestamp(), canvas = locked.canvas
     FROM locked WHERE s.id = locked.id
     RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
     """
