@@ -43,10 +43,6 @@ class Window:
     start: datetime
     end: datetime
 
-    def overlaps(self, other: Window) -> bool:
-        """Return whether the two windows share a moment."""
-        return self.start < other.end and other.start < self.end
-
 
 class PartitionSet(ABC):
     """The keys of one asset. A set may grow with time, so `now` is an argument."""

@@ -23,7 +23,7 @@ def find_data(home: Path, account: Account) -> Path | None:
     """Return the data folder of `home`, or None if there is none yet.
 
     Usually `home/postgres`. That is a link where `account` cannot reach `home`:
-    the link moves with the home, and goes with it.
+    the link moves with the home; `make clean` follows it before it removes both.
     """
     place = home / "postgres"
     data = place.resolve()

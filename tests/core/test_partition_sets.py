@@ -21,7 +21,6 @@ from flowstone.partition import (
     StaticPartitions,
     TimePartitions,
     UnpartitionedSet,
-    Window,
 )
 from flowstone.partition_key import encode_key
 from tests.strategies import NOW, ZONES, days
@@ -46,7 +45,6 @@ def test_windows_follow_each_other_without_gap_or_overlap(partitions: TimePartit
     windows = [partitions.window(key) for key in islice(partitions.keys(now), 40)]
     for before, after in pairwise(windows):
         assert before.end == after.start
-        assert not before.overlaps(after)
     assert all(window.start.tzinfo is not None for window in windows)
 
 
@@ -96,12 +94,6 @@ def test_a_month_lasts_from_its_first_midnight_to_the_next() -> None:
     window = MonthlyPartitions("2024-03", tz="Europe/Berlin").window(Month(2024, 3))
     assert window.start.isoformat() == "2024-03-01T00:00:00+01:00"
     assert window.end.isoformat() == "2024-04-01T00:00:00+02:00"
-
-
-def test_windows_that_only_touch_share_no_moment() -> None:
-    noon = datetime(2024, 1, 1, 12, tzinfo=UTC)
-    assert not Window(noon, noon + HOUR).overlaps(Window(noon + HOUR, noon + 2 * HOUR))
-    assert Window(noon, noon + 2 * HOUR).overlaps(Window(noon + HOUR, noon + 3 * HOUR))
 
 
 def test_a_set_without_an_end_grows_with_the_clock_of_its_zone() -> None:

@@ -1,0 +1,71 @@
+"""How Celery is told to run FlowStone, as a worker of its own process sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowstone.dev import free_port
+from flowstone.queues import QUEUES
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = """
+import json, tasks
+conf = tasks.app.conf
+names = ["task_acks_late", "worker_prefetch_multiplier", "task_soft_time_limit", "task_time_limit",
+         "result_expires", "broker_transport_options", "accept_content", "task_serializer"]
+print(json.dumps({name: conf[name] for name in names}
+    | {"queues": [[q.name, q.exchange.name, q.routing_key] for q in conf.task_queues]}))
+"""
+
+
+def configuration(**settings: str) -> dict[str, Any]:
+    named = {f"FLOWSTONE_{name.upper()}": value for name, value in settings.items()}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=ROOT,
+        env=os.environ | named,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("limit", [30.0, 7200.0])
+def test_limits_come_from_the_settings_and_nothing_expires_before_them(limit: float) -> None:
+    found = configuration(soft_time_limit="20", time_limit=str(limit))
+    assert found["task_soft_time_limit"] == 20
+    assert found["task_time_limit"] == limit
+    # A chord forgets parts that have expired, and Redis gives out again what takes longer.
+    assert found["result_expires"] > limit
+    assert found["broker_transport_options"]["visibility_timeout"] > limit
+
+
+def test_messages_are_json_acknowledged_late_and_not_held_in_reserve() -> None:
+    found = configuration()
+    assert found["accept_content"] == ["json"]
+    assert found["task_serializer"] == "json"
+    assert found["task_acks_late"] is True
+    assert found["worker_prefetch_multiplier"] == 1
+
+
+def test_each_queue_has_an_exchange_and_a_key_of_its_own() -> None:
+    assert configuration()["queues"] == [[name, name, name] for name in QUEUES]
+
+
+def test_flower_gets_the_port_that_is_wanted_or_a_free_one() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = int(taken.getsockname()[1])
+        assert free_port(port) != port
+    assert free_port(port) == port
