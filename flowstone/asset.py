@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import CodeType
 from typing import Any, Final, cast, overload
 
@@ -13,6 +14,7 @@ from flowstone.errors import BadSignature, DefinitionError
 from flowstone.mapping import PartitionMapping
 from flowstone.partition import PartitionSet, UnpartitionedSet
 from flowstone.retry import Retry
+from flowstone.source import code_hash
 
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,199}")
 """Asset names are part of paths, task names and metric labels, so they stay plain."""
@@ -50,6 +52,12 @@ class Asset:
     queue: str
     description: str
     location: str
+    version: str | None = None
+
+    @cached_property
+    def code_hash(self) -> str:
+        """The hash of the version, or of the function's source."""
+        return code_hash(self.function, self.version)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the user's own types
         """Call the function itself, as a test of the asset would."""
@@ -108,6 +116,7 @@ def asset(
     config: type[Any] | None = ...,
     retry: Retry | None = ...,
     queue: str = ...,
+    version: str | None = ...,
     description: str | None = ...,
 ) -> Callable[[Callable[..., Any]], Asset]: ...
 def asset(
@@ -121,6 +130,7 @@ def asset(
     config: type[Any] | None = None,
     retry: Retry | None = None,
     queue: str = "assets",
+    version: str | None = None,
     description: str | None = None,
 ) -> Asset | Callable[[Callable[..., Any]], Asset]:
     """Declare that a function makes an asset.
@@ -133,6 +143,8 @@ def asset(
 
     `name` defaults to the function's name, `partitions` to none, `config` is a
     pydantic model whose fields a run may set, `queue` one of the Celery queues.
+    `version` says when the asset makes something else; without one, that is when the
+    source of the function changes.
     Raises BadSignature for a function that cannot be called that way.
     """
 
@@ -153,6 +165,7 @@ def asset(
                 else inspect.cleandoc(description)
             ),
             location=_location(function),
+            version=version,
         )
         DEFINED.add(made)
         return made

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 
 from flowstone.errors import BadPartition, FlowStoneError, MissingInput
 from flowstone.graph import AssetGraph
@@ -15,6 +16,17 @@ from flowstone.states import DONE_STEP_STATES, StepState
 
 Node = tuple[str, str]
 """An asset's name and an encoded partition key."""
+
+
+class OnConflict(StrEnum):
+    """What a run does where another one is computing the same asset x partition."""
+
+    JOIN = "join"
+    """Wait for it, and take its output if it was made of the same."""
+    QUEUE = "queue"
+    """Wait for it, and then compute."""
+    REFUSE = "refuse"
+    """Fail."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +57,9 @@ class Request:
     assets: tuple[str, ...]
     partition: str
     upstream: bool
+    force: bool = False
+    """Compute every step, be it fresh or not."""
+    on_conflict: OnConflict = OnConflict.JOIN
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,11 @@ FINAL_RUN_STATES: Final = frozenset(s for s, moves in RUN_MOVES.items() if not m
 DONE_STEP_STATES: Final = frozenset({_S.SUCCEEDED, _S.SKIPPED})
 """The final states after which the steps that depend on this one may start."""
 
+ACTIVE_STEP_STATES: Final = frozenset(
+    {_S.QUEUED, _S.RUNNING, _S.RETRYING, _S.WAITING_APPROVAL, _S.WAITING_SIGNAL}
+)
+"""The states of which at most one step of an asset x partition is at any time, over all runs."""
+
 State = TypeVar("State", StepState, RunState)
 
 

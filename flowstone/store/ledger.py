@@ -25,7 +25,7 @@ from flowstone.store.tables import SCHEMA
 
 __all__ = ["HEAD", "Connection", "Ledger", "check_revision", "first_line", "revision", "translated"]
 
-HEAD: Final = "0001"
+HEAD: Final = "0002"
 """The revision that this version of FlowStone works with; a test holds it to the migrations."""
 
 IDLE_SECONDS: Final = 0.1

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from flowstone.outcome import StoredOutput
 from flowstone.plan import Node
@@ -46,7 +46,7 @@ def of_run(conn: Connection, run_id: UUID, assets: tuple[str, ...]) -> list[Name
     )
     query = (
         select(steps.c.asset, steps.c.partition, *_COLUMNS)
-        .join(outputs, outputs.c.step_id == steps.c.id)
+        .join(outputs, outputs.c.step_id == func.coalesce(steps.c.reuses, steps.c.id))
         .where(steps.c.run_id.in_(select(chain.c.id)), steps.c.asset.in_(assets))
         .order_by(steps.c.id)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Text, cast, exists, func, insert, select, update
 
 from flowstone.errors import UnknownRun
-from flowstone.plan import Request
+from flowstone.plan import OnConflict, Request
 from flowstone.states import (
     DONE_STEP_STATES,
     FINAL_RUN_STATES,
@@ -65,11 +65,7 @@ def create(
     resumed_from: UUID | None = None,
 ) -> None:
     """Record a request."""
-    wanted = {
-        "assets": list(request.assets),
-        "partition": request.partition,
-        "upstream": request.upstream,
-    }
+    wanted = asdict(request)
     conn.execute(
         insert(runs).values(
             id=run_id,
@@ -104,9 +100,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         id=row.id,
         state=RunState(row.state),
         driver=row.driver,
-        request=Request(
-            tuple(row.request["assets"]), row.request["partition"], row.request["upstream"]
-        ),
+        request=_request(row.request),
         config=row.config,
         max_in_flight=row.max_in_flight,
         error=row.error,
@@ -116,6 +110,12 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         cancel_reason=row.cancel_reason,
         resumed_from=row.resumed_from,
     )
+
+
+def _request(kept: Mapping[str, Any]) -> Request:
+    # Requests of older versions lack what was not known yet; the defaults are what they did.
+    request = Request(**{**kept, "assets": tuple(kept["assets"])})
+    return replace(request, on_conflict=OnConflict(request.on_conflict))
 
 
 def find(conn: Connection, prefix: str) -> UUID:

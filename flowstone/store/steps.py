@@ -70,7 +70,7 @@ _CLAIM = text(
             ORDER BY e.position)
         FROM {SCHEMA}.edges e
         JOIN {SCHEMA}.steps s ON s.id = e.upstream
-        JOIN {SCHEMA}.outputs o ON o.step_id = e.upstream
+        JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(s.reuses, s.id)
         WHERE e.downstream = c.id
     ) AS inputs
     FROM claimed c JOIN {SCHEMA}.runs r ON r.id = c.run_id
@@ -110,7 +110,8 @@ _COMMIT = text(
         SELECT e.downstream, e.upstream, o.id, o.sha256
         FROM done
         JOIN {SCHEMA}.edges e ON e.downstream = done.id
-        JOIN {SCHEMA}.outputs o ON o.step_id = e.upstream
+        JOIN {SCHEMA}.steps s ON s.id = e.upstream
+        JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(s.reuses, s.id)
     ), pointed AS (
         INSERT INTO {SCHEMA}.latest (asset, partition, output_id)
         SELECT done.asset, done.partition, output.id FROM done, output

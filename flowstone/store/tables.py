@@ -26,7 +26,14 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from flowstone.partition_key import MAX_KEY_LENGTH
-from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, RunState, StepState, sql_list
+from flowstone.states import (
+    ACTIVE_STEP_STATES,
+    FINAL_RUN_STATES,
+    FINAL_STEP_STATES,
+    RunState,
+    StepState,
+    sql_list,
+)
 
 SCHEMA: Final = "flowstone"
 
@@ -77,7 +84,12 @@ runs = Table(
         ForeignKey(f"{SCHEMA}.runs.id"),
         comment="The run that this one goes on with",
     ),
+    Column("idempotency_key", Text, comment="Chosen by the caller; a second request gets this run"),
+    Column(
+        "lease_until", _TIME, comment="Of an inline run: until when its process counts as alive"
+    ),
     UniqueConstraint("resumed_from"),
+    UniqueConstraint("idempotency_key"),
     CheckConstraint(_only("state", RunState), "state"),
     CheckConstraint("driver IN ('celery', 'inline')", "driver"),
     CheckConstraint("max_in_flight > 0", "max_in_flight"),
@@ -115,6 +127,19 @@ steps = Table(
     Column("queued_at", _TIME),
     Column("started_at", _TIME),
     Column("finished_at", _TIME),
+    Column(
+        "reuses",
+        BigInteger,
+        ForeignKey(f"{SCHEMA}.steps.id"),
+        comment="The step whose output stands for this one's",
+    ),
+    Column(
+        "joined_to",
+        BigInteger,
+        ForeignKey(f"{SCHEMA}.steps.id"),
+        comment="The step of another run that this one waits for, or has waited for",
+    ),
+    Column("fingerprint", Text, comment="What the output of joined_to must be made of to serve"),
     UniqueConstraint("run_id", "asset", "partition"),
     CheckConstraint(_only("state", StepState), "state"),
     CheckConstraint("open_deps >= 0", "open_deps"),
@@ -125,6 +150,15 @@ steps = Table(
         "lease",
     ),
     CheckConstraint("(state = 'retrying') = (retry_at IS NOT NULL)", "retry_at"),
+    CheckConstraint("state <> 'joined' OR joined_to IS NOT NULL", "joined_to"),
+    Index(
+        "uq_steps_active",
+        "asset",
+        "partition",
+        unique=True,
+        postgresql_where=text(f"state IN ({sql_list(ACTIVE_STEP_STATES)})"),
+    ),
+    Index("ix_steps_joined_to", "joined_to", postgresql_where=text("state = 'joined'")),
     Index(
         "ix_steps_ready",
         "run_id",
@@ -154,6 +188,13 @@ edges = Table(
     Column("upstream", BigInteger, ForeignKey(steps.c.id), nullable=False),
     Column("position", Integer, nullable=False, comment="The place among the step's inputs"),
     Column("pinned", Boolean, nullable=False, comment="The upstream step is one of an earlier run"),
+    Column(
+        "optional",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="The reader runs without the upstream output if there is none",
+    ),
     PrimaryKeyConstraint("downstream", "upstream"),
     Index("ix_edges_upstream", "upstream"),
     comment="What each step of a plan reads",
@@ -189,6 +230,7 @@ outputs = Table(
     Column("sha256", Text, nullable=False),
     Column("rows", BigInteger),
     Column("created_at", _TIME, nullable=False, server_default=_NOW),
+    Column("fingerprint", Text, comment="Hashes of code, config and inputs that it was made of"),
     CheckConstraint("size >= 0", "size"),
     CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", "sha256"),
     comment="The stored value of each successful step; immutable",
