@@ -37,7 +37,9 @@ class Fingerprint:
         return cls(code, config, inputs)
 
 
-def fingerprint(code: str, config: Mapping[str, Any] | None, inputs: Iterable[Input]) -> Fingerprint:
+def fingerprint(
+    code: str, config: Mapping[str, Any] | None, inputs: Iterable[Input]
+) -> Fingerprint:
     """Return the fingerprint of what a step makes of these.
 
     `code` is the asset's `code_hash`; `config` holds the JSON values of its validated
