@@ -5,12 +5,13 @@ It runs from beat, in any number, and decides by rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from flowstone.runtime import Runtime
-from flowstone.store import cancellation, repairs
+from flowstone.store import cancellation, flights, repairs
 
 LOST_MESSAGE_SECONDS: Final = 300.0
 """How long a message may be under way before it counts as lost."""
@@ -42,15 +43,41 @@ def reconcile(
         taken = cancellation.overdue(conn, actor=ACTOR)
     if taken:
         kill((step.step_id, step.canvas) for step in taken)
+    repaired = repair(runtime)
+    with runtime.ledger.begin() as conn:
+        to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
+    for run_id in to_wake:
+        wake(run_id)
+    return {"cancel_overdue": len(taken), **repaired.counts, "run_woken": len(to_wake)}
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What one pass has put right."""
+
+    counts: Mapping[str, int]
+    """Repairs by rule."""
+    to_wake: Set[UUID]
+    """Runs that were waiting for steps of others, and wait no longer."""
+
+
+def repair(runtime: Runtime) -> Repaired:
+    """Apply the rules that need nobody but the ledger, once; raise LedgerUnavailable."""
     with runtime.ledger.begin() as conn:
         counts = {
-            "cancel_overdue": len(taken),
+            # First, so that the steps of a dead process do not count as lost.
+            "inline_abandoned": len(cancellation.abandoned(conn, actor=ACTOR)),
             "lease_expired": len(repairs.expired_leases(conn)),
             "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
             "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
         }
+    # Last, as all of these take steps away from those who are joined to them.
+    settled = runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))
+    return Repaired(counts | {"followers_left": len(settled)}, flights.to_wake(settled))
+
+
+def close_abandoned(runtime: Runtime) -> None:
+    """Close the inline runs whose process has died, so that they stand in nobody's way."""
     with runtime.ledger.begin() as conn:
-        to_wake = repairs.runs_to_wake(conn, IDLE_SECONDS)
-    for run_id in to_wake:
-        wake(run_id)
-    return counts | {"run_woken": len(to_wake)}
+        cancellation.abandoned(conn, actor=ACTOR)
+    runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))

@@ -53,8 +53,8 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             raise Ignore
         case Ended(outcome=Retrying(delay=delay), error=error):
             raise task.retry(exc=error, countdown=delay)
-    if ended.wake:
-        _wake(ended.claim.run_id)
+    for run_id in ended.wake:
+        _wake(run_id)
     if isinstance(ended.outcome, Stopped):
         _leave_as_revoked(task)
     if isinstance(ended.outcome, Failed):

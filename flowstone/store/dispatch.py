@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
-from flowstone.states import FINAL_STEP_STATES, sql_list
+from flowstone.states import ACTIVE_STEP_STATES, FINAL_STEP_STATES, sql_list
 from flowstone.store.tables import SCHEMA
 
 _IN_FLIGHT = text(
@@ -26,7 +26,7 @@ LOW_PART: Final = 4
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
 # the part of the window that is queued and could start. And a run without an open step needs it
 # to be closed. All counts are bounded by the window.
-_NEEDS_COORDINATOR = text(
+_DUE = text(
     f"""
     SELECT CASE
         WHEN EXISTS (
@@ -40,31 +40,44 @@ _NEEDS_COORDINATOR = text(
             SELECT FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state NOT IN ({sql_list(FINAL_STEP_STATES)})
         )
-    END
+    END AS coordinator, EXISTS (
+        SELECT FROM {SCHEMA}.steps WHERE joined_to = :step_id AND state = 'joined'
+    ) AS followers
     FROM {SCHEMA}.runs r WHERE r.id = :run_id
     """
 )
 
 # From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
-# and no more of the run than that.
+# and no more of the run than that. Each comes with the active step of the same asset x partition,
+# which belongs to another run, if there is one.
 _AHEAD = text(
     f"""
     WITH RECURSIVE ready AS (
-        SELECT id, feeds, open_deps FROM {SCHEMA}.steps
+        SELECT id, asset, partition, feeds, open_deps FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND state = 'pending' AND open_deps = 0
         ORDER BY id LIMIT :budget
     ), ahead AS (
-        SELECT id, feeds, open_deps, 0 AS depth FROM ready
+        SELECT id, asset, partition, feeds, open_deps, 0 AS depth FROM ready
         UNION
-        SELECT s.id, s.feeds, s.open_deps, a.depth + 1
+        SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, a.depth + 1
         FROM ahead a JOIN {SCHEMA}.steps s ON s.id = a.feeds
         WHERE s.state = 'pending' AND a.depth < :reach
+    ), once AS (
+        SELECT DISTINCT id, asset, partition, feeds, open_deps FROM ahead
     )
-    SELECT DISTINCT id, feeds, open_deps FROM ahead ORDER BY id
+    SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps,
+        o.id AS leader, o.run_id AS leading_run
+    FROM once a
+    LEFT JOIN {SCHEMA}.steps o ON o.asset = a.asset AND o.partition = a.partition
+        AND o.state IN ({sql_list(ACTIVE_STEP_STATES)})
+    ORDER BY a.id
     """
 )
 
 # Both lock the steps in the order of their ids, as commits do, so that they cannot deadlock.
+# Two runs that dispatch the same assets at once touch the index of single flight in that order,
+# too: it is the one of the asset graph, and so the same in both. PostgreSQL makes the second
+# wait for the first, and then refuses it; where the orders differ it may find a deadlock.
 _MARK = text(
     f"""
     WITH locked AS (
@@ -110,13 +123,26 @@ class DispatchedStep:
     canvas: UUID
 
 
-def needs_coordinator(conn: Connection, run_id: UUID) -> bool:
-    """Return whether a coordinator has something to do for the run.
+@dataclass(frozen=True)
+class Due:
+    """What is left to do when a step has ended."""
+
+    coordinator: bool
+    """Whether a coordinator has something to do for the run."""
+    followers: bool
+    """Whether steps of other runs are joined to the step."""
+
+
+def due(conn: Connection, run_id: UUID, step_id: int) -> Due:
+    """Return what is to be done for the run of a step, and for those that wait for the step.
 
     Asked after each commit of a step, and not in it: then the last of several that
-    commit at once sees them all, and no run is left without a wake-up.
+    commit at once sees them all, and no run is left without a wake-up. A step that joins
+    this one at the same time has either held up the commit, and is seen here, or has seen
+    the commit (flights.join).
     """
-    return bool(conn.scalar(_NEEDS_COORDINATOR, {"run_id": run_id}))
+    row = conn.execute(_DUE, {"run_id": run_id, "step_id": step_id}).one()
+    return Due(row.coordinator, row.followers)
 
 
 def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
@@ -124,17 +150,52 @@ def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
     return max(0, max_in_flight - int(conn.scalar(_IN_FLIGHT, {"run_id": run_id}) or 0))
 
 
-def ready(conn: Connection, run_id: UUID, budget: int) -> tuple[list[int], dict[int, Node]]:
-    """Return up to `budget` ready steps, and them with all that a canvas could add to them."""
-    rows = conn.execute(_AHEAD, {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN})
-    nodes = {id: Node(id, feeds, open_deps) for id, feeds, open_deps in rows}
-    return [node.id for node in nodes.values() if node.open_deps == 0], nodes
+@dataclass(frozen=True)
+class Follower:
+    """A ready step, and the active one of the same asset x partition in another run."""
+
+    step_id: int
+    asset: str
+    partition: str
+    leader: int
+    leading_run: UUID
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What of a run could be dispatched now."""
+
+    steps: Sequence[int]
+    """Ready steps, in the order of the plan."""
+    nodes: Mapping[int, Node]
+    """These, with all that a canvas could add to them."""
+    followers: Sequence[Follower]
+    """Ready steps that another run is computing; they are not among the others."""
+
+
+def ready(conn: Connection, run_id: UUID, budget: int) -> Ready:
+    """Return up to `budget` ready steps, and what could follow them in a canvas.
+
+    A step further ahead that another run is computing is left out, so that no canvas
+    holds it; it may be free when it is ready.
+    """
+    values = {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN}
+    rows = conn.execute(_AHEAD, values).all()
+    nodes = {row.id: Node(row.id, row.feeds, row.open_deps) for row in rows if row.leader is None}
+    followers = [
+        Follower(row.id, row.asset, row.partition, row.leader, row.leading_run)
+        for row in rows
+        if row.leader is not None and row.open_deps == 0
+    ]
+    return Ready([id for id, node in nodes.items() if node.open_deps == 0], nodes, followers)
 
 
 def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedStep]:
     """Move the members of the canvases to queued, and return what their messages need.
 
     The caller holds the lock on the run, so that no other coordinator dispatches them.
+    Raises LedgerUnavailable (is_overtaken) where another run dispatches the same asset x
+    partition at this moment: a fresh look finds it active.
     """
     canvas_of = {
         step: canvas_id

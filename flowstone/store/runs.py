@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Text, cast, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import UnknownRun
 from flowstone.plan import OnConflict, Request
@@ -63,11 +64,17 @@ def create(
     max_in_flight: int,
     actor: str,
     resumed_from: UUID | None = None,
-) -> None:
-    """Record a request."""
+    idempotency_key: str | None = None,
+    lease: float | None = None,
+) -> bool:
+    """Record a request; return False, and record nothing, if there is a run with that key.
+
+    `lease` is for how many seconds the process that drives an inline run counts as alive.
+    """
     wanted = asdict(request)
-    conn.execute(
-        insert(runs).values(
+    made = conn.execute(
+        insert(runs)
+        .values(
             id=run_id,
             driver=driver,
             request=wanted,
@@ -75,9 +82,35 @@ def create(
             max_in_flight=max_in_flight,
             actor=actor,
             resumed_from=resumed_from,
+            idempotency_key=idempotency_key,
+            lease_until=None if lease is None else _in_seconds(lease),
         )
-    )
+        .on_conflict_do_nothing(index_elements=[runs.c.idempotency_key])
+        .returning(runs.c.id)
+    ).one_or_none()
+    if made is None:
+        return False
     audit.record(conn, actor=actor, action="run.requested", run_id=run_id, details=wanted)
+    return True
+
+
+def of_key(conn: Connection, idempotency_key: str) -> Run:
+    """Return the run of an idempotency key, which there must be."""
+    query = select(runs.c.id).where(runs.c.idempotency_key == idempotency_key)
+    return get(conn, conn.execute(query).scalar_one())
+
+
+def renew(conn: Connection, run_ids: Sequence[UUID], *, lease: float) -> None:
+    """Let the process that drives these runs count as alive for `lease` seconds more."""
+    conn.execute(
+        update(runs)
+        .where(runs.c.id.in_(run_ids), runs.c.state.not_in(FINAL_RUN_STATES))
+        .values(lease_until=_in_seconds(lease))
+    )
+
+
+def _in_seconds(seconds: float) -> ColumnElement[Any]:
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 def get(conn: Connection, run_id: UUID) -> Run:
@@ -145,9 +178,21 @@ def move(conn: Connection, run_id: UUID, target: RunState, **values: Any) -> boo
     return moved is not None
 
 
-def fail(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
+def withdraw(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
+    """Fail a run that no worker would hear of, and free its idempotency key for another try."""
+    return fail(conn, run_id, error, actor=actor, idempotency_key=None)
+
+
+def fail(
+    conn: Connection,
+    run_id: UUID,
+    error: Mapping[str, Any],
+    *,
+    actor: str,
+    **values: Any,  # noqa: ANN401
+) -> bool:
     """Fail a run that could not be planned; return False if it is past that."""
-    if not move(conn, run_id, RunState.FAILED, error=dict(error)):
+    if not move(conn, run_id, RunState.FAILED, error=dict(error), **values):
         return False
     audit.record(conn, actor=actor, action="run.failed", run_id=run_id, details=dict(error))
     return True

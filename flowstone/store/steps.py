@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -209,7 +209,7 @@ _FAIL_READERS = text(
 )
 
 
-_FAIL_LOST = text(
+_FAIL_PENDING = text(
     f"""
     UPDATE {SCHEMA}.steps
     SET state = 'failed', finished_at = now(), error = CAST(:error AS jsonb)
@@ -286,8 +286,13 @@ def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
     values = {"finished_at": text("now()"), "reuses": reuses}
     if not _finish(conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}):
         return False
-    conn.execute(_LOWER, {"ids": [claim.step_id]})
+    lower_readers(conn, [claim.step_id])
     return True
+
+
+def lower_readers(conn: Connection, step_ids: Sequence[int]) -> None:
+    """Count down what the readers of steps wait for that are done now."""
+    conn.execute(_LOWER, {"ids": list(step_ids)})
 
 
 def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
@@ -318,18 +323,32 @@ def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
 
 def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int) -> None:
     """Fail a step that has been freed after its last attempt was lost, and its readers."""
-    error = {
-        "type": "poison",
-        "message": f"the process that ran {name} has died {lost} times; look for what kills it, "
-        "such as the memory that it takes or the time limit",
-        "retryable": False,
-    }
-    failed = conn.execute(_FAIL_LOST, {"step_id": step_id, "error": json.dumps(error)})
+    said = (
+        f"the process that ran {name} has died {lost} times; look for what kills it, "
+        "such as the memory that it takes or the time limit"
+    )
+    fail_pending(conn, step_id, name, run_id, Reason("poison", said), actor="reconciler")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a step fails that does not run."""
+
+    type: str
+    message: str
+
+
+def fail_pending(
+    conn: Connection, step_id: int, name: str, run_id: UUID, reason: Reason, *, actor: str
+) -> None:
+    """Fail a step that is not dispatched, and its readers."""
+    error = {"type": reason.type, "message": reason.message, "retryable": False}
+    failed = conn.execute(_FAIL_PENDING, {"step_id": step_id, "error": json.dumps(error)})
     if failed.rowcount:
-        _fail_readers(conn, step_id, f"{name} failed: poison: {error['message']}")
+        _fail_readers(conn, step_id, f"{name} failed: {reason.type}: {reason.message}")
         audit.record(
             conn,
-            actor="reconciler",
+            actor=actor,
             action="step.failed",
             run_id=run_id,
             step_id=step_id,
