@@ -326,9 +326,11 @@ def test_assets_that_a_loop_makes_differ_by_what_they_close_over() -> None:
 
 
 def test_code_without_a_source_is_known_by_its_instructions() -> None:
-    script = "from flowstone import asset\n"
+    script = (
+        "from flowstone import asset\n"
         "def made(x): return [lambda: y in {{'a', 'b'}} for y in x], {n}\n"
         "print(asset(made).code_hash)"
+    )
 
     def run(n: int) -> str:
         return subprocess.run(
