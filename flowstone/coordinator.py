@@ -12,12 +12,11 @@ from typing import Any
 from uuid import UUID
 
 from flowstone.errors import BadConfig, Conflict, FlowStoneError, did_you_mean
-from flowstone.execution import asset_config, made_of
+from flowstone.execution import asset_config, config_values, made_of
 from flowstone.expand import Canvas, expand
-from flowstone.graph import AssetGraph
 from flowstone.freshness import Input
 from flowstone.partition_key import step_name
-from flowstone.plan import OnConflict, Plan, build_plan
+from flowstone.plan import OnConflict, Plan, Request, build_plan
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
 from flowstone.store import cancellation, dispatch, flights, plans, runs, steps
@@ -64,17 +63,16 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
 
 
 def _plan(conn: Connection, runtime: Runtime, run: Run) -> Plan:
-    graph = runtime.registry.graph
-    plan = build_plan(run.request, graph, partial(plans.latest, conn), datetime.now(UTC))
-    _check_config(graph, plan, run.config)
+    plan = preview(conn, runtime, run.request, run.config)
     if run.request.on_conflict == OnConflict.REFUSE:
         _refuse_conflict(conn, run, plan)
     return plan
 
 
 def _refuse_conflict(conn: Connection, run: Run, plan: Plan) -> None:
-    nodes = [(step.asset, step.partition) for step in plan.steps]
-    found = flights.open_elsewhere(conn, run.id, nodes)
+    found = flights.open_elsewhere(
+        conn, run.id, [step.node for step in plan.steps if not step.skipped]
+    )
     if found is not None:
         raise Conflict(_conflict(step_name(*found.node), found.run_id))
 
@@ -86,7 +84,30 @@ def _conflict(name: str, run_id: UUID) -> str:
     )
 
 
-def _check_config(graph: AssetGraph, plan: Plan, config: Mapping[str, Any]) -> None:
+def preview(
+    conn: Connection, runtime: Runtime, request: Request, config: Mapping[str, Any]
+) -> Plan:
+    """Return the plan that a request would have now; raises what `build_plan` raises."""
+    graph = runtime.registry.graph
+    plan = build_plan(
+        request,
+        graph,
+        partial(plans.latest, conn),
+        datetime.now(UTC),
+        lambda asset: config_values(asset_config(graph[asset], config)),
+    )
+    _check_config(plan, config)
+    return plan
+
+
+def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
+    """Plan a requested run, and pause it before its first step; raises as `build_plan` does."""
+    run = runs.lock(conn, run_id)
+    plans.write(conn, run_id, _plan(conn, runtime, run), actor=ACTOR)
+    runs.move(conn, run_id, RunState.PAUSED)
+
+
+def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
     planned = {step.asset for step in plan.steps}
     for name in config:
         if name not in planned:
@@ -94,8 +115,6 @@ def _check_config(graph: AssetGraph, plan: Plan, config: Mapping[str, Any]) -> N
                 f"config is given for {name!r}, which this run does not compute"
                 + did_you_mean(name, planned)
             )
-    for name in planned:
-        asset_config(graph[name], config)
 
 
 def take_ready(
@@ -164,9 +183,7 @@ def _expected(
     }
 
 
-def _fingerprint(
-    runtime: Runtime, run: Run, name: str, inputs: Sequence[Input]
-) -> str | None:
+def _fingerprint(runtime: Runtime, run: Run, name: str, inputs: Sequence[Input]) -> str | None:
     try:
         asset = runtime.registry.graph[name]
         return str(made_of(asset, asset_config(asset, run.config), inputs))

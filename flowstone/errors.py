@@ -174,6 +174,12 @@ class KeyReused(FlowStoneError):
     type = "key_reused"
 
 
+class CannotStart(FlowStoneError):
+    """A run that was to be started is not one that waits for that."""
+
+    type = "cannot_start"
+
+
 class RunEnded(FlowStoneError):
     """A run that was to be cancelled has succeeded or failed already."""
 

@@ -6,7 +6,7 @@ import itertools
 import signal
 import time
 import traceback
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,7 +45,7 @@ class Ended:
 
     claim: Claim
     outcome: Outcome
-    wake: Set[UUID]
+    wake: frozenset[UUID]
     """The runs whose coordinator must be woken."""
     error: BaseException | None
 
@@ -77,23 +77,25 @@ def execute(
     return Ended(claim, recorded, _to_wake(runtime, claim, recorded), error)
 
 
-def _to_wake(runtime: Runtime, claim: Claim, outcome: Outcome) -> Set[UUID]:
+def _to_wake(runtime: Runtime, claim: Claim, outcome: Outcome) -> frozenset[UUID]:
     """Settle what was joined to the step, and return the runs that can go on."""
     try:
         with runtime.ledger.autocommit() as conn:
             due = dispatch.due(conn, claim.run_id, claim.step_id)
-        mine = {claim.run_id} if due.coordinator else set()
+        mine = frozenset([claim.run_id] if due.coordinator else [])
         return mine | _settle(runtime, claim, outcome, followers=due.followers)
     except LedgerUnavailable:
         # The step is committed, and the reconciler settles its followers. A wake-up too many
         # does no harm.
-        return {claim.run_id}
+        return frozenset([claim.run_id])
 
 
-def _settle(runtime: Runtime, claim: Claim, outcome: Outcome, *, followers: bool) -> Set[UUID]:
+def _settle(
+    runtime: Runtime, claim: Claim, outcome: Outcome, *, followers: bool
+) -> frozenset[UUID]:
     match outcome:
         case Retrying():
-            return set()
+            return frozenset()
         case Failed() | Stopped():
             # With the step, others of its run have ended, or have left its canvas.
             return runtime.ledger.in_turn(
@@ -101,7 +103,7 @@ def _settle(runtime: Runtime, claim: Claim, outcome: Outcome, *, followers: bool
             )
         case Succeeded() | Skipped():
             if not followers:
-                return set()
+                return frozenset()
             settled = runtime.ledger.in_turn(
                 lambda conn: flights.settle(conn, [claim.step_id], actor=claim.worker)
             )

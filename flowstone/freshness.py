@@ -46,7 +46,12 @@ def fingerprint(
     config, so that a default counts as much as a value that was given, or None for an
     asset that takes none; `inputs` come in the order of the plan.
     """
-    return Fingerprint(code, digest(config), digest([list(one) for one in inputs]))
+    return Fingerprint(code, digest(config), inputs_hash(inputs))
+
+
+def inputs_hash(inputs: Iterable[Input]) -> str:
+    """Return the hash of the values that a step reads, in the order of the plan."""
+    return digest([list(one) for one in inputs])
 
 
 def digest(value: object) -> str:

@@ -21,9 +21,10 @@ from flowstone.errors import (
 )
 from flowstone.log import get_logger
 from flowstone.partition_key import decode_key
+from flowstone.plan import StoredStep
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState
-from flowstone.store import cancellation, flights, outputs, progress, resumption, runs
+from flowstone.store import cancellation, flights, outputs, plans, progress, resumption, runs
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import StepError
 
@@ -31,7 +32,8 @@ __all__ = ["Cancellation", "Progress", "RunHandle"]
 
 log = get_logger("flowstone.handle")
 
-_POLL_SECONDS: Final = 0.2
+POLL_SECONDS: Final = 0.2
+"""How long to wait before looking again at what another process does."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ class RunHandle:
         """Wait up to `timeout` seconds for a coordinator to take the run, and return its state."""
         end = time.monotonic() + timeout
         while (state := self.status()) == RunState.REQUESTED and time.monotonic() < end:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         return state
 
     def result(self, asset: str | Asset | None = None, timeout: float | None = None) -> Any:  # noqa: ANN401
@@ -150,6 +152,30 @@ class RunHandle:
         wake_others(self._runtime, ledger.in_turn(lambda conn: flights.leave(conn, self.id, me)))
         return replace(done, state=state)
 
+    def plan(self) -> list[StoredStep]:
+        """Return the steps of the stored plan, each after what it reads, with its reason.
+
+        The plan does not change; the state of each step is its present one. A run that has
+        not been planned yet has none.
+        """
+        with self._runtime.ledger.begin() as conn:
+            runs.get(conn, self.id)
+            return plans.read(conn, self.id)
+
+    def start(self) -> RunHandle:
+        """Start a run whose plan was saved by `save_plan`, and return this handle.
+
+        It does exactly what the plan says, from the outputs that were the latest then.
+        Raises CannotStart, LedgerUnavailable or BrokerUnavailable; then it has not started.
+        """
+        settings = self._runtime.settings
+        publisher = Publisher(client_app(settings.broker, settings.results))
+        publisher.check()
+        with self._runtime.ledger.begin() as conn:
+            runs.start(conn, self.id, actor=whoami())
+        _wake(publisher, self.id)
+        return self
+
     def resume(self) -> RunHandle:
         """Queue a new run for the workers that does what this one has left undone.
 
@@ -162,11 +188,7 @@ class RunHandle:
         publisher.check()
         with self._runtime.ledger.begin() as conn:
             made = resumption.create(conn, uuid4(), self.id, actor=whoami())
-        try:
-            publisher.wake(made)
-        except BrokerUnavailable as error:
-            # The run is recorded, and the reconciler wakes it when the broker is back.
-            log.warning("coordinator not woken", run_id=str(made), error=error.message)
+        _wake(publisher, made)
         return RunHandle(made, self._runtime)
 
     def explain(self) -> str:
@@ -219,6 +241,14 @@ def wake_others(runtime: Runtime, run_ids: Iterable[UUID]) -> None:
         log.warning("coordinators not woken", runs=len(waiting), error=error.message)
 
 
+def _wake(publisher: Publisher, run_id: UUID) -> None:
+    try:
+        publisher.wake(run_id)
+    except BrokerUnavailable as error:
+        # The run is recorded, and the reconciler wakes it when the broker is back.
+        log.warning("coordinator not woken", run_id=str(run_id), error=error.message)
+
+
 class _Deadline:
     """The end of a caller's patience, `seconds` from now; None has no end."""
 
@@ -230,7 +260,7 @@ class _Deadline:
         """Wait a moment; raise RunTimeout, with what is the case instead, at the end."""
         if self._end is not None and time.monotonic() > self._end:
             raise RunTimeout(f"{otherwise} after {self._seconds:g} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _only(run: runs.Run) -> str:

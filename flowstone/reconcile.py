@@ -5,13 +5,14 @@ It runs from beat, in any number, and decides by rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from flowstone.runtime import Runtime
 from flowstone.store import cancellation, flights, repairs
+from flowstone.store.ledger import Connection
 
 LOST_MESSAGE_SECONDS: Final = 300.0
 """How long a message may be under way before it counts as lost."""
@@ -52,32 +53,34 @@ def reconcile(
 
 
 @dataclass(frozen=True)
-class Repaired:
+class Pass:
     """What one pass has put right."""
 
     counts: Mapping[str, int]
     """Repairs by rule."""
-    to_wake: Set[UUID]
+    to_wake: frozenset[UUID]
     """Runs that were waiting for steps of others, and wait no longer."""
 
 
-def repair(runtime: Runtime) -> Repaired:
+def repair(runtime: Runtime) -> Pass:
     """Apply the rules that need nobody but the ledger, once; raise LedgerUnavailable."""
-    with runtime.ledger.begin() as conn:
-        counts = {
-            # First, so that the steps of a dead process do not count as lost.
-            "inline_abandoned": len(cancellation.abandoned(conn, actor=ACTOR)),
-            "lease_expired": len(repairs.expired_leases(conn)),
-            "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
-            "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
-        }
+    counts = runtime.ledger.in_turn(_free)
     # Last, as all of these take steps away from those who are joined to them.
     settled = runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))
-    return Repaired(counts | {"followers_left": len(settled)}, flights.to_wake(settled))
+    return Pass(counts | {"followers_left": len(settled)}, flights.to_wake(settled))
+
+
+def _free(conn: Connection) -> dict[str, int]:
+    return {
+        # First, so that the steps of a dead process do not count as lost.
+        "inline_abandoned": len(cancellation.abandoned(conn, actor=ACTOR)),
+        "lease_expired": len(repairs.expired_leases(conn)),
+        "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
+        "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
+    }
 
 
 def close_abandoned(runtime: Runtime) -> None:
     """Close the inline runs whose process has died, so that they stand in nobody's way."""
-    with runtime.ledger.begin() as conn:
-        cancellation.abandoned(conn, actor=ACTOR)
+    runtime.ledger.in_turn(lambda conn: cancellation.abandoned(conn, actor=ACTOR))
     runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))

@@ -12,13 +12,14 @@ from rich.table import Table
 
 from flowstone import client
 from flowstone.cli.display import progress_table, title
+from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.partition_key import label
 from flowstone.states import RunState
 
 
 def status(
-    run: Annotated[str, typer.Argument(help="The id of a run, or the beginning of it.")],
+    run: RunId,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how far a run is; the exit code is 1 if it has failed or was cancelled.

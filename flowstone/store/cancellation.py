@@ -112,7 +112,7 @@ _ABANDONED = text(
     )
     UPDATE {SCHEMA}.runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, now()), cancel_grace = 0,
-        cancel_reason = :said
+        cancel_reason = coalesce(r.cancel_reason, :said)
     FROM dead WHERE r.id = dead.id
     RETURNING r.id
     """

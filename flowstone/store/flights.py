@@ -194,9 +194,7 @@ def inputs(conn: Connection, step_ids: Iterable[int]) -> Mapping[int, list[Input
     return found
 
 
-def join(
-    conn: Connection, followers: Mapping[Follower, str | None], *, actor: str
-) -> None:
+def join(conn: Connection, followers: Mapping[Follower, str | None], *, actor: str) -> None:
     """Have ready steps wait for their leaders, except for those whose leader has just ended.
 
     The values are the fingerprints that an output must have to serve; None takes none.
@@ -230,10 +228,10 @@ def settle(conn: Connection, leaders: Sequence[int], *, actor: str) -> list[Sett
     return [Settled(row.id, row.run_id, row.driver == "celery") for row in (*served, *freed)]
 
 
-def leave(conn: Connection, run_id: UUID, actor: str) -> set[UUID]:
+def leave(conn: Connection, run_id: UUID, actor: str) -> frozenset[UUID]:
     """Settle what is joined to steps of a run that have ended; return the runs to wake."""
     ended = conn.scalars(_ENDED_IN_RUN, {"run_id": run_id}).all()
-    return to_wake(settle(conn, ended, actor=actor)) if ended else set()
+    return to_wake(settle(conn, ended, actor=actor)) if ended else frozenset()
 
 
 def left(conn: Connection, *, actor: str) -> list[Settled]:
@@ -242,9 +240,9 @@ def left(conn: Connection, *, actor: str) -> list[Settled]:
     return settle(conn, ended, actor=actor) if ended else []
 
 
-def to_wake(settled: Iterable[Settled]) -> set[UUID]:
+def to_wake(settled: Iterable[Settled]) -> frozenset[UUID]:
     """Return the runs whose coordinator has something to do now."""
-    return {step.run_id for step in settled if step.has_coordinator}
+    return frozenset(step.run_id for step in settled if step.has_coordinator)
 
 
 def open_elsewhere(conn: Connection, run_id: UUID, nodes: Sequence[Node]) -> OpenElsewhere | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, Row, bindparam, text
 
-from flowstone.plan import Node, Plan
-from flowstone.states import RunState
+from flowstone.freshness import Fingerprint
+from flowstone.plan import Made, Node, Plan, StoredStep
+from flowstone.states import RunState, StepState
 from flowstone.store import audit, runs
 from flowstone.store.tables import SCHEMA
 
@@ -22,7 +24,7 @@ _RESERVE = text(
 
 _LATEST = text(
     f"""
-    SELECT l.asset, l.partition, o.step_id
+    SELECT l.asset, l.partition, o.step_id, o.sha256, o.fingerprint
     FROM unnest(CAST(:assets AS text[]), CAST(:partitions AS text[])) AS n(asset, partition)
     JOIN {SCHEMA}.latest l ON l.asset = n.asset AND l.partition = n.partition
     JOIN {SCHEMA}.outputs o ON o.id = l.output_id
@@ -30,10 +32,30 @@ _LATEST = text(
 ).bindparams(bindparam("assets"), bindparam("partitions"))
 
 
-def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, int]:
-    """Return the step that made the latest output of each node that has one."""
+# Ids grow along the edges of a plan, so this is an order in which each step follows its inputs.
+_READ = text(
+    f"""
+    SELECT s.id, s.asset, s.partition, s.queue, s.state, s.reason,
+        array_agg(u.asset ORDER BY e.position) AS assets,
+        array_agg(u.partition ORDER BY e.position) AS partitions,
+        array_agg(u.id ORDER BY e.position) AS ids,
+        array_agg(e.optional ORDER BY e.position) AS optional
+    FROM {SCHEMA}.steps s
+    LEFT JOIN {SCHEMA}.edges e ON e.downstream = s.id
+    LEFT JOIN {SCHEMA}.steps u ON u.id = e.upstream
+    WHERE s.run_id = :run_id
+    GROUP BY s.id ORDER BY s.id
+    """
+)
+
+
+def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, Made]:
+    """Return the latest output of each node that has one."""
     columns = {"assets": [n[0] for n in nodes], "partitions": [n[1] for n in nodes]}
-    return {(row.asset, row.partition): row.step_id for row in conn.execute(_LATEST, columns)}
+    return {
+        (asset, partition): Made(step_id, sha256, of and Fingerprint.parse(of))
+        for asset, partition, step_id, sha256, of in conn.execute(_LATEST, columns)
+    }
 
 
 def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
@@ -45,9 +67,11 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
     ids = sorted(conn.scalars(_RESERVE, {"count": len(plan.steps)}))
     id_of = {(s.asset, s.partition): i for s, i in zip(plan.steps, ids, strict=True)}
     readers = _readers(plan)
+    waits_for = {step.node for step in plan.steps if not step.skipped}
     _copy(
         conn,
-        "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds)",
+        "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds, state, reuses,"
+        " finished_at)",
         (
             (
                 id_of[s.asset, s.partition],
@@ -56,25 +80,59 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
                 s.partition,
                 s.reason,
                 s.queue,
-                sum(up in id_of for up in s.upstream),
+                sum(up in waits_for for up in s.upstream),
                 id_of[only[0]] if len(only := readers[s.asset, s.partition]) == 1 else None,
+                StepState.SKIPPED if s.skipped else StepState.PENDING,
+                s.reuses,
+                "now" if s.skipped else None,  # the time of the transaction
             )
             for s in plan.steps
         ),
     )
     _copy(
         conn,
-        "edges (downstream, upstream, position, pinned)",
+        "edges (downstream, upstream, position, pinned, optional)",
         (
-            (id_of[s.asset, s.partition], id_of.get(up) or plan.pinned[up], place, up not in id_of)
+            (
+                id_of[s.asset, s.partition],
+                id_of.get(up) or plan.pinned[up],
+                place,
+                up not in id_of,
+                up in s.optional,
+            )
             for s in plan.steps
             for place, up in enumerate(s.upstream)
         ),
     )
-    audit.record(
-        conn, actor=actor, action="run.planned", run_id=run_id, details={"steps": len(ids)}
-    )
+    details = {"steps": len(ids), "skipped": len(ids) - len(waits_for)}
+    audit.record(conn, actor=actor, action="run.planned", run_id=run_id, details=details)
     return True
+
+
+def read(conn: Connection, run_id: UUID) -> list[StoredStep]:
+    """Return the plan of a run as it was stored, each step after what it reads."""
+    return [_stored(row) for row in conn.execute(_READ, {"run_id": run_id})]
+
+
+def _stored(row: Row[*tuple[Any, ...]]) -> StoredStep:
+    # Without any edge, the outer join gives one row of nulls.
+    edges = [
+        ((asset, key), id, optional)
+        for asset, key, id, optional in zip(
+            row.assets, row.partitions, row.ids, row.optional, strict=True
+        )
+        if id is not None
+    ]
+    return StoredStep(
+        id=row.id,
+        asset=row.asset,
+        partition=row.partition,
+        queue=row.queue,
+        state=StepState(row.state),
+        reads=tuple((node, id) for node, id, _ in edges),
+        reason=row.reason,
+        optional=frozenset(node for node, _, optional in edges if optional),
+    )
 
 
 def _readers(plan: Plan) -> dict[Node, list[Node]]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from flowstone.errors import UnknownRun
+from flowstone.errors import CannotStart, UnknownRun
 from flowstone.plan import OnConflict, Request
 from flowstone.states import (
     DONE_STEP_STATES,
@@ -95,9 +95,14 @@ def create(
 
 
 def of_key(conn: Connection, idempotency_key: str) -> Run:
-    """Return the run of an idempotency key, which there must be."""
+    """Return the run of an idempotency key; raise UnknownRun if there is none."""
     query = select(runs.c.id).where(runs.c.idempotency_key == idempotency_key)
-    return get(conn, conn.execute(query).scalar_one())
+    if (run_id := conn.scalar(query)) is None:
+        raise UnknownRun(
+            f"the run of the idempotency key {idempotency_key!r} has just been withdrawn, as "
+            "the broker cannot be reached; submit it again"
+        )
+    return get(conn, run_id)
 
 
 def renew(conn: Connection, run_ids: Sequence[UUID], *, lease: float) -> None:
@@ -181,6 +186,15 @@ def move(conn: Connection, run_id: UUID, target: RunState, **values: Any) -> boo
 def withdraw(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
     """Fail a run that no worker would hear of, and free its idempotency key for another try."""
     return fail(conn, run_id, error, actor=actor, idempotency_key=None)
+
+
+def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
+    """Let a run go on that was planned to be started later; raise CannotStart or UnknownRun."""
+    run = lock(conn, run_id)
+    if run.state != RunState.PAUSED:
+        raise CannotStart(f"run {run_id} is {run.state}; only a run that is paused can be started")
+    move(conn, run_id, RunState.RUNNING, started_at=func.now())
+    audit.record(conn, actor=actor, action="run.started", run_id=run_id)
 
 
 def fail(

@@ -156,12 +156,13 @@ _COMMIT = text(
     """
 )
 
-# What a commit does to its readers, for steps that are done without one.
+# What a commit does to its readers, for steps that are done without one; and for those that have
+# failed, to the readers that can do without them.
 _LOWER = text(
     f"""
     WITH readers AS (
         SELECT downstream AS id, count(*) AS by FROM {SCHEMA}.edges
-        WHERE upstream = ANY(CAST(:ids AS bigint[])) AND NOT pinned
+        WHERE upstream = ANY(CAST(:ids AS bigint[])) AND NOT pinned AND (optional OR :done)
         GROUP BY downstream
     ), locked AS (
         SELECT s.id, readers.by FROM {SCHEMA}.steps s JOIN readers ON readers.id = s.id
@@ -170,16 +171,17 @@ _LOWER = text(
     UPDATE {SCHEMA}.steps s
     SET open_deps = s.open_deps - locked.by,
         queued_at = CASE WHEN s.state = 'queued' THEN now() END
-    FROM locked WHERE s.id = locked.id
+    FROM locked WHERE s.id = locked.id AND s.state IN ('pending', 'queued')
     """
 )
 
 _BELOW = f"""
     RECURSIVE below AS (
-        SELECT downstream AS id FROM {SCHEMA}.edges WHERE upstream = :step_id AND NOT pinned
+        SELECT downstream AS id FROM {SCHEMA}.edges
+        WHERE upstream = :step_id AND NOT pinned AND NOT optional
         UNION
         SELECT e.downstream FROM {SCHEMA}.edges e JOIN below ON e.upstream = below.id
-        WHERE NOT e.pinned
+        WHERE NOT e.pinned AND NOT e.optional
     )
 """
 
@@ -189,6 +191,10 @@ _LOCK_FAILING = text(
     f"""
     WITH {_BELOW}, touched AS (
         SELECT id FROM below
+        UNION
+        SELECT e.downstream FROM {SCHEMA}.edges e
+        WHERE (e.upstream = :step_id OR e.upstream IN (SELECT id FROM below))
+          AND e.optional AND NOT e.pinned
         UNION
         SELECT id FROM {SCHEMA}.steps
         WHERE canvas = :canvas AND state = 'queued' AND open_deps > 0
@@ -205,6 +211,7 @@ _FAIL_READERS = text(
     UPDATE {SCHEMA}.steps s
     SET state = 'upstream_failed', finished_at = now(), error = CAST(:error AS jsonb)
     FROM below WHERE s.id = below.id AND s.state IN ('pending', 'queued')
+    RETURNING s.id
     """
 )
 
@@ -292,7 +299,7 @@ def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
 
 def lower_readers(conn: Connection, step_ids: Sequence[int]) -> None:
     """Count down what the readers of steps wait for that are done now."""
-    conn.execute(_LOWER, {"ids": list(step_ids)})
+    conn.execute(_LOWER, {"ids": list(step_ids), "done": True})
 
 
 def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
@@ -307,17 +314,18 @@ def retry(conn: Connection, claim: Claim, failure: Failure, delay: float) -> boo
         "retry_at": text("now() + make_interval(secs => :delay)").bindparams(delay=delay),
         "error": failure.as_json(),
     }
-    return _finish(conn, claim, StepState.RETRYING, values, failure)
+    return _finish(conn, claim, StepState.RETRYING, values, failure=failure)
 
 
 def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
     """Fail the step, and with it all that depends on it; return False if stale."""
     values = {"finished_at": text("now()"), "error": failure.as_json()}
-    if not _finish(conn, claim, StepState.FAILED, values, failure):
+    if not _finish(conn, claim, StepState.FAILED, values, failure=failure):
         return False
     conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
-    _fail_readers(conn, claim.step_id, f"{claim.name} failed: {failure.type}: {failure.message}")
+    # Before the counters are lowered, by which the rest of a broken canvas is known.
     dispatch.release(conn, [claim.canvas])
+    _fail_readers(conn, claim.step_id, f"{claim.name} failed: {failure.type}: {failure.message}")
     return True
 
 
@@ -358,7 +366,8 @@ def fail_pending(
 
 def _fail_readers(conn: Connection, step_id: int, message: str) -> None:
     reason = {"type": "upstream_failed", "message": message, "step_id": step_id}
-    conn.execute(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
+    failed = conn.scalars(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
+    conn.execute(_LOWER, {"ids": [step_id, *failed], "done": False})
 
 
 def _finish(
@@ -366,6 +375,7 @@ def _finish(
     claim: Claim,
     target: StepState,
     values: dict[str, Any],
+    *,
     failure: Failure | None = None,
     details: Mapping[str, Any] | None = None,
 ) -> bool:
