@@ -45,14 +45,14 @@ class HandRun:
             )
             for s, ups in dag.items()
         )
-        pinned = options.pop("pinned", {})
+        pinned, force = options.pop("pinned", {}), options.pop("force", False)
         self.expects = options.pop("expects", str(MADE_OF))
         """What the output of another run must be made of, to serve a step of this one."""
         with ledger.begin() as conn:
             runs.create(
                 conn,
                 self.id,
-                Request(tuple(s.asset for s in steps_), "-", upstream=True),
+                Request(tuple(s.asset for s in steps_), "-", upstream=True, force=force),
                 config={},
                 max_in_flight=max_in_flight,
                 actor="test",
