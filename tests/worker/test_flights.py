@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +120,12 @@ def test_a_sync_run_shares_what_a_worker_computes(
 ) -> None:
     at_the_gate(folder)
     config = {"gate": {"folder": str(folder)}}
-    (folder / "open").touch()
-    mine = flowstone.materialize_sync("after_gate", upstream=True, config=config)
-    assert mine.result() == 3
+    with ThreadPoolExecutor(1) as pool:
+        mine = pool.submit(flowstone.materialize_sync, "after_gate", upstream=True, config=config)
+        joined = "SELECT FROM flowstone.steps WHERE state = 'joined' AND asset = 'gate'"
+        wait_until(lambda: view.rows(joined), "the run of this process waits for the worker")
+        (folder / "open").touch()
+        assert mine.result(30).result() == 3
     assert attempts(view)["gate", "succeeded"] == 1
 
 
