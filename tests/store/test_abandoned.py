@@ -9,12 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flowstone import materialize_sync
+from flowstone import cancel, materialize_sync
 from flowstone.asset import asset
 from flowstone.errors import RunFailed
 from flowstone.reconcile import reconcile
@@ -71,6 +72,17 @@ def blocked(tmp_path: Path, database: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
+@contextmanager
+def no_run_left(ledger: Ledger) -> Iterator[None]:
+    """Cancel what is open in the end, so that a test that fails does not wait for its threads."""
+    try:
+        yield
+    finally:
+        open_ = "SELECT id FROM flowstone.runs WHERE finished_at IS NULL"
+        for (run_id,) in query(ledger, open_):
+            cancel(run_id, grace=0)
+
+
 @pytest.fixture
 def mine(make_runtime: Any) -> list[str]:
     """Define the same assets here; these come to an end."""
@@ -96,7 +108,7 @@ def mine(make_runtime: Any) -> list[str]:
 def test_a_run_that_was_killed_stands_in_nobodys_way(
     blocked: subprocess.Popen[str], mine: list[str], ledger: Ledger
 ) -> None:
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, no_run_left(ledger):
         waiting = pool.submit(lambda: materialize_sync("after", upstream=True).result())
         joined = "SELECT id FROM flowstone.steps WHERE state = 'joined' AND asset = 'shared'"
         wait_until(lambda: query(ledger, joined), "this run waits for the other process")
@@ -194,7 +206,7 @@ def test_two_sync_runs_of_one_process_share_what_they_compute(make_runtime: Any)
         return 7
 
     here = make_runtime(build_registry([slow]))
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(2) as pool, no_run_left(here.ledger):
         both = [pool.submit(lambda: materialize_sync("slow").result()) for _ in range(2)]
         joined = "SELECT id FROM flowstone.steps WHERE state = 'joined'"
         wait_until(lambda: query(here.ledger, joined), "one of them waits for the other")
