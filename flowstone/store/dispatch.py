@@ -10,7 +10,13 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
-from flowstone.states import ACTIVE_STEP_STATES, FINAL_STEP_STATES, sql_list
+from flowstone.states import (
+    ACTIVE_STEP_STATES,
+    FINAL_STEP_STATES,
+    StepState,
+    in_state,
+    sql_list,
+)
 from flowstone.store.tables import SCHEMA
 
 _IN_FLIGHT = text(
@@ -61,7 +67,7 @@ _AHEAD = text(
         UNION
         SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, a.depth + 1
         FROM ahead a JOIN {SCHEMA}.steps s ON s.id = a.feeds
-        WHERE s.state = 'pending' AND a.depth < :reach
+        WHERE {in_state("s.state", StepState.PENDING)} AND a.depth < :reach
     ), once AS (
         SELECT DISTINCT id, asset, partition, feeds, open_deps FROM ahead
     )
@@ -75,23 +81,25 @@ _AHEAD = text(
 )
 
 # Both lock the steps in the order of their ids, as commits do, so that they cannot deadlock.
-# Two runs that dispatch the same assets at once touch the index of single flight in that order,
-# too: it is the one of the asset graph, and so the same in both. PostgreSQL makes the second
-# wait for the first, and then refuses it; where the orders differ it may find a deadlock.
+#
+# Two runs that dispatch the same assets at once meet in the index of single flight: the second
+# waits for the first, and is then refused. So that they do not wait for each other, they come to
+# its entries in one order. A join by index keeps that order (see Ledger).
 _MARK = text(
     f"""
     WITH locked AS (
-        SELECT s.id, n.canvas
+        SELECT s.id, s.asset, s.partition, n.canvas
         FROM {SCHEMA}.steps s
         JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[])) AS n(id, canvas)
             ON n.id = s.id
-        WHERE s.state = 'pending'
+        WHERE {in_state("s.state", StepState.PENDING)}
         ORDER BY s.id FOR NO KEY UPDATE OF s
     )
     UPDATE {SCHEMA}.steps s
     -- The time of the transaction would be that of a coordinator which then waited for the lock.
-    SET state = 'queued', queued_at = clock_timestamp(), canvas = locked.canvas
-    FROM locked WHERE s.id = locked.id
+    SET state = 'queued', queued_at = clock_timestamp(), canvas = marked.canvas
+    FROM (SELECT id, canvas FROM locked ORDER BY asset, partition) AS marked
+    WHERE s.id = marked.id
     RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
     """
 )

@@ -27,6 +27,8 @@ from flowstone.states import (
     FINAL_RUN_STATES,
     FINAL_STEP_STATES,
     RunState,
+    StepState,
+    in_state,
     sql_list,
 )
 from flowstone.store import steps
@@ -43,7 +45,7 @@ _ACTIVE = sql_list(ACTIVE_STEP_STATES)
 _LOCK_LEADERS = text(
     f"""
     SELECT id FROM {SCHEMA}.steps
-    WHERE id = ANY(CAST(:ids AS bigint[])) AND state IN ({_ACTIVE})
+    WHERE id = ANY(CAST(:ids AS bigint[])) AND {in_state("state", *ACTIVE_STEP_STATES)}
     ORDER BY id FOR SHARE
     """
 )
@@ -55,7 +57,7 @@ _JOIN = text(
         SET state = 'joined', joined_to = n.leader, fingerprint = n.fingerprint
         FROM unnest(CAST(:ids AS bigint[]), CAST(:leaders AS bigint[]),
             CAST(:fingerprints AS text[])) AS n(id, leader, fingerprint)
-        WHERE s.id = n.id AND s.state = 'pending' AND s.open_deps = 0
+        WHERE s.id = n.id AND {in_state("s.state", StepState.PENDING)} AND s.open_deps = 0
         RETURNING s.id, s.run_id, s.joined_to
     )
     INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
@@ -102,7 +104,7 @@ _SERVE = text(
         FROM {SCHEMA}.steps l
         JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(l.reuses, l.id), {SCHEMA}.runs r
         WHERE f.state = 'joined' AND f.joined_to = ANY(CAST(:leaders AS bigint[]))
-          AND l.id = f.joined_to AND l.state IN ({sql_list(DONE_STEP_STATES)})
+          AND l.id = f.joined_to AND {in_state("l.state", *DONE_STEP_STATES)}
           AND o.fingerprint = f.fingerprint
           AND r.id = f.run_id
           AND (r.request->'force' IS DISTINCT FROM 'true' OR o.created_at > r.created_at)

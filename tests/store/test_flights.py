@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from flowstone.asset import asset
 from flowstone.coordinator import coordinate
-from flowstone.errors import Conflict
+from flowstone.errors import Conflict, LedgerUnavailable
 from flowstone.execution import Ended, execute
 from flowstone.expand import members
 from flowstone.plan import OnConflict
@@ -25,6 +25,7 @@ from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import HandRun, query
 from tests.store.test_concurrency import PATIENCE, at_once, until_somebody_waits_for_a_lock
 from tests.store.test_dispatch import Outbox, request
+from tests.store.test_linear import rows_read
 
 PAIR = {1: (), 2: (1,)}
 DIAMOND = {1: (), 2: (1,), 3: (1,), 4: (2, 3)}
@@ -307,16 +308,45 @@ def test_two_that_settle_at_once_do_it_once(ledger: Ledger) -> None:
 def test_two_runs_that_dispatch_the_same_assets_at_once_share_them_out(
     ledger: Ledger, order: int
 ) -> None:
-    # In the same order one waits for the other and is then refused, in opposite orders they
-    # would wait for each other: both look again, and find what the other has.
-    many = 40
-    for number in range(12 if order == 1 else 4):
+    many = 300
+    refusals: list[str] = []
+
+    def dispatch_patiently(run: HandRun) -> None:
+        while True:
+            try:
+                with ledger.begin() as conn:
+                    run._dispatch(conn)
+            except LedgerUnavailable as error:
+                refusals.append(error.message)
+            else:
+                return
+
+    for number in range(12):
         name = f"run{number}_"
-        one = HandRun(ledger, dict.fromkeys(range(many), ()), name=name)
-        two = HandRun(ledger, dict.fromkeys(range(many)[::order], ()), name=name)
-        at_once(one.dispatch, two.dispatch)
-        pairs = Counter(tuple(sorted((one.states()[n], two.states()[n]))) for n in range(many))
+        one = HandRun(ledger, dict.fromkeys(range(many), ()), many, name=name)
+        two = HandRun(ledger, dict.fromkeys(range(many)[::order], ()), many, name=name)
+        at_once(partial(dispatch_patiently, one), partial(dispatch_patiently, two))
+        states = one.states(), two.states()
+        pairs = Counter(tuple(sorted(of[n] for of in states)) for n in range(many))
         assert pairs == {("joined", "queued"): many}
+    # Even where their plans have the assets in opposite orders, they do not wait for each other.
+    assert refusals
+    assert not [said for said in refusals if "deadlock" in said]
+
+
+def test_earlier_runs_of_the_same_assets_cost_a_dispatch_nothing(ledger: Ledger) -> None:
+    read = []
+    for number in range(120):
+        run = HandRun(ledger, PAIR)
+        before = rows_read(ledger)
+        run.dispatch()
+        read.append(rows_read(ledger) - before)
+        if number == 0:
+            run.do(1, 2)
+        else:
+            with ledger.begin() as conn:
+                cancellation.request(conn, run.id, grace=0, reason=None, actor="me")
+    assert read[-1] <= read[1]
 
 
 def registry(calls: list[str]) -> Registry:
