@@ -64,7 +64,7 @@ def _race(stage: Stage, shape: str, by_hand: Callable[[], list[Signature]], step
 
 def _run(targets: list[str]) -> float:
     began = time.perf_counter()
-    handle = materialize_all(targets)
+    handle = materialize_all(targets, force=True)
     wait_until(lambda: handle.status() == RunState.SUCCEEDED, "the run")
     return time.perf_counter() - began
 
@@ -127,7 +127,7 @@ def _layers(stage: Stage, depth: int) -> Watched:
     with stage.worker("tasks", ALL_QUEUES, shape):
         wait_until(lambda: materialize_all("l0_0").wait(), "the first run, which imports")
         began = time.perf_counter()
-        handle = materialize_all(targets)
+        handle = materialize_all(targets, force=True)
         while handle.status() != RunState.SUCCEEDED:
             waiting = [len(m) for q in QUEUES for m in redis.lrange(q, 0, -1)]
             message = max([message, *waiting])
@@ -164,7 +164,7 @@ def plan_memory(stage: Stage) -> Pair:
 def _large() -> tuple[AssetGraph, Request]:
     targets = shapes.targets("layered 20 5000")
     graph = load_registry(["benchmarks.shapes"]).graph
-    return graph, Request(tuple(targets), "-", upstream=True)
+    return graph, Request(tuple(targets), "-", upstream=True, force=True)
 
 
 def _plan_and_store(graph: AssetGraph, request: Request) -> UUID:

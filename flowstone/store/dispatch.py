@@ -11,11 +11,12 @@ from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
 from flowstone.states import FINAL_STEP_STATES, sql_list
+from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
 
-_IN_FLIGHT = text(
+_IN_FLIGHT = Prepared(
     f"""
-    SELECT count(*) FROM {SCHEMA}.steps
+    SELECT count(*) AS steps FROM {SCHEMA}.steps
     WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying')
     """
 )
@@ -26,9 +27,9 @@ LOW_PART: Final = 4
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
 # the part of the window that is queued and could start. And a run without an open step needs it
 # to be closed. All counts are bounded by the window.
-_NEEDS_COORDINATOR = text(
+_NEEDS_COORDINATOR = Prepared(
     f"""
-    SELECT CASE
+    SELECT true FROM {SCHEMA}.runs r WHERE r.id = :run_id AND CASE
         WHEN EXISTS (
             SELECT FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
@@ -41,13 +42,12 @@ _NEEDS_COORDINATOR = text(
             WHERE run_id = r.id AND state NOT IN ({sql_list(FINAL_STEP_STATES)})
         )
     END
-    FROM {SCHEMA}.runs r WHERE r.id = :run_id
     """
 )
 
 # From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
 # and no more of the run than that.
-_AHEAD = text(
+_AHEAD = Prepared(
     f"""
     WITH RECURSIVE ready AS (
         SELECT id, feeds, open_deps FROM {SCHEMA}.steps
@@ -65,7 +65,7 @@ _AHEAD = text(
 )
 
 # Both lock the steps in the order of their ids, as commits do, so that they cannot deadlock.
-_MARK = text(
+_MARK = Prepared(
     f"""
     WITH locked AS (
         SELECT s.id, n.canvas
@@ -116,17 +116,18 @@ def needs_coordinator(conn: Connection, run_id: UUID) -> bool:
     Asked after each commit of a step, and not in it: then the last of several that
     commit at once sees them all, and no run is left without a wake-up.
     """
-    return bool(conn.scalar(_NEEDS_COORDINATOR, {"run_id": run_id}))
+    return _NEEDS_COORDINATOR.first(conn, {"run_id": run_id}) is not None
 
 
 def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
     """Return how many more steps of the run may be dispatched now."""
-    return max(0, max_in_flight - int(conn.scalar(_IN_FLIGHT, {"run_id": run_id}) or 0))
+    in_flight: int = _IN_FLIGHT.first(conn, {"run_id": run_id}).steps
+    return max(0, max_in_flight - in_flight)
 
 
 def ready(conn: Connection, run_id: UUID, budget: int) -> tuple[list[int], dict[int, Node]]:
     """Return up to `budget` ready steps, and them with all that a canvas could add to them."""
-    rows = conn.execute(_AHEAD, {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN})
+    rows = _AHEAD.all(conn, {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN})
     nodes = {id: Node(id, feeds, open_deps) for id, feeds, open_deps in rows}
     return [node.id for node in nodes.values() if node.open_deps == 0], nodes
 
@@ -142,7 +143,7 @@ def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedSt
         for canvas_id in [uuid4()]
         for step in members(canvas)
     }
-    marked = conn.execute(_MARK, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
+    marked = _MARK.all(conn, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
     return {
         row.id: DispatchedStep(
             row.id, row.run_id, row.asset, row.partition, row.queue, canvas_of[row.id]

@@ -16,6 +16,7 @@ from flowstone.partition_key import step_name
 from flowstone.plan import Node
 from flowstone.states import StepState
 from flowstone.store import audit, dispatch
+from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
 
 
@@ -64,7 +65,9 @@ class Refused:
 
 
 # A retry that comes a moment early is no duplicate: its countdown ran on another clock.
-_CLAIM = text(
+# A claim does not wait for the disk. One that a crash of the database undoes was never made: its
+# attempt commits nothing, as no row holds its token.
+_CLAIM = Prepared(
     f"""
     WITH claimed AS (
         UPDATE {SCHEMA}.steps
@@ -94,6 +97,7 @@ _CLAIM = text(
           AND r.request->'force' IS DISTINCT FROM 'true'
     ) AS earlier
     FROM claimed c JOIN {SCHEMA}.runs r ON r.id = c.run_id
+    CROSS JOIN set_config('synchronous_commit', 'off', true)
     """
 )
 
@@ -109,7 +113,7 @@ _RENEW = text(
 # All of a commit in one statement: one round trip, and one transaction. The readers are locked in
 # the order of their ids, so that two commits that lower the counters of the same steps cannot
 # deadlock.
-_COMMIT = text(
+_COMMIT = Prepared(
     f"""
     WITH done AS (
         UPDATE {SCHEMA}.steps
@@ -152,7 +156,7 @@ _COMMIT = text(
         INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
         SELECT :worker, 'step.succeeded', run_id, id, CAST(:details AS jsonb) FROM done
     )
-    SELECT count(*) FROM done
+    SELECT id FROM done
     """
 )
 
@@ -230,10 +234,10 @@ def claim(
 ) -> Claim | Refused:
     """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere."""
     token = uuid4()
-    row = conn.execute(
-        _CLAIM,
+    row = _CLAIM.first(
+        conn,
         {"step_id": step_id, "canvas": canvas, "token": token, "lease": lease, "worker": worker},
-    ).one_or_none()
+    )
     if row is None:
         return Refused(_state(conn, step_id, canvas))
     return Claim(
@@ -282,7 +286,7 @@ def commit(conn: Connection, claim: Claim, output: StoredOutput, fingerprint: Fi
         "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
         "fingerprint": str(fingerprint),
     }
-    return bool(conn.scalar(_COMMIT, values | asdict(output)))
+    return _COMMIT.first(conn, values | asdict(output)) is not None
 
 
 def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
