@@ -125,7 +125,9 @@ def _layers(stage: Stage, depth: int) -> Watched:
     redis = stage.redis()
     message = memory = 0
     with stage.worker("tasks", ALL_QUEUES, shape):
-        wait_until(lambda: materialize_all("l0_0").wait(), "the first run, which imports")
+        wait_until(
+            lambda: materialize_all("l0_0", force=True).wait(), "the first run, which imports"
+        )
         began = time.perf_counter()
         handle = materialize_all(targets, force=True)
         while handle.status() != RunState.SUCCEEDED:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -54,6 +57,9 @@ def plan(
     run: Annotated[
         str | None, typer.Option("--run", help="Show the stored plan of this run instead.")
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--steps", help="A line for each step, rather than for those alike.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show which steps a run would have, and why each runs or is skipped; run nothing.
@@ -64,7 +70,8 @@ def plan(
         raise typer.BadParameter("give an asset, or --run with the id of a run; one of the two")
     if run is not None:
         handle = client.run(run)
-        _print(_stored(handle.plan()), str(handle.id), as_json=as_json)
+        # The definitions may have changed since, so the mappings are not known any more.
+        _print(_stored(handle.plan()), str(handle.id), every=every, as_json=as_json)
         return
     assert asset is not None
     wanted: dict[str, Any] = {
@@ -72,15 +79,15 @@ def plan(
         "upstream": upstream,
         "force": force,
     }
+    graph = runtime.current().registry.graph
     if save:
         handle = client.save_plan(asset, **wanted)
         # What was stored, and not a second look that might see something newer.
-        _print(_stored(handle.plan()), str(handle.id), as_json=as_json)
+        _print(_stored(handle.plan(), graph), str(handle.id), every=every, as_json=as_json)
         if not as_json:
             typer.echo(f"saved; start it with: flowstone start {str(handle.id)[:8]}")
         return
-    graph = runtime.current().registry.graph
-    _print(_planned(client.preview(asset, **wanted), graph), None, as_json=as_json)
+    _print(_planned(client.preview(asset, **wanted), graph), None, every=every, as_json=as_json)
 
 
 def start(run: RunId, detach: Detach = False, timeout: Timeout = None) -> None:
@@ -102,64 +109,92 @@ def _planned(plan: Plan, graph: AssetGraph) -> list[Line]:
             step.partition,
             "skip" if step.skipped else "run",
             step.reason,
-            _reads(
-                step.upstream,
-                step.optional,
-                {up: str(graph.mappings[step.asset, up]) for up, _ in step.upstream},
-            ),
+            _reads(step.asset, step.upstream, step.optional, graph),
         )
         for step in plan.steps
     ]
 
 
-def _stored(steps: Iterable[StoredStep]) -> list[Line]:
+def _stored(steps: Iterable[StoredStep], graph: AssetGraph | None = None) -> list[Line]:
     return [
         Line(
             step.asset,
             step.partition,
             step.state.value,
             step.reason,
-            _reads([node for node, _ in step.reads], step.optional, {}),
+            _reads(step.asset, [node for node, _ in step.reads], step.optional, graph),
         )
         for step in steps
     ]
 
 
 def _reads(
-    nodes: Iterable[Node], optional: frozenset[Node], mappings: Mapping[str, str]
+    asset: str, nodes: Iterable[Node], optional: frozenset[Node], graph: AssetGraph | None
 ) -> list[Read]:
     by_asset: dict[str, list[str]] = {}
     for name, partition in nodes:
         by_asset.setdefault(name, []).append(partition)
     return [
-        Read(name, mappings.get(name), keys, (name, keys[0]) in optional)
+        Read(
+            name,
+            str(graph.mappings[asset, name]) if graph else None,
+            keys,
+            (name, keys[0]) in optional,
+        )
         for name, keys in by_asset.items()
     ]
 
 
-def _print(lines: Sequence[Line], run: str | None, *, as_json: bool) -> None:
+def _print(lines: Sequence[Line], run: str | None, *, every: bool, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(_as_json(lines, run), ensure_ascii=False))
         return
     console = Console()
-    table = Table("step", "", "why", "reads")
-    for line in lines:
-        table.add_row(
-            escape(step_name(line.asset, line.partition)),
-            _styled(line.action),
-            escape(line.reason),
-            escape("\n".join(_told(read) for read in line.reads)),
-        )
-    console.print(table)
+    console.print(_table(_each(lines) if every else _together(lines)))
     actions = Counter(line.action for line in lines)
     console.print(
         f"{len(lines)} steps: " + ", ".join(f"{n} {action}" for action, n in actions.items()),
         highlight=False,
     )
-    for (action, reason), count in Counter(
-        (line.action, line.reason.partition(":")[0]) for line in lines
-    ).most_common():
-        console.print(f"  {count:>6} {action}: {reason}", highlight=False, markup=False)
+
+
+def _each(lines: Iterable[Line]) -> Iterator[tuple[str, Line]]:
+    return ((step_name(line.asset, line.partition), line) for line in lines)
+
+
+def _together(lines: Iterable[Line]) -> Iterator[tuple[str, Line]]:
+    """Yield one line for partitions that follow each other for the same reason."""
+
+    def same(line: Line) -> tuple[str, str, str]:
+        return line.asset, line.action, _without_keys(line.reason)
+
+    for _, members in itertools.groupby(lines, same):
+        first, *rest = members
+        if not rest:
+            yield step_name(first.asset, first.partition), first
+            continue
+        keys = f"{label(first.partition)} .. {label(rest[-1].partition)}"
+        yield (
+            f"{first.asset}[{keys}] ({len(rest) + 1})",
+            replace(first, reason=_without_keys(first.reason)),
+        )
+
+
+def _without_keys(reason: str) -> str:
+    """Return a reason that names a step as one that names its asset only."""
+    return re.sub(r"\[.*\]", "", reason)
+
+
+def _table(rows: Iterable[tuple[str, Line]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("step", overflow="fold")
+    table.add_column("")
+    table.add_column("why", overflow="fold")
+    table.add_column("reads", overflow="fold")
+    for name, line in rows:
+        reads = "\n".join(_told(read) for read in line.reads)
+        table.add_row(escape(name), _styled(line.action), escape(line.reason), escape(reads))
+    return table
 
 
 def _styled(action: str) -> str:

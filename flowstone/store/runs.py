@@ -149,7 +149,9 @@ def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
     """Let a run go on that was planned to be started later; raise CannotStart or UnknownRun."""
     run = lock(conn, run_id)
     if run.state != RunState.PAUSED:
-        raise CannotStart(f"run {run_id} is {run.state}; only a run that is paused can be started")
+        raise CannotStart(
+            f"run {run_id} is in state {run.state}; only one that is paused can be started"
+        )
     move(conn, run_id, RunState.RUNNING, started_at=func.now())
     audit.record(conn, actor=actor, action="run.started", run_id=run_id)
 
