@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
-from flowstone.states import FINAL_STEP_STATES, sql_list
+from flowstone.states import FINAL_STEP_STATES, StepState, in_state, sql_list
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
 
@@ -58,13 +58,15 @@ _AHEAD = Prepared(
         UNION
         SELECT s.id, s.feeds, s.open_deps, a.depth + 1
         FROM ahead a JOIN {SCHEMA}.steps s ON s.id = a.feeds
-        WHERE s.state = 'pending' AND a.depth < :reach
+        WHERE {in_state("s.state", StepState.PENDING)} AND a.depth < :reach
     )
     SELECT DISTINCT id, feeds, open_deps FROM ahead ORDER BY id
     """
 )
 
 # Both lock the steps in the order of their ids, as commits do, so that they cannot deadlock.
+# The first does not wait for the disk: where a crash of the database undoes it, the steps are
+# ready again, and the messages that have gone out name canvases that no step is in.
 _MARK = Prepared(
     f"""
     WITH locked AS (
@@ -72,13 +74,14 @@ _MARK = Prepared(
         FROM {SCHEMA}.steps s
         JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[])) AS n(id, canvas)
             ON n.id = s.id
-        WHERE s.state = 'pending'
+        WHERE {in_state("s.state", StepState.PENDING)}
         ORDER BY s.id FOR NO KEY UPDATE OF s
     )
     UPDATE {SCHEMA}.steps s
     -- The time of the transaction would be that of a coordinator which then waited for the lock.
     SET state = 'queued', queued_at = clock_timestamp(), canvas = locked.canvas
-    FROM locked WHERE s.id = locked.id
+    FROM locked CROSS JOIN set_config('synchronous_commit', 'off', true)
+    WHERE s.id = locked.id
     RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
     """
 )
