@@ -71,13 +71,9 @@ class Publisher:
 
     def publish(self, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
         """Send a canvas; raise BrokerUnavailable if it did not go out."""
+        signature = to_signature(self.app, canvas, steps)
         with translated(self.app):
-            if isinstance(canvas, Chain):
-                first, *rest = (_step(self.app, steps[id]) for id in canvas.steps)
-                # What Celery makes of a chain in the end, without what it costs to get there.
-                first.apply_async(chain=rest[::-1])
-            else:
-                to_signature(self.app, canvas, steps).apply_async()
+            signature.apply_async()
 
     def wake(self, run_id: UUID) -> None:
         """Send a wake-up to the coordinator of a run; raise BrokerUnavailable."""
