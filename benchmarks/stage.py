@@ -46,7 +46,7 @@ class Stage:
     @contextmanager
     def worker(self, app: str, queues: str, shape: str = "chain 1") -> Iterator[None]:
         """Run a worker during the block, from the moment at which it is ready."""
-        log = self.home / f"{app}.log"
+        log = self.home / f"{app.replace(':', '-')}.log"
         log.unlink(missing_ok=True)
         command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency=2"]
         options = ["--loglevel=INFO", f"--queues={queues}", "--without-mingle", "--without-gossip"]

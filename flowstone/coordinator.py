@@ -38,6 +38,15 @@ def coordinate(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
     all that was not published is ready again.
     """
     plan_run(runtime, run_id)
+    go_on(runtime, run_id, publish)
+
+
+def go_on(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
+    """Do the same for a run that has been planned: send what is ready, close what is done.
+
+    A worker whose commit has made something ready does it at once, without a message
+    to a coordinator. Raises what `coordinate` raises.
+    """
     canvases, dispatched = take_ready(runtime, run_id)
     for sent, canvas in enumerate(canvases):
         try:

@@ -8,7 +8,7 @@ from uuid import UUID
 from celery import Task
 from celery.exceptions import Ignore
 
-from flowstone import runtime
+from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
 from flowstone.errors import BrokerUnavailable, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
@@ -54,7 +54,7 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
         case Ended(outcome=Retrying(delay=delay), error=error):
             raise task.retry(exc=error, countdown=delay)
     for run_id in ended.wake:
-        _wake(run_id)
+        _go_on(run_id)
     if isinstance(ended.outcome, Stopped):
         _leave_as_revoked(task)
     if isinstance(ended.outcome, Failed):
@@ -70,9 +70,17 @@ def _leave_as_revoked(task: Task) -> NoReturn:
     raise Ignore
 
 
-def _wake(run_id: UUID) -> None:
+def _go_on(run_id: UUID) -> None:
+    """Be the coordinator of the run; what cannot be done now is left to one that comes later."""
+    publisher = Publisher(app)
     try:
-        Publisher(app).wake(run_id)
+        try:
+            coordinator.go_on(runtime.current(), run_id, publisher.publish)
+        except BrokerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - the step is committed, it must not look failed
+            log.warning("coordinator woken instead", run_id=str(run_id), error=str(error))
+            publisher.wake(run_id)
     except BrokerUnavailable as error:
-        # The step is committed; the reconciler wakes the run when the broker is back.
+        # The reconciler wakes the run when the broker is back.
         log.warning("coordinator not woken", run_id=str(run_id), error=error.message)

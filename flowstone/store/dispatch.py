@@ -17,11 +17,12 @@ from flowstone.states import (
     in_state,
     sql_list,
 )
+from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
 
-_IN_FLIGHT = text(
+_IN_FLIGHT = Prepared(
     f"""
-    SELECT count(*) FROM {SCHEMA}.steps
+    SELECT count(*) AS steps FROM {SCHEMA}.steps
     WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying')
     """
 )
@@ -32,7 +33,7 @@ LOW_PART: Final = 4
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
 # the part of the window that is queued and could start. And a run without an open step needs it
 # to be closed. All counts are bounded by the window.
-_DUE = text(
+_DUE = Prepared(
     f"""
     SELECT CASE
         WHEN EXISTS (
@@ -56,7 +57,7 @@ _DUE = text(
 # From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
 # and no more of the run than that. Each comes with the active step of the same asset x partition,
 # which belongs to another run, if there is one.
-_AHEAD = text(
+_AHEAD = Prepared(
     f"""
     WITH RECURSIVE ready AS (
         SELECT id, asset, partition, feeds, open_deps FROM {SCHEMA}.steps
@@ -85,7 +86,10 @@ _AHEAD = text(
 # Two runs that dispatch the same assets at once meet in the index of single flight: the second
 # waits for the first, and is then refused. So that they do not wait for each other, they come to
 # its entries in one order. A join by index keeps that order (see Ledger).
-_MARK = text(
+#
+# Marking does not wait for the disk: where a crash of the database undoes it, the steps are
+# ready again, and the messages that have gone out name canvases that no step is in.
+_MARK = Prepared(
     f"""
     WITH locked AS (
         SELECT s.id, s.asset, s.partition, n.canvas
@@ -99,6 +103,7 @@ _MARK = text(
     -- The time of the transaction would be that of a coordinator which then waited for the lock.
     SET state = 'queued', queued_at = clock_timestamp(), canvas = marked.canvas
     FROM (SELECT id, canvas FROM locked ORDER BY asset, partition) AS marked
+    CROSS JOIN set_config('synchronous_commit', 'off', true)
     WHERE s.id = marked.id
     RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
     """
@@ -149,13 +154,14 @@ def due(conn: Connection, run_id: UUID, step_id: int) -> Due:
     this one at the same time has either held up the commit, and is seen here, or has seen
     the commit (flights.join).
     """
-    row = conn.execute(_DUE, {"run_id": run_id, "step_id": step_id}).one()
+    row = _DUE.first(conn, {"run_id": run_id, "step_id": step_id})
     return Due(row.coordinator, row.followers)
 
 
 def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
     """Return how many more steps of the run may be dispatched now."""
-    return max(0, max_in_flight - int(conn.scalar(_IN_FLIGHT, {"run_id": run_id}) or 0))
+    in_flight: int = _IN_FLIGHT.first(conn, {"run_id": run_id}).steps
+    return max(0, max_in_flight - in_flight)
 
 
 @dataclass(frozen=True)
@@ -188,7 +194,7 @@ def ready(conn: Connection, run_id: UUID, budget: int) -> Ready:
     holds it; it may be free when it is ready.
     """
     values = {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN}
-    rows = conn.execute(_AHEAD, values).all()
+    rows = _AHEAD.all(conn, values)
     nodes = {row.id: Node(row.id, row.feeds, row.open_deps) for row in rows if row.leader is None}
     followers = [
         Follower(row.id, row.asset, row.partition, row.leader, row.leading_run)
@@ -211,7 +217,7 @@ def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedSt
         for canvas_id in [uuid4()]
         for step in members(canvas)
     }
-    marked = conn.execute(_MARK, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
+    marked = _MARK.all(conn, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
     return {
         row.id: DispatchedStep(
             row.id, row.run_id, row.asset, row.partition, row.queue, canvas_of[row.id]

@@ -23,7 +23,16 @@ from flowstone.states import (
     sources,
 )
 from flowstone.store import audit
-from flowstone.store.tables import runs, steps
+from flowstone.store.prepared import Prepared
+from flowstone.store.tables import SCHEMA, runs, steps
+
+# Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
+_LOCK = Prepared(
+    f"""
+    SELECT {", ".join(column.name for column in runs.columns)}
+    FROM {SCHEMA}.runs WHERE id = :run_id FOR NO KEY UPDATE
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -129,9 +138,10 @@ def lock(conn: Connection, run_id: UUID) -> Run:
 
 
 def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
-    query = select(runs).where(runs.c.id == run_id)
-    # Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
-    row = conn.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
+    if lock:
+        row = _LOCK.first(conn, {"run_id": run_id})
+    else:
+        row = conn.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
     if row is None:
         raise UnknownRun(f"run {run_id} is not in the ledger")
     return Run(

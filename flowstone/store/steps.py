@@ -16,6 +16,7 @@ from flowstone.partition_key import step_name
 from flowstone.plan import Node
 from flowstone.states import StepState, in_state
 from flowstone.store import audit, dispatch
+from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
 
 _S = StepState
@@ -66,7 +67,7 @@ class Refused:
 
 
 # A retry that comes a moment early is no duplicate: its countdown ran on another clock.
-_CLAIM = text(
+_CLAIM = Prepared(
     f"""
     WITH claimed AS (
         UPDATE {SCHEMA}.steps
@@ -112,7 +113,7 @@ _RENEW = text(
 # All of a commit in one statement: one round trip, and one transaction. The readers are locked in
 # the order of their ids, so that two commits that lower the counters of the same steps cannot
 # deadlock.
-_COMMIT = text(
+_COMMIT = Prepared(
     f"""
     WITH done AS (
         UPDATE {SCHEMA}.steps
@@ -155,7 +156,7 @@ _COMMIT = text(
         INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
         SELECT :worker, 'step.succeeded', run_id, id, CAST(:details AS jsonb) FROM done
     )
-    SELECT count(*) FROM done
+    SELECT id FROM done
     """
 )
 
@@ -233,10 +234,10 @@ def claim(
 ) -> Claim | Refused:
     """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere."""
     token = uuid4()
-    row = conn.execute(
-        _CLAIM,
+    row = _CLAIM.first(
+        conn,
         {"step_id": step_id, "canvas": canvas, "token": token, "lease": lease, "worker": worker},
-    ).one_or_none()
+    )
     if row is None:
         return Refused(_state(conn, step_id, canvas))
     return Claim(
@@ -285,7 +286,7 @@ def commit(conn: Connection, claim: Claim, output: StoredOutput, fingerprint: Fi
         "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
         "fingerprint": str(fingerprint),
     }
-    return bool(conn.scalar(_COMMIT, values | asdict(output)))
+    return _COMMIT.first(conn, values | asdict(output)) is not None
 
 
 def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
