@@ -43,14 +43,17 @@ def reconcile(
     if taken:
         kill((step.step_id, step.canvas) for step in taken)
     with runtime.ledger.begin() as conn:
+        due = repairs.due_retries(conn)
+    with runtime.ledger.begin() as conn:
         counts = {
+            "retry_due": len(due),
             "cancel_overdue": len(taken),
             "lease_expired": len(repairs.expired_leases(conn)),
             "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
             "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
         }
     with runtime.ledger.begin() as conn:
-        to_wake = repairs.runs_to_wake(conn, IDLE_SECONDS)
-    for run_id in to_wake:
+        to_wake = {step.run_id for step in due} | set(repairs.runs_to_wake(conn, IDLE_SECONDS))
+    for run_id in sorted(to_wake):
         wake(run_id)
     return counts | {"run_woken": len(to_wake)}

@@ -13,10 +13,11 @@ from flowstone.expand import MAX_CHAIN, Canvas, Node, members
 from flowstone.states import FINAL_STEP_STATES, sql_list
 from flowstone.store.tables import SCHEMA
 
+# A step that is parked until its retry is due has no canvas, and takes no place in the window.
 _IN_FLIGHT = text(
     f"""
     SELECT count(*) FROM {SCHEMA}.steps
-    WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying')
+    WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying') AND canvas IS NOT NULL
     """
 )
 

@@ -240,13 +240,25 @@ def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
     return conn.scalar(query) == outcome
 
 
-def retry(conn: Connection, claim: Claim, failure: Failure, delay: float) -> bool:
-    """Park the step until its next attempt, `delay` seconds from now; return False if stale."""
-    values = {
+def retry(
+    conn: Connection, claim: Claim, failure: Failure, delay: float, *, park: bool = False
+) -> bool:
+    """Let the step wait `delay` seconds for its next attempt; return False if stale.
+
+    To `park` it takes it out of its canvas, and frees what has not started of that: the
+    reconciler makes the step ready again when it is due.
+    """
+    values: dict[str, Any] = {
         "retry_at": text("now() + make_interval(secs => :delay)").bindparams(delay=delay),
         "error": failure.as_json(),
     }
-    return _finish(conn, claim, StepState.RETRYING, values, failure)
+    if park:
+        values |= {"canvas": None, "queued_at": None}
+    if not _finish(conn, claim, StepState.RETRYING, values, failure):
+        return False
+    if park:
+        dispatch.release(conn, [claim.canvas])
+    return True
 
 
 def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:

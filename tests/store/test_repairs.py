@@ -132,6 +132,7 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     assert counts == {
         "cancel_overdue": 0,
         "lease_expired": 1,
+        "retry_due": 0,
         "retry_overdue": 1,
         "step_stranded": 0,
         "run_woken": 1,
@@ -142,6 +143,7 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     assert again == {
         "cancel_overdue": 0,
         "lease_expired": 0,
+        "retry_due": 0,
         "retry_overdue": 0,
         "step_stranded": 0,
         "run_woken": 1,
