@@ -26,6 +26,8 @@ class Dep:
 
     asset: str
     mapping: PartitionMapping | None = None
+    optional: bool = False
+    """Whether the asset is computed without it if it is missing or fails; it then gets None."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Dependency:
     asset: str
     parameter: str | None
     mapping: PartitionMapping | None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Asset:
     description: str
     location: str
     version: str | None = None
+    volatile: bool = False
 
     @cached_property
     def code_hash(self) -> str:
@@ -117,6 +121,7 @@ def asset(
     retry: Retry | None = ...,
     queue: str = ...,
     version: str | None = ...,
+    volatile: bool = ...,
     description: str | None = ...,
 ) -> Callable[[Callable[..., Any]], Asset]: ...
 def asset(
@@ -131,6 +136,7 @@ def asset(
     retry: Retry | None = None,
     queue: str = "assets",
     version: str | None = None,
+    volatile: bool = False,
     description: str | None = None,
 ) -> Asset | Callable[[Callable[..., Any]], Asset]:
     """Declare that a function makes an asset.
@@ -139,12 +145,14 @@ def asset(
     `context`, which receives the `Context`. `deps` says more: a mapping
     `{"parameter": "asset"}` where the two names differ or the partition mapping
     is not the default, or a list of assets that must come first although the
-    function does not receive them.
+    function does not receive them. `Dep(..., optional=True)` in either lets the asset
+    be computed without: None arrives for what is missing or has failed.
 
     `name` defaults to the function's name, `partitions` to none, `config` is a
     pydantic model whose fields a run may set, `queue` one of the Celery queues.
     `version` says when the asset makes something else; without one, that is when the
-    source of the function changes.
+    source of the function changes. A `volatile` asset reads what is outside the graph, a
+    service perhaps, so that it is computed anew each time.
     Raises BadSignature for a function that cannot be called that way.
     """
 
@@ -166,6 +174,7 @@ def asset(
             ),
             location=_location(function),
             version=version,
+            volatile=volatile,
         )
         DEFINED.add(made)
         return made
@@ -237,12 +246,14 @@ def _dependencies(
             f"{stray[0]!r}, which the function does not have"
         )
     found = [
-        Dependency(dep.asset, parameter, dep.mapping)
+        Dependency(dep.asset, parameter, dep.mapping, dep.optional)
         for parameter in parameters
         for dep in [named.get(parameter) or _listed(unnamed, parameter) or Dep(parameter)]
     ]
     received = {d.asset for d in found}
-    found += [Dependency(d.asset, None, d.mapping) for d in unnamed if d.asset not in received]
+    found += [
+        Dependency(d.asset, None, d.mapping, d.optional) for d in unnamed if d.asset not in received
+    ]
     _refuse_twice(function, found)
     return tuple(found)
 

@@ -45,17 +45,19 @@ def materialize(
     *,
     partition: Key = UNPARTITIONED,
     config: Config | None = None,
+    force: bool = True,
     max_in_flight: int | None = None,
 ) -> RunHandle:
     """Queue the materialization of one asset x partition, and return at once.
 
     It reads the latest outputs of what the asset depends on. `partition` is the
     key itself or its text; `config` holds values for the config models of assets,
-    by their names. Raises BadConfig, LedgerUnavailable or BrokerUnavailable, and
-    then nothing has been recorded. Names and keys are checked by the coordinator:
-    a run for which they are wrong fails and says so.
+    by their names. Without `force` it is skipped if it is fresh. Raises BadConfig,
+    LedgerUnavailable or BrokerUnavailable, and then nothing has been recorded. Names and
+    keys are checked by the coordinator: a run for which they are wrong fails and says so.
     """
-    return _submit([asset], partition, config, max_in_flight, upstream=False)
+    request = _request(asset, partition, upstream=False, force=force)
+    return _submit(request, config, max_in_flight)
 
 
 def materialize_all(
@@ -63,25 +65,20 @@ def materialize_all(
     *,
     partition: Key = UNPARTITIONED,
     config: Config | None = None,
+    force: bool = False,
     max_in_flight: int | None = None,
 ) -> RunHandle:
     """Queue the materialization of assets with everything upstream of them.
 
-    The arguments and errors are those of `materialize`.
+    What is fresh is skipped, and its output used again; `force` computes it anew. The
+    arguments and errors are those of `materialize`.
     """
-    return _submit(assets, partition, config, max_in_flight, upstream=True)
+    request = _request(assets, partition, upstream=True, force=force)
+    return _submit(request, config, max_in_flight)
 
 
-def _submit(
-    assets: Assets,
-    partition: Key,
-    config: Config | None,
-    max_in_flight: int | None,
-    *,
-    upstream: bool,
-) -> RunHandle:
+def _submit(request: Request, config: Config | None, max_in_flight: int | None) -> RunHandle:
     here = runtime.current()
-    request = _request(assets, partition, upstream=upstream)
     publisher = Publisher(client_app(here.settings.broker, here.settings.results))
     with here.ledger.autocommit():
         # A request that nobody would hear of must not be recorded.
@@ -107,17 +104,20 @@ def materialize_sync(
     partition: Key = UNPARTITIONED,
     upstream: bool = False,
     config: Config | None = None,
+    force: bool | None = None,
 ) -> RunHandle:
     """Materialize assets here and now, in this process and without a broker.
 
-    Plan, steps and ledger are those of `materialize`; retries wait for as long as
-    they would in a worker. Without `FLOWSTONE_DATABASE_URL`, and if `flowstone dev`
-    does not run, it starts PostgreSQL for as long as this process lives. Raises
-    RunFailed where the run does not succeed.
+    What is fresh is skipped with `upstream`, as by `materialize_all`, and computed
+    without, as by `materialize`; `force` says otherwise. Plan, steps and ledger are those
+    of `materialize`; retries wait for as long as they would in a worker. Without
+    `FLOWSTONE_DATABASE_URL`, and if `flowstone dev` does not run, it starts PostgreSQL for
+    as long as this process lives. Raises RunFailed where the run does not succeed.
     """
     here = runtime.current()
     _ensure_ledger(here)
-    request = _request(assets, partition, upstream=upstream)
+    force = not upstream if force is None else force
+    request = _request(assets, partition, upstream=upstream, force=force)
     run_id = _record(here, request, config, None, driver="inline")
     handle = RunHandle(run_id, here)
     try:
@@ -182,7 +182,7 @@ def resume(run_id: str | UUID) -> RunHandle:
     return run(run_id).resume()
 
 
-def _request(assets: Assets, partition: Key, *, upstream: bool) -> Request:
+def _request(assets: Assets, partition: Key, *, upstream: bool, force: bool) -> Request:
     many = [assets] if isinstance(assets, str | Asset) else list(assets)
     names = tuple(dict.fromkeys(str(asset) for asset in many))
     if not names:
@@ -190,7 +190,7 @@ def _request(assets: Assets, partition: Key, *, upstream: bool) -> Request:
     for name in names:
         if not NAME.fullmatch(name):
             raise UnknownAsset(f"{name!r} is not the name of an asset")
-    return Request(names, encode_key(partition), upstream)
+    return Request(names, encode_key(partition), upstream, force)
 
 
 def _record(

@@ -12,10 +12,9 @@ from typing import Any
 from uuid import UUID
 
 from flowstone.errors import BadConfig, FlowStoneError, did_you_mean
-from flowstone.execution import asset_config
+from flowstone.execution import asset_config, config_values
 from flowstone.expand import Canvas, expand
-from flowstone.graph import AssetGraph
-from flowstone.plan import Plan, build_plan
+from flowstone.plan import Plan, Request, build_plan
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
 from flowstone.store import cancellation, dispatch, plans, runs
@@ -60,13 +59,26 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
 
 
 def _plan(conn: Connection, runtime: Runtime, run: runs.Run) -> Plan:
+    return preview(conn, runtime, run.request, run.config)
+
+
+def preview(
+    conn: Connection, runtime: Runtime, request: Request, config: Mapping[str, Any]
+) -> Plan:
+    """Return the plan that a request would have now; raises what `build_plan` raises."""
     graph = runtime.registry.graph
-    plan = build_plan(run.request, graph, partial(plans.latest, conn), datetime.now(UTC))
-    _check_config(graph, plan, run.config)
+    plan = build_plan(
+        request,
+        graph,
+        partial(plans.latest, conn),
+        datetime.now(UTC),
+        lambda asset: config_values(asset_config(graph[asset], config)),
+    )
+    _check_config(plan, config)
     return plan
 
 
-def _check_config(graph: AssetGraph, plan: Plan, config: Mapping[str, Any]) -> None:
+def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
     planned = {step.asset for step in plan.steps}
     for name in config:
         if name not in planned:
@@ -74,8 +86,6 @@ def _check_config(graph: AssetGraph, plan: Plan, config: Mapping[str, Any]) -> N
                 f"config is given for {name!r}, which this run does not compute"
                 + did_you_mean(name, planned)
             )
-    for name in planned:
-        asset_config(graph[name], config)
 
 
 def take_ready(

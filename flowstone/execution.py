@@ -18,8 +18,18 @@ from pydantic import ValidationError
 from flowstone.asset import Asset, Dependency
 from flowstone.context import Context
 from flowstone.errors import BadConfig, LedgerUnavailable, MissingInput
+from flowstone.freshness import Fingerprint, fingerprint
 from flowstone.log import get_logger
-from flowstone.outcome import Failed, Outcome, Retrying, Stopped, StoredOutput, Succeeded, decide
+from flowstone.outcome import (
+    Failed,
+    Outcome,
+    Retrying,
+    Skipped,
+    Stopped,
+    StoredOutput,
+    Succeeded,
+    decide,
+)
 from flowstone.partition_key import decode_key
 from flowstone.plan import Node
 from flowstone.retry import Retry
@@ -100,15 +110,18 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
     """Write an outcome, in one transaction, and return it; None if the attempt is fenced off."""
     if isinstance(outcome, Succeeded):
         with runtime.ledger.autocommit() as conn:
-            return outcome if steps.commit(conn, claim, outcome.output) else None
+            made_of = outcome.fingerprint
+            return outcome if steps.commit(conn, claim, outcome.output, made_of) else None
     with runtime.ledger.begin() as conn:
         if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
             outcome = Stopped(outcome.failure)
         return outcome if _write(conn, claim, outcome) else None
 
 
-def _write(conn: Connection, claim: Claim, outcome: Failed | Retrying | Stopped) -> bool:
+def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying | Stopped) -> bool:
     match outcome:
+        case Skipped(reuses):
+            return steps.skip(conn, claim, reuses)
         case Retrying(failure, delay, parked):
             return steps.retry(conn, claim, failure, delay, park=parked)
         case Failed(failure):
@@ -120,6 +133,7 @@ def _write(conn: Connection, claim: Claim, outcome: Failed | Retrying | Stopped)
 def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
     states = {
         Succeeded: StepState.SUCCEEDED,
+        Skipped: StepState.SKIPPED,
         Retrying: StepState.RETRYING,
         Failed: StepState.FAILED,
         Stopped: StepState.CANCELLED,
@@ -136,8 +150,12 @@ def _attempt(
     try:
         asset = runtime.registry.graph[claim.asset]
         policy = asset.retry
-        value = asset.function(**_arguments(runtime, asset, claim))
-        return Succeeded(_stage(runtime, claim, value)), None
+        config = asset_config(asset, claim.config)
+        made_of = _made_of(asset, config, claim)
+        if claim.earlier and claim.earlier.fingerprint == str(made_of) and not asset.volatile:
+            return Skipped(claim.earlier.step_id), None
+        value = asset.function(**_arguments(runtime, asset, claim, config))
+        return Succeeded(_stage(runtime, claim, value), made_of), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
     except BaseException as error:
         if _is_termination(error):
@@ -170,28 +188,44 @@ def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa:
     )
 
 
-def _arguments(runtime: Runtime, asset: Asset, claim: Claim) -> dict[str, Any]:
+def _made_of(asset: Asset, config: Any, claim: Claim) -> Fingerprint:  # noqa: ANN401
+    inputs = [
+        (name, partition, output.sha256 if output else None)
+        for (name, partition), output in claim.inputs.items()
+    ]
+    return fingerprint(asset.code_hash, config_values(config), inputs)
+
+
+def _arguments(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> dict[str, Any]:  # noqa: ANN401
     arguments = {
         dependency.parameter: _input(runtime, asset, dependency, claim.inputs)
         for dependency in asset.dependencies
         if dependency.parameter is not None
     }
     if asset.context_parameter:
-        arguments[asset.context_parameter] = _context(runtime, asset, claim)
+        arguments[asset.context_parameter] = _context(runtime, asset, claim, config)
     return arguments
 
 
 def _input(
-    runtime: Runtime, asset: Asset, dependency: Dependency, inputs: Mapping[Node, StoredOutput]
+    runtime: Runtime,
+    asset: Asset,
+    dependency: Dependency,
+    inputs: Mapping[Node, StoredOutput | None],
 ) -> Any:  # noqa: ANN401 - any value of a user
-    """Return the value of a dependency, or for a fan-in a dict of key -> value, in order."""
+    """Return the value of a dependency, or for a fan-in a dict of key -> value, in order.
+
+    Where an optional dependency has no value, None stands for it.
+    """
     found = {
-        decode_key(partition): runtime.outputs.load(output)
+        decode_key(partition): None if output is None else runtime.outputs.load(output)
         for (name, partition), output in inputs.items()
         if name == dependency.asset
     }
     if runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in:
         return found
+    if not found and dependency.optional:
+        return None
     if len(found) != 1:
         raise MissingInput(
             f"{asset.name!r} expects one value of {dependency.asset!r}, the plan has "
@@ -200,7 +234,7 @@ def _input(
     return next(iter(found.values()))
 
 
-def _context(runtime: Runtime, asset: Asset, claim: Claim) -> Context:
+def _context(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> Context:  # noqa: ANN401
     names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
     return Context(
         run_id=str(claim.run_id),
@@ -208,7 +242,7 @@ def _context(runtime: Runtime, asset: Asset, claim: Claim) -> Context:
         partition=decode_key(claim.partition),
         partitions=asset.partitions,
         attempt=claim.attempt,
-        config=asset_config(asset, claim.config),
+        config=config,
         resources=runtime.registry.resources_of(asset),
         logger=get_logger("flowstone.asset", **names),
         is_cancelled=partial(runtime.leases.is_cancelled, claim.token),
@@ -228,3 +262,8 @@ def asset_config(asset: Asset, config: Mapping[str, Any]) -> Any:  # noqa: ANN40
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadConfig(f"config of asset {asset.name!r}: {where}: {first['msg']}") from None
+
+
+def config_values(config: Any) -> dict[str, Any] | None:  # noqa: ANN401 - the user's model
+    """Return the JSON values of a config that `asset_config` has returned, or None."""
+    return None if config is None else config.model_dump(mode="json")

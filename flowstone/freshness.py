@@ -37,14 +37,21 @@ class Fingerprint:
         return cls(code, config, inputs)
 
 
-def fingerprint(code: str, config: Mapping[str, Any] | None, inputs: Iterable[Input]) -> Fingerprint:
+def fingerprint(
+    code: str, config: Mapping[str, Any] | None, inputs: Iterable[Input]
+) -> Fingerprint:
     """Return the fingerprint of what a step makes of these.
 
     `code` is the asset's `code_hash`; `config` holds the JSON values of its validated
     config, so that a default counts as much as a value that was given, or None for an
     asset that takes none; `inputs` come in the order of the plan.
     """
-    return Fingerprint(code, digest(config), digest([list(one) for one in inputs]))
+    return Fingerprint(code, digest(config), inputs_hash(inputs))
+
+
+def inputs_hash(inputs: Iterable[Input]) -> str:
+    """Return the hash of the values that a step reads, in the order of the plan."""
+    return digest([list(one) for one in inputs])
 
 
 def digest(value: object) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flowstone.errors import Cancelled
+from flowstone.freshness import Fingerprint
 from flowstone.retry import Retry, error_type, is_retryable
 
 
@@ -41,9 +42,17 @@ class Failure:
 
 @dataclass(frozen=True)
 class Succeeded:
-    """The asset's value is staged."""
+    """The asset's value is staged; `fingerprint` tells what it was made of."""
 
     output: StoredOutput
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """The step need not run: what the step `reuses` has made would come out the same."""
+
+    reuses: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,7 @@ class Stopped:
     failure: Failure
 
 
-Outcome = Succeeded | Failed | Retrying | Stopped
+Outcome = Succeeded | Skipped | Failed | Retrying | Stopped
 
 
 def decide(

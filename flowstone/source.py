@@ -34,9 +34,19 @@ def _source(function: Callable[..., Any]) -> str:
         definition = ast.parse(text).body[0]
     except (OSError, TypeError, SyntaxError):
         # Typed at a prompt, or a part of an expression: there are only its instructions.
-        code: CodeType = function.__code__
-        return repr((code.co_code.hex(), code.co_consts, code.co_names))
+        return repr(_instructions(function.__code__))
     return "\n".join(text.splitlines()[definition.lineno - 1 :])
+
+
+def _instructions(code: CodeType) -> list[object]:
+    return [code.co_code.hex(), code.co_names, [_constant(c) for c in code.co_consts]]
+
+
+def _constant(value: object) -> object:
+    """Return what is the same in every process: not an address, nor the order of a set."""
+    if isinstance(value, CodeType):
+        return _instructions(value)
+    return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
 
 
 def _closed_over(function: Callable[..., Any]) -> list[str]:

@@ -19,7 +19,7 @@ from flowstone.registry import build_registry
 from flowstone.retry import Retry
 from flowstone.store import outputs, runs
 from flowstone.store.ledger import Ledger
-from tests.store.runs_by_hand import HandRun, query, run_sql
+from tests.store.runs_by_hand import MADE_OF, HandRun, query, run_sql
 
 
 class Optional(Message):
@@ -121,7 +121,7 @@ def test_metadata_and_success_are_one_transaction(ledger: Ledger) -> None:
     from flowstone.store import steps  # noqa: PLC0415 - the only test that needs it
 
     with pytest.raises(IntegrityError), ledger.begin() as conn:
-        steps.commit(conn, claim, bad)
+        steps.commit(conn, claim, bad, MADE_OF)
     assert run.states() == {1: "running", 2: "queued"}
     assert run.rows()[2]["open_deps"] == 1
     done = "SELECT count(*) FROM flowstone.audit WHERE action = 'step.succeeded'"

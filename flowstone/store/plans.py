@@ -8,8 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, bindparam, text
 
-from flowstone.plan import Node, Plan
-from flowstone.states import RunState
+from flowstone.freshness import Fingerprint
+from flowstone.plan import Made, Node, Plan
+from flowstone.states import RunState, StepState
 from flowstone.store import audit, runs
 from flowstone.store.tables import SCHEMA
 
@@ -22,7 +23,7 @@ _RESERVE = text(
 
 _LATEST = text(
     f"""
-    SELECT l.asset, l.partition, o.step_id
+    SELECT l.asset, l.partition, o.step_id, o.sha256, o.fingerprint
     FROM unnest(CAST(:assets AS text[]), CAST(:partitions AS text[])) AS n(asset, partition)
     JOIN {SCHEMA}.latest l ON l.asset = n.asset AND l.partition = n.partition
     JOIN {SCHEMA}.outputs o ON o.id = l.output_id
@@ -30,10 +31,13 @@ _LATEST = text(
 ).bindparams(bindparam("assets"), bindparam("partitions"))
 
 
-def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, int]:
-    """Return the step that made the latest output of each node that has one."""
+def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, Made]:
+    """Return the latest output of each node that has one."""
     columns = {"assets": [n[0] for n in nodes], "partitions": [n[1] for n in nodes]}
-    return {(row.asset, row.partition): row.step_id for row in conn.execute(_LATEST, columns)}
+    return {
+        (asset, partition): Made(step_id, sha256, of and Fingerprint.parse(of))
+        for asset, partition, step_id, sha256, of in conn.execute(_LATEST, columns)
+    }
 
 
 def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
@@ -45,9 +49,11 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
     ids = sorted(conn.scalars(_RESERVE, {"count": len(plan.steps)}))
     id_of = {(s.asset, s.partition): i for s, i in zip(plan.steps, ids, strict=True)}
     readers = _readers(plan)
+    waits_for = {step.node for step in plan.steps if not step.skipped}
     _copy(
         conn,
-        "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds)",
+        "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds, state, reuses,"
+        " finished_at)",
         (
             (
                 id_of[s.asset, s.partition],
@@ -56,24 +62,32 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
                 s.partition,
                 s.reason,
                 s.queue,
-                sum(up in id_of for up in s.upstream),
+                sum(up in waits_for for up in s.upstream),
                 id_of[only[0]] if len(only := readers[s.asset, s.partition]) == 1 else None,
+                StepState.SKIPPED if s.skipped else StepState.PENDING,
+                s.reuses,
+                "now" if s.skipped else None,  # the time of the transaction
             )
             for s in plan.steps
         ),
     )
     _copy(
         conn,
-        "edges (downstream, upstream, position, pinned)",
+        "edges (downstream, upstream, position, pinned, optional)",
         (
-            (id_of[s.asset, s.partition], id_of.get(up) or plan.pinned[up], place, up not in id_of)
+            (
+                id_of[s.asset, s.partition],
+                id_of.get(up) or plan.pinned[up],
+                place,
+                up not in id_of,
+                up in s.optional,
+            )
             for s in plan.steps
             for place, up in enumerate(s.upstream)
         ),
     )
-    audit.record(
-        conn, actor=actor, action="run.planned", run_id=run_id, details={"steps": len(ids)}
-    )
+    details = {"steps": len(ids), "skipped": len(ids) - len(waits_for)}
+    audit.record(conn, actor=actor, action="run.planned", run_id=run_id, details=details)
     return True
 
 

@@ -21,7 +21,8 @@ _STEPS = text(
     SELECT s.id, s.asset, s.partition, s.queue, s.state,
         array_agg(u.asset ORDER BY e.position) AS assets,
         array_agg(u.partition ORDER BY e.position) AS partitions,
-        array_agg(u.id ORDER BY e.position) AS ids
+        array_agg(u.id ORDER BY e.position) AS ids,
+        array_agg(e.optional ORDER BY e.position) AS optional
     FROM {SCHEMA}.steps s
     LEFT JOIN {SCHEMA}.edges e ON e.downstream = s.id
     LEFT JOIN {SCHEMA}.steps u ON u.id = e.upstream
@@ -83,15 +84,22 @@ def _check(conn: Connection, run: Run) -> None:
 
 
 def _ended(row: Row[*tuple[Any, ...]]) -> EndedStep:
-    reads = zip(row.assets, row.partitions, row.ids, strict=True)
+    # Without any edge, the outer join gives one row of nulls.
+    edges = [
+        ((asset, key), id, optional)
+        for asset, key, id, optional in zip(
+            row.assets, row.partitions, row.ids, row.optional, strict=True
+        )
+        if id is not None
+    ]
     return EndedStep(
         id=row.id,
         asset=row.asset,
         partition=row.partition,
         queue=row.queue,
         state=StepState(row.state),
-        # Without any edge, the outer join gives one row of nulls.
-        reads=tuple(((asset, key), id) for asset, key, id in reads if id is not None),
+        reads=tuple((node, id) for node, id, _ in edges),
+        optional=frozenset(node for node, _, optional in edges if optional),
     )
 
 

@@ -10,12 +10,21 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, select, text, update
 
+from flowstone.freshness import Fingerprint
 from flowstone.outcome import Failure, StoredOutput
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
 from flowstone.states import StepState
 from flowstone.store import audit, dispatch
 from flowstone.store.tables import SCHEMA, attempts, steps
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The latest output of an asset x partition: the step that made it, and of what."""
+
+    step_id: int
+    fingerprint: str | None
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,15 @@ class Claim:
     token: UUID
     canvas: UUID
     worker: str
-    inputs: Mapping[Node, StoredOutput]
-    """The exact outputs that the plan of the run gives the step, in its order."""
+    inputs: Mapping[Node, StoredOutput | None]
+    """The exact outputs that the plan of the run gives the step, in its order.
+
+    None stands for one that an optional dependency does not have.
+    """
     config: Mapping[str, Any]
     """The config of the run, by asset."""
+    earlier: Earlier | None
+    """What the step may be able to reuse; None if there is nothing, or the run is forced."""
 
     @property
     def name(self) -> str:
@@ -70,9 +84,15 @@ _CLAIM = text(
             ORDER BY e.position)
         FROM {SCHEMA}.edges e
         JOIN {SCHEMA}.steps s ON s.id = e.upstream
-        JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(s.reuses, s.id)
+        LEFT JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(s.reuses, s.id)
         WHERE e.downstream = c.id
-    ) AS inputs
+    ) AS inputs, (
+        SELECT jsonb_build_array(o.step_id, o.fingerprint)
+        FROM {SCHEMA}.latest l
+        JOIN {SCHEMA}.outputs o ON o.id = l.output_id
+        WHERE l.asset = c.asset AND l.partition = c.partition
+          AND r.request->'force' IS DISTINCT FROM 'true'
+    ) AS earlier
     FROM claimed c JOIN {SCHEMA}.runs r ON r.id = c.run_id
     """
 )
@@ -100,8 +120,9 @@ _COMMIT = text(
         UPDATE {SCHEMA}.attempts a SET outcome = 'succeeded', finished_at = now()
         FROM done WHERE a.step_id = done.id AND a.number = done.attempt
     ), output AS (
-        INSERT INTO {SCHEMA}.outputs (step_id, location, format, size, sha256, rows)
-        SELECT id, :location, :format, CAST(:size AS bigint), :sha256, CAST(:rows AS bigint)
+        INSERT INTO {SCHEMA}.outputs (step_id, location, format, size, sha256, rows, fingerprint)
+        SELECT id, :location, :format, CAST(:size AS bigint), :sha256, CAST(:rows AS bigint),
+            :fingerprint
         FROM done
         RETURNING id
     ), traced AS (
@@ -135,12 +156,32 @@ _COMMIT = text(
     """
 )
 
+# What a commit does to its readers, for steps that are done without one; and for those that have
+# failed, to the readers that can do without them.
+_LOWER = text(
+    f"""
+    WITH readers AS (
+        SELECT downstream AS id, count(*) AS by FROM {SCHEMA}.edges
+        WHERE upstream = ANY(CAST(:ids AS bigint[])) AND NOT pinned AND (optional OR :done)
+        GROUP BY downstream
+    ), locked AS (
+        SELECT s.id, readers.by FROM {SCHEMA}.steps s JOIN readers ON readers.id = s.id
+        ORDER BY s.id FOR NO KEY UPDATE OF s
+    )
+    UPDATE {SCHEMA}.steps s
+    SET open_deps = s.open_deps - locked.by,
+        queued_at = CASE WHEN s.state = 'queued' THEN now() END
+    FROM locked WHERE s.id = locked.id AND s.state IN ('pending', 'queued')
+    """
+)
+
 _BELOW = f"""
     RECURSIVE below AS (
-        SELECT downstream AS id FROM {SCHEMA}.edges WHERE upstream = :step_id AND NOT pinned
+        SELECT downstream AS id FROM {SCHEMA}.edges
+        WHERE upstream = :step_id AND NOT pinned AND NOT optional
         UNION
         SELECT e.downstream FROM {SCHEMA}.edges e JOIN below ON e.upstream = below.id
-        WHERE NOT e.pinned
+        WHERE NOT e.pinned AND NOT e.optional
     )
 """
 
@@ -150,6 +191,10 @@ _LOCK_FAILING = text(
     f"""
     WITH {_BELOW}, touched AS (
         SELECT id FROM below
+        UNION
+        SELECT e.downstream FROM {SCHEMA}.edges e
+        WHERE (e.upstream = :step_id OR e.upstream IN (SELECT id FROM below))
+          AND e.optional AND NOT e.pinned
         UNION
         SELECT id FROM {SCHEMA}.steps
         WHERE canvas = :canvas AND state = 'queued' AND open_deps > 0
@@ -166,6 +211,7 @@ _FAIL_READERS = text(
     UPDATE {SCHEMA}.steps s
     SET state = 'upstream_failed', finished_at = now(), error = CAST(:error AS jsonb)
     FROM below WHERE s.id = below.id AND s.state IN ('pending', 'queued')
+    RETURNING s.id
     """
 )
 
@@ -199,8 +245,12 @@ def claim(
         token=token,
         canvas=canvas,
         worker=worker,
-        inputs={(asset, key): StoredOutput(*rest) for asset, key, *rest in row.inputs or ()},
+        inputs={
+            (asset, key): StoredOutput(location, *rest) if location else None
+            for asset, key, location, *rest in row.inputs or ()
+        },
         config=row.config,
+        earlier=Earlier(*row.earlier) if row.earlier else None,
     )
 
 
@@ -220,7 +270,7 @@ def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> set[UUID]:
     return {row.token for row in renewed if row.goes_on}
 
 
-def commit(conn: Connection, claim: Claim, output: StoredOutput) -> bool:
+def commit(conn: Connection, claim: Claim, output: StoredOutput, fingerprint: Fingerprint) -> bool:
     """Make an output the step's, with lineage, pointer, counters and audit row.
 
     Returns False if the token is stale: then nothing is written.
@@ -230,8 +280,21 @@ def commit(conn: Connection, claim: Claim, output: StoredOutput) -> bool:
         "token": claim.token,
         "worker": claim.worker,
         "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
+        "fingerprint": str(fingerprint),
     }
     return bool(conn.scalar(_COMMIT, values | asdict(output)))
+
+
+def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
+    """End the step without an output of its own; return False if the token is stale.
+
+    Who reads it gets what the step `reuses` has made.
+    """
+    values = {"finished_at": text("now()"), "reuses": reuses}
+    if not _finish(conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}):
+        return False
+    conn.execute(_LOWER, {"ids": [claim.step_id], "done": True})
+    return True
 
 
 def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
@@ -254,7 +317,7 @@ def retry(
     }
     if park:
         values |= {"canvas": None, "queued_at": None}
-    if not _finish(conn, claim, StepState.RETRYING, values, failure):
+    if not _finish(conn, claim, StepState.RETRYING, values, failure=failure):
         return False
     if park:
         dispatch.release(conn, [claim.canvas])
@@ -264,11 +327,12 @@ def retry(
 def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
     """Fail the step, and with it all that depends on it; return False if stale."""
     values = {"finished_at": text("now()"), "error": failure.as_json()}
-    if not _finish(conn, claim, StepState.FAILED, values, failure):
+    if not _finish(conn, claim, StepState.FAILED, values, failure=failure):
         return False
     conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
-    _fail_readers(conn, claim.step_id, f"{claim.name} failed: {failure.type}: {failure.message}")
+    # Before the counters are lowered, by which the rest of a broken canvas is known.
     dispatch.release(conn, [claim.canvas])
+    _fail_readers(conn, claim.step_id, f"{claim.name} failed: {failure.type}: {failure.message}")
     return True
 
 
@@ -295,7 +359,8 @@ def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int
 
 def _fail_readers(conn: Connection, step_id: int, message: str) -> None:
     reason = {"type": "upstream_failed", "message": message, "step_id": step_id}
-    conn.execute(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
+    failed = conn.scalars(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
+    conn.execute(_LOWER, {"ids": [step_id, *failed], "done": False})
 
 
 def _finish(
@@ -303,7 +368,9 @@ def _finish(
     claim: Claim,
     target: StepState,
     values: dict[str, Any],
+    *,
     failure: Failure | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> bool:
     """Move a running step on, if `claim` still holds it, and close its attempt."""
     moved = conn.execute(
@@ -336,6 +403,7 @@ def _finish(
         run_id=claim.run_id,
         step_id=claim.step_id,
         details={"step": claim.name, "attempt": claim.attempt}
-        | (failure.as_json() if failure else {}),
+        | (failure.as_json() if failure else {})
+        | dict(details or {}),
     )
     return True

@@ -7,7 +7,7 @@ statement by statement; only `expand` is the real one.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise
 
@@ -71,9 +71,12 @@ class Message:
 class Run:
     """One run. Each method is one transaction, or one thing that Celery does."""
 
-    def __init__(self, dag: Dag, max_in_flight: int) -> None:
+    def __init__(
+        self, dag: Dag, max_in_flight: int, optional: Collection[tuple[int, int]] = ()
+    ) -> None:
         readers = {step: tuple(r for r, ups in dag.items() if step in ups) for step in dag}
         self.steps = {id: Step(id, ups, readers[id], len(ups)) for id, ups in dag.items()}
+        self.optional = frozenset(optional)
         self.max_in_flight = max_in_flight
         self.messages: list[Wake | Message | Due] = [Wake()]
         self.running: list[Message] = []
@@ -142,7 +145,13 @@ class Run:
         assert len(set(members(canvas))) == len(members(canvas))
 
     def _open(self, id: int) -> set[int]:
-        return {up for up in self.steps[id].upstream if self.steps[up].state != "succeeded"}
+        """Return what a step still waits for."""
+        return {
+            up
+            for up in self.steps[id].upstream
+            for state in [self.steps[up].state]
+            if state != "succeeded" and not (state in FINAL and (up, id) in self.optional)
+        }
 
     def _mark(self, canvas: Canvas) -> None:
         canvas_id = next(self._ids)
@@ -213,14 +222,18 @@ class Run:
     def fail(self, message: Message) -> None:
         step = self.steps[message.step]
         step.state = "failed"
-        below = list(step.readers)
-        while below:
-            reader = self.steps[below.pop()]
-            if reader.state in ("pending", "queued"):
-                reader.state = "upstream_failed"
-                below += reader.readers
         self._release(message.canvas)
-        self._publish(Wake())
+        below = [step]
+        while below:
+            failed = below.pop()
+            for reader in (self.steps[id] for id in failed.readers):
+                if (failed.id, reader.id) in self.optional:
+                    reader.open_deps -= 1
+                elif reader.state in ("pending", "queued"):
+                    reader.state = "upstream_failed"
+                    below.append(reader)
+        if self.needs_coordinator():
+            self._publish(Wake())
 
     def cancel(self) -> None:
         if not self.closed:

@@ -26,7 +26,11 @@ def assert_ended(run: Run) -> None:
 
 def assert_right(run: Run) -> None:
     for step in run.steps.values():
-        bad = [up for up in step.upstream if run.steps[up].state != "succeeded"]
+        bad = [
+            up
+            for up in step.upstream
+            if run.steps[up].state != "succeeded" and (up, step.id) not in run.optional
+        ]
         assert (step.state == "upstream_failed") == bool(bad)
         assert run.commits[step.id] == (1 if step.state == "succeeded" else 0)
 
@@ -53,6 +57,19 @@ def test_failures_retries_and_duplicates_strand_nothing_without_a_reconciler(
 ) -> None:
     run = Run(dag, window)
     play(run, Random(seed).randrange, ["succeed", "succeed", "fail", "retry", "park", "twice"])
+    assert_ended(run)
+    assert_right(run)
+
+
+@settings(deadline=None, max_examples=400)
+@given(dags(), windows, seeds, st.data())
+def test_a_step_runs_without_what_is_optional_and_fails(
+    dag: Dag, window: int, seed: int, data: st.DataObject
+) -> None:
+    edges = [(up, step) for step, ups in dag.items() for up in ups]
+    optional = data.draw(st.sets(st.sampled_from(edges))) if edges else set()
+    run = Run(dag, window, optional)
+    play(run, Random(seed).randrange, ["succeed", "succeed", "fail", "retry", "twice"])
     assert_ended(run)
     assert_right(run)
 

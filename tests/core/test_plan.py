@@ -23,7 +23,7 @@ from flowstone.partition import (
     StaticPartitions,
 )
 from flowstone.partition_key import encode_key
-from flowstone.plan import Node, Plan, Request, build_plan
+from flowstone.plan import Made, Node, Plan, Request, build_plan
 from tests.strategies import NOW, Dag, dags
 
 DAILY = DailyPartitions("2024-01-01", "2024-03-31")
@@ -43,9 +43,13 @@ def make(
     return asset(name=name, deps=reads, partitions=partitions, **options)(function)
 
 
-def nothing(nodes: Sequence[Node]) -> dict[Node, int]:
-    assert nodes, "nothing is outside the run, so nothing is to be looked up"
+def nothing(nodes: Sequence[Node]) -> dict[Node, Made]:
+    assert nodes, "nothing is to be looked up"
     return {}
+
+
+def made_by(step_id: int) -> Made:
+    return Made(step_id, f"sha{step_id}", None)
 
 
 def plan(
@@ -54,8 +58,9 @@ def plan(
     key: Key = UNPARTITIONED,
     upstream: bool = True,
     latest: Any = nothing,
+    force: bool = False,
 ) -> Plan:
-    return build_plan(Request(names, encode_key(key), upstream), graph, latest, NOW)
+    return build_plan(Request(names, encode_key(key), upstream, force), graph, latest, NOW)
 
 
 @settings(deadline=None, max_examples=150)
@@ -80,9 +85,8 @@ def test_a_plan_holds_all_that_is_upstream_each_once_and_in_order(
         assert step.queue == "assets"
     needed = {up for step in made.steps for up in step.upstream} | {(target, encode_key(key))}
     assert needed == set(nodes)
-    assert [n for n, s in zip(nodes, made.steps, strict=True) if s.reason == "requested"] == [
-        (target, encode_key(key))
-    ]
+    assert {s.reason for s in made.steps} == {"missing"}
+    assert not any(s.skipped for s in made.steps)
 
 
 def _reads(graph: AssetGraph, name: str, partition: str) -> list[Node]:
@@ -111,11 +115,15 @@ def test_what_is_outside_the_run_is_pinned_and_nothing_else(dag: Dag, data: st.D
     wanted = data.draw(st.lists(st.sampled_from([f"a{s}" for s in dag]), min_size=1, unique=True))
     outside = {f"a{up}" for s, ups in dag.items() if f"a{s}" in wanted for up in ups} - set(wanted)
     made = plan(
-        graph, *wanted, upstream=False, latest=lambda nodes: {n: int(n[0][1:]) for n in nodes}
+        graph,
+        *wanted,
+        upstream=False,
+        latest=lambda nodes: {n: made_by(int(n[0][1:])) for n in nodes},
+        force=True,
     )
     assert {s.asset for s in made.steps} == set(wanted)
     assert made.pinned == {(name, "-"): int(name[1:]) for name in outside}
-    assert {s.reason for s in made.steps} == {"requested"}
+    assert {s.reason for s in made.steps} == {"forced"}
 
 
 def test_a_fan_in_reads_its_inputs_in_their_natural_order() -> None:
@@ -220,9 +228,10 @@ def test_planning_asks_each_mapping_once_a_step_and_each_lookup_once_a_run() -> 
 
     lookups: list[int] = []
 
-    def latest(nodes: Sequence[Node]) -> dict[Node, int]:
+    def latest(nodes: Sequence[Node]) -> dict[Node, Made]:
         lookups.append(len(nodes))
-        return dict.fromkeys(nodes, 1)
+        return dict.fromkeys(nodes, made_by(1))
 
     plan(graph, "all", upstream=False, latest=latest)
-    assert lookups == [91]
+    plan(graph, "all", upstream=False, latest=latest, force=True)
+    assert lookups == [92, 91]

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from flowstone.expand import Canvas, expand, members
+from flowstone.freshness import Fingerprint
 from flowstone.outcome import Failure, StoredOutput
 from flowstone.plan import Plan, PlannedStep, Request
 from flowstone.states import RunState
@@ -18,6 +19,7 @@ from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim
 from tests.strategies import Dag
 
+MADE_OF = Fingerprint("c", "f", "i")
 FAILURE = Failure("ValueError", "bad value", "the trace", retryable=False)
 
 
@@ -78,9 +80,9 @@ class HandRun:
         assert isinstance(claim, Claim), claim
         return claim
 
-    def commit(self, claim: Claim, sha: str | None = None) -> bool:
+    def commit(self, claim: Claim, sha: str | None = None, made_of: Fingerprint = MADE_OF) -> bool:
         with self.ledger.begin() as conn:
-            return steps.commit(conn, claim, output(sha))
+            return steps.commit(conn, claim, output(sha), made_of)
 
     def needs_coordinator(self) -> bool:
         """What a worker asks after each commit."""

@@ -26,7 +26,7 @@ from flowstone.store import cancellation, repairs, runs, steps
 from flowstone.store.cancellation import Cancellation
 from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim, Refused
-from tests.store.runs_by_hand import HandRun, output, query, run_sql
+from tests.store.runs_by_hand import MADE_OF, HandRun, output, query, run_sql
 from tests.store.test_concurrency import at_once, until_somebody_waits_for_a_lock
 
 CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
@@ -321,7 +321,7 @@ def test_a_commit_that_has_begun_is_waited_for_and_its_readers_are_cancelled(
     claim = run.claim(1)
     with ThreadPoolExecutor(1) as pool:
         with ledger.begin() as conn:
-            steps.commit(conn, claim, output())
+            steps.commit(conn, claim, output(), MADE_OF)
             cancelled = pool.submit(cancel, run)
             until_somebody_waits_for_a_lock(ledger)
         assert cancelled.result(PATIENCE).state == RunState.CANCELLED

@@ -190,7 +190,7 @@ def test_a_run_is_planned_once_however_many_plan_it(make_runtime: Any) -> None:
         for future in [pool.submit(coordinator.plan_run, runtime, run_id) for _ in range(4)]:
             future.result(20)
     planned = "SELECT details FROM flowstone.audit WHERE action = 'run.planned'"
-    assert query(runtime.ledger, planned) == [({"steps": 15},)]
+    assert query(runtime.ledger, planned) == [({"steps": 15, "skipped": 0},)]
     assert query(runtime.ledger, "SELECT count(*) FROM flowstone.steps") == [(15,)]
 
 

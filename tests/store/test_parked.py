@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from flowstone import UNPARTITIONED, Context, Retry, asset, client, coordinator, materialize_sync
+from flowstone import Context, Retry, asset, coordinator, materialize_sync
 from flowstone.execution import Ended, execute
 from flowstone.expand import Canvas, members
 from flowstone.outcome import Retrying, Succeeded
@@ -23,6 +23,7 @@ from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim, Refused
 from tests.store.runs_by_hand import FAILURE, HandRun, query
 from tests.store.test_concurrency import at_once
+from tests.store.test_dispatch import request
 from tests.store.test_repairs import age
 
 CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
@@ -199,8 +200,7 @@ def shaky_runtime(make_runtime: Any) -> Runtime:
 
 def test_a_delay_beyond_the_setting_is_parked_and_a_shorter_one_is_not(make_runtime: Any) -> None:
     here = shaky_runtime(make_runtime)
-    request = client._request("shaky", UNPARTITIONED, upstream=False)
-    run_id = client._record(here, request, None, None, driver="celery")
+    run_id = request(here, "shaky")
     coordinator.plan_run(here, run_id)
     first_canvas = coordinator.take_ready(here, run_id)
     first = attempt(here, *first_canvas)

@@ -11,7 +11,7 @@ from flowstone.states import StepState
 from flowstone.store import steps
 from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim, Refused
-from tests.store.runs_by_hand import HandRun, count, output, query, run_sql
+from tests.store.runs_by_hand import MADE_OF, HandRun, count, output, query, run_sql
 
 ABC = {1: (), 2: (1,), 3: (2,)}
 V = {1: (), 2: (), 3: (1, 2)}
@@ -282,5 +282,5 @@ def test_what_a_pinned_step_does_later_does_not_touch_its_readers(
         before.fail(claim)
     else:
         with ledger.begin() as conn:
-            assert steps.commit(conn, claim, output()) is True
+            assert steps.commit(conn, claim, output(), MADE_OF) is True
     assert (run.states()[2], run.rows()[2]["open_deps"]) == ("pending", 0)
