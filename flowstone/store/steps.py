@@ -17,6 +17,7 @@ from flowstone.plan import Node
 from flowstone.states import StepState
 from flowstone.store import audit, dispatch
 from flowstone.store.tables import SCHEMA, attempts, steps
+from flowstone.summary import one_line
 
 
 @dataclass(frozen=True)
@@ -205,12 +206,21 @@ _LOCK_FAILING = text(
     """
 )
 
+# Ids grow along the edges, so the first step that a reader came to nothing `via` is the failed one
+# itself wherever it reads that.
 _FAIL_READERS = text(
     f"""
-    WITH {_BELOW}
+    WITH {_BELOW}, ways AS (
+        SELECT e.downstream AS id, min(e.upstream) AS via
+        FROM (SELECT id FROM below UNION SELECT CAST(:step_id AS bigint)) bad
+        JOIN {SCHEMA}.edges e ON e.upstream = bad.id
+        WHERE NOT e.pinned AND NOT e.optional
+        GROUP BY e.downstream
+    )
     UPDATE {SCHEMA}.steps s
-    SET state = 'upstream_failed', finished_at = now(), error = CAST(:error AS jsonb)
-    FROM below WHERE s.id = below.id AND s.state IN ('pending', 'queued')
+    SET state = 'upstream_failed', finished_at = now(),
+        error = CAST(:error AS jsonb) || jsonb_build_object('via', ways.via)
+    FROM ways WHERE s.id = ways.id AND s.state IN ('pending', 'queued')
     RETURNING s.id
     """
 )
@@ -332,7 +342,7 @@ def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
     conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
     # Before the counters are lowered, by which the rest of a broken canvas is known.
     dispatch.release(conn, [claim.canvas])
-    _fail_readers(conn, claim.step_id, f"{claim.name} failed: {failure.type}: {failure.message}")
+    _fail_readers(conn, claim.step_id, claim.name, one_line(failure.type, failure.message))
     return True
 
 
@@ -346,7 +356,7 @@ def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int
     }
     failed = conn.execute(_FAIL_LOST, {"step_id": step_id, "error": json.dumps(error)})
     if failed.rowcount:
-        _fail_readers(conn, step_id, f"{name} failed: poison: {error['message']}")
+        _fail_readers(conn, step_id, name, one_line("poison", str(error["message"])))
         audit.record(
             conn,
             actor="reconciler",
@@ -357,8 +367,17 @@ def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int
         )
 
 
-def _fail_readers(conn: Connection, step_id: int, message: str) -> None:
-    reason = {"type": "upstream_failed", "message": message, "step_id": step_id}
+def _fail_readers(conn: Connection, step_id: int, name: str, error: str) -> None:
+    """Fail all that depends on a failed step.
+
+    Each says which step failed, and `via` which step that it reads could not run or failed.
+    """
+    reason = {
+        "type": "upstream_failed",
+        "message": f"{name} failed: {error}",
+        "step": name,
+        "step_id": step_id,
+    }
     failed = conn.scalars(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
     conn.execute(_LOWER, {"ids": [step_id, *failed], "done": False})
 
