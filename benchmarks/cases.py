@@ -64,7 +64,7 @@ def _race(stage: Stage, shape: str, by_hand: Callable[[], list[Signature]], step
 
 def _run(targets: list[str]) -> float:
     began = time.perf_counter()
-    handle = materialize_all(targets)
+    handle = materialize_all(targets, force=True)
     wait_until(lambda: handle.status() == RunState.SUCCEEDED, "the run")
     return time.perf_counter() - began
 
@@ -125,9 +125,11 @@ def _layers(stage: Stage, depth: int) -> Watched:
     redis = stage.redis()
     message = memory = 0
     with stage.worker("tasks", ALL_QUEUES, shape):
-        wait_until(lambda: materialize_all("l0_0").wait(), "the first run, which imports")
+        wait_until(
+            lambda: materialize_all("l0_0", force=True).wait(), "the first run, which imports"
+        )
         began = time.perf_counter()
-        handle = materialize_all(targets)
+        handle = materialize_all(targets, force=True)
         while handle.status() != RunState.SUCCEEDED:
             waiting = [len(m) for q in QUEUES for m in redis.lrange(q, 0, -1)]
             message = max([message, *waiting])

@@ -20,7 +20,15 @@ from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
-    from flowstone.client import cancel, materialize, materialize_all, materialize_sync, resume
+    from flowstone.client import (
+        cancel,
+        materialize,
+        materialize_all,
+        materialize_sync,
+        preview,
+        resume,
+        save_plan,
+    )
     from flowstone.handle import Cancellation, Progress, RunHandle
 
 __version__ = "0.1.0"
@@ -48,8 +56,10 @@ __all__ = [
     "materialize",
     "materialize_all",
     "materialize_sync",
+    "preview",
     "resource",
     "resume",
+    "save_plan",
 ]
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.
@@ -61,7 +71,9 @@ _LAZY: Final = {
     "materialize": "flowstone.client",
     "materialize_all": "flowstone.client",
     "materialize_sync": "flowstone.client",
+    "preview": "flowstone.client",
     "resume": "flowstone.client",
+    "save_plan": "flowstone.client",
 }
 
 

@@ -26,11 +26,12 @@ from flowstone.handle import RunHandle
 from flowstone.outcome import Retrying
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.partition_key import encode_key
-from flowstone.plan import Request
+from flowstone.plan import Plan, Request
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState
 from flowstone.store import migrate, progress, runs
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
+from flowstone.store.ledger import Connection
 from flowstone.store.progress import RunSummary
 
 MAX_WINDOW = 1_000_000
@@ -116,8 +117,7 @@ def materialize_sync(
     """
     here = runtime.current()
     _ensure_ledger(here)
-    force = not upstream if force is None else force
-    request = _request(assets, partition, upstream=upstream, force=force)
+    request = _request(assets, partition, upstream=upstream, force=_forced(force, upstream))
     run_id = _record(here, request, config, None, driver="inline")
     handle = RunHandle(run_id, here)
     try:
@@ -155,6 +155,53 @@ def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
 def _ensure_ledger(here: Runtime) -> None:
     if here.settings.database_url is None and ensure_postgres(here.settings.home):
         migrate.upgrade(here.ledger)
+
+
+def preview(
+    assets: Assets,
+    *,
+    partition: Key = UNPARTITIONED,
+    upstream: bool = False,
+    config: Config | None = None,
+    force: bool | None = None,
+) -> Plan:
+    """Return the plan that these assets would have now; nothing is recorded, nothing runs.
+
+    Unlike those that submit, this needs the assets' code. The arguments are those of
+    `materialize_sync`. Raises UnknownAsset, BadPartition, MissingInput, BadConfig or
+    LedgerUnavailable.
+    """
+    here = runtime.current()
+    request = _request(assets, partition, upstream=upstream, force=_forced(force, upstream))
+    with here.ledger.begin() as conn:
+        return coordinator.preview(conn, here, request, _json_config(config or {}))
+
+
+def save_plan(
+    assets: Assets,
+    *,
+    partition: Key = UNPARTITIONED,
+    upstream: bool = False,
+    config: Config | None = None,
+    force: bool | None = None,
+    max_in_flight: int | None = None,
+) -> RunHandle:
+    """Plan a run now that `RunHandle.start` starts later, exactly as it was planned.
+
+    Arguments and errors are those of `preview`; after an error nothing is recorded.
+    """
+    here = runtime.current()
+    request = _request(assets, partition, upstream=upstream, force=_forced(force, upstream))
+    run_id = uuid4()
+    with here.ledger.begin() as conn:
+        values = _json_config(config or {}), _window(here, max_in_flight)
+        _create(conn, run_id, request, *values, driver="celery")
+        coordinator.hold(conn, here, run_id)
+    return RunHandle(run_id, here)
+
+
+def _forced(force: bool | None, upstream: bool) -> bool:
+    return not upstream if force is None else force
 
 
 def runs_list(limit: int = 20) -> list[RunSummary]:
@@ -201,20 +248,37 @@ def _record(
     *,
     driver: str,
 ) -> UUID:
+    run_id = uuid4()
+    values = _json_config(config or {}), _window(here, max_in_flight)
+    with here.ledger.begin() as conn:
+        _create(conn, run_id, request, *values, driver=driver)
+    return run_id
+
+
+def _create(
+    conn: Connection,
+    run_id: UUID,
+    request: Request,
+    config: Mapping[str, Any],
+    window: int,
+    *,
+    driver: str,
+) -> None:
+    runs.create(
+        conn,
+        run_id,
+        request,
+        config=config,
+        driver=driver,
+        max_in_flight=window,
+        actor=whoami(),
+    )
+
+
+def _window(here: Runtime, max_in_flight: int | None) -> int:
     if max_in_flight is not None and not 0 < max_in_flight <= MAX_WINDOW:
         raise BadConfig(f"max_in_flight is {max_in_flight}; it must lie from 1 to {MAX_WINDOW}")
-    run_id = uuid4()
-    with here.ledger.begin() as conn:
-        runs.create(
-            conn,
-            run_id,
-            request,
-            config=_json_config(config or {}),
-            driver=driver,
-            max_in_flight=max_in_flight or here.settings.max_in_flight,
-            actor=whoami(),
-        )
-    return run_id
+    return max_in_flight or here.settings.max_in_flight
 
 
 def _json_config(config: Config) -> dict[str, Any]:

@@ -78,6 +78,13 @@ def preview(
     return plan
 
 
+def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
+    """Plan a requested run, and pause it before its first step; raises as `build_plan` does."""
+    run = runs.lock(conn, run_id)
+    plans.write(conn, run_id, _plan(conn, runtime, run), actor=ACTOR)
+    runs.move(conn, run_id, RunState.PAUSED)
+
+
 def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
     planned = {step.asset for step in plan.steps}
     for name in config:

@@ -161,6 +161,12 @@ class RunRefused(RunFailed):
     type = "run_refused"
 
 
+class CannotStart(FlowStoneError):
+    """A run that was to be started is not one that waits for that."""
+
+    type = "cannot_start"
+
+
 class RunEnded(FlowStoneError):
     """A run that was to be cancelled has succeeded or failed already."""
 

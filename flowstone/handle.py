@@ -21,9 +21,10 @@ from flowstone.errors import (
 )
 from flowstone.log import get_logger
 from flowstone.partition_key import decode_key
+from flowstone.plan import StoredStep
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState
-from flowstone.store import cancellation, outputs, progress, reasons, resumption, runs
+from flowstone.store import cancellation, outputs, plans, progress, reasons, resumption, runs
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import StepError
 from flowstone.store.reasons import Reason
@@ -183,6 +184,30 @@ class RunHandle:
                     raise
         raise AssertionError("the last try returns or raises")
 
+    def plan(self) -> list[StoredStep]:
+        """Return the steps of the stored plan, each after what it reads, with its reason.
+
+        The plan does not change; the state of each step is its present one. A run that has
+        not been planned yet has none.
+        """
+        with self._runtime.ledger.begin() as conn:
+            runs.get(conn, self.id)
+            return plans.read(conn, self.id)
+
+    def start(self) -> RunHandle:
+        """Start a run whose plan was saved by `save_plan`, and return this handle.
+
+        It does exactly what the plan says, from the outputs that were the latest then.
+        Raises CannotStart, LedgerUnavailable or BrokerUnavailable; then it has not started.
+        """
+        settings = self._runtime.settings
+        publisher = Publisher(client_app(settings.broker, settings.results))
+        publisher.check()
+        with self._runtime.ledger.begin() as conn:
+            runs.start(conn, self.id, actor=whoami())
+        _wake(publisher, self.id)
+        return self
+
     def resume(self) -> RunHandle:
         """Queue a new run for the workers that does what this one has left undone.
 
@@ -195,11 +220,7 @@ class RunHandle:
         publisher.check()
         with self._runtime.ledger.begin() as conn:
             made = resumption.create(conn, uuid4(), self.id, actor=whoami())
-        try:
-            publisher.wake(made)
-        except BrokerUnavailable as error:
-            # The run is recorded, and the reconciler wakes it when the broker is back.
-            log.warning("coordinator not woken", run_id=str(made), error=error.message)
+        _wake(publisher, made)
         return RunHandle(made, self._runtime)
 
     def explain(self) -> str:
@@ -234,6 +255,14 @@ class RunHandle:
     def __iter__(self) -> Iterator[Progress]:
         """Yield the progress whenever it has changed, last when the run has ended."""
         return self.follow()
+
+
+def _wake(publisher: Publisher, run_id: UUID) -> None:
+    try:
+        publisher.wake(run_id)
+    except BrokerUnavailable as error:
+        # The run is recorded, and the reconciler wakes it when the broker is back.
+        log.warning("coordinator not woken", run_id=str(run_id), error=error.message)
 
 
 class _Deadline:

@@ -87,8 +87,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class EndedStep:
-    """A step of a run that has ended; `reads` holds each input and the step that made it."""
+class StoredStep:
+    """A step as the ledger has it; `reads` holds each input and the step that makes it."""
 
     id: int
     asset: str
@@ -97,9 +97,10 @@ class EndedStep:
     state: StepState
     reads: tuple[tuple[Node, int], ...]
     optional: frozenset[Node] = frozenset()
+    reason: str = ""
 
 
-def remaining(steps: Sequence[EndedStep], run: str) -> Plan:
+def remaining(steps: Sequence[StoredStep], run: str) -> Plan:
     """Return the plan that does what a run has left undone, and nothing else of it.
 
     `steps` are all those of `run`, each after what it reads. What is done is not done

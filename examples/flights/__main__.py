@@ -16,7 +16,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from flowstone import RunState, materialize_all, runtime
+from flowstone import RunState, StepState, materialize_all, runtime
 from flowstone.cli import INTERRUPTED, exit_code
 from flowstone.cli.display import follow
 from flowstone.dev import DevStack
@@ -53,7 +53,8 @@ def demo(console: Console, partition: str, timeout: float) -> None:
     with DevStack(settings) as stack:
         console.print(f"Flower: {stack.flower_url}", highlight=False)
         began = time.monotonic()
-        handle = materialize_all("monthly_report", partition=partition)
+        # Forced, so that there is something to see the second time, too.
+        handle = materialize_all("monthly_report", partition=partition, force=True)
         progress = follow(handle, console, timeout)
         if progress.state != RunState.SUCCEEDED:
             raise RunFailed(handle.explain())
@@ -62,6 +63,7 @@ def demo(console: Console, partition: str, timeout: float) -> None:
         console.print(
             f"{progress.count()} steps in {took:.1f} s, "
             f"{progress.count() / took:.0f} a second, on {os.cpu_count()} cores",
+            _asked_again(partition, timeout),
             f"outputs:  {settings.outputs}",
             f"logs:     {settings.home / 'logs'}",
             f"Flower:   {stack.flower_url}",
@@ -73,6 +75,17 @@ def demo(console: Console, partition: str, timeout: float) -> None:
             console.input("Flower runs until you press Enter. ")
         else:
             console.print("Everything stops now; `make dev` keeps it running.", highlight=False)
+
+
+def _asked_again(partition: str, timeout: float) -> str:
+    """Ask for the same again, and return one line about what had to be computed."""
+    began = time.monotonic()
+    handle = materialize_all("monthly_report", partition=partition)
+    handle.wait(timeout)
+    progress = handle.progress()
+    fresh = progress.count(StepState.SKIPPED)
+    took = time.monotonic() - began
+    return f"asked again: {fresh} of {progress.count()} steps were fresh, {took:.1f} s"
 
 
 def report_table(report: pl.DataFrame, partition: str) -> Table:

@@ -9,7 +9,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from flowstone.cli import cancel, db, dev, run, show, status
+from flowstone.cli import cancel, db, dev, plan, run, show, status
 from flowstone.errors import (
     BrokerUnavailable,
     FlowStoneError,
@@ -40,6 +40,8 @@ app = typer.Typer(
 )
 app.command("dev")(dev.dev)
 app.command("run")(run.run)
+app.command("plan")(plan.plan)
+app.command("start")(plan.start)
 app.command("cancel")(cancel.cancel)
 app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)

@@ -8,16 +8,15 @@ import typer
 from rich.console import Console
 
 from flowstone import client
+from flowstone.cli.options import Detach, RunId, Timeout
 from flowstone.cli.run import watch
 from flowstone.handle import RunHandle
 from flowstone.states import RunState
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 
-Run = Annotated[str, typer.Argument(help="The id of a run, or the beginning of it.")]
-
 
 def cancel(
-    run: Run,
+    run: RunId,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds that running steps have to end by themselves.")
     ] = GRACE_SECONDS,
@@ -49,15 +48,7 @@ def _told(handle: RunHandle, done: Cancellation) -> str:
     return f"run {handle.id} is {done.state}: all its steps were done"
 
 
-def resume(
-    run: Run,
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Print the new run's id and do not wait.")
-    ] = False,
-    timeout: Annotated[
-        float | None, typer.Option(help="Stop waiting after so many seconds; the run goes on.")
-    ] = None,
-) -> None:
+def resume(run: RunId, detach: Detach = False, timeout: Timeout = None) -> None:
     """Run what a failed or cancelled run has left undone, as a new run with the same plan.
 
     Example: flowstone resume 3f1c

@@ -9,34 +9,28 @@ from rich.console import Console
 
 from flowstone import client
 from flowstone.cli.display import follow
+from flowstone.cli.options import Detach, Force, Partition, Timeout, Upstream, key_of
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import RunHandle
-from flowstone.partition import UNPARTITIONED
 from flowstone.states import RunState
 
 
 def run(
     asset: Annotated[str, typer.Argument(help="The asset to materialize.")],
-    partition: Annotated[
-        str | None, typer.Option("--partition", "-p", help="Its partition, such as 2013-01-15.")
-    ] = None,
-    upstream: Annotated[
-        bool, typer.Option("--upstream", "-u", help="Materialize everything upstream, too.")
-    ] = False,
-    detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Print the run's id and do not wait.")
-    ] = False,
-    timeout: Annotated[
-        float | None,
-        typer.Option(min=0, help="Stop waiting after so many seconds; the run goes on."),
-    ] = None,
+    *,
+    partition: Partition = None,
+    upstream: Upstream = False,
+    force: Force = None,
+    detach: Detach = False,
+    timeout: Timeout = None,
 ) -> None:
     """Materialize an asset on the workers, and show the progress.
 
     Example: flowstone run monthly_report --partition 2013-01 --upstream
     """
     submit = client.materialize_all if upstream else client.materialize
-    handle = submit(asset, partition=UNPARTITIONED if partition is None else partition)
+    force = not upstream if force is None else force
+    handle = submit(asset, partition=key_of(partition), force=force)
     if detach:
         typer.echo(str(handle.id))
         return

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flowstone import client
 from flowstone.cli.display import failures_table, progress_table, title
+from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import Progress, Reason, RunHandle
 from flowstone.partition_key import label
@@ -20,7 +21,7 @@ from flowstone.states import DONE_STEP_STATES, RunState
 
 
 def status(
-    run: Annotated[str, typer.Argument(help="The id of a run, or the beginning of it.")],
+    run: RunId,
     asset: Annotated[
         str | None, typer.Option("--asset", "-a", help="Show why steps of this asset are not done.")
     ] = None,

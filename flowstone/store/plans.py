@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, bindparam, text
+from sqlalchemy import Connection, Row, bindparam, text
 
 from flowstone.freshness import Fingerprint
-from flowstone.plan import Made, Node, Plan
+from flowstone.plan import Made, Node, Plan, StoredStep
 from flowstone.states import RunState, StepState
 from flowstone.store import audit, runs
 from flowstone.store.tables import SCHEMA
@@ -29,6 +30,23 @@ _LATEST = text(
     JOIN {SCHEMA}.outputs o ON o.id = l.output_id
     """
 ).bindparams(bindparam("assets"), bindparam("partitions"))
+
+
+# Ids grow along the edges of a plan, so this is an order in which each step follows its inputs.
+_READ = text(
+    f"""
+    SELECT s.id, s.asset, s.partition, s.queue, s.state, s.reason,
+        array_agg(u.asset ORDER BY e.position) AS assets,
+        array_agg(u.partition ORDER BY e.position) AS partitions,
+        array_agg(u.id ORDER BY e.position) AS ids,
+        array_agg(e.optional ORDER BY e.position) AS optional
+    FROM {SCHEMA}.steps s
+    LEFT JOIN {SCHEMA}.edges e ON e.downstream = s.id
+    LEFT JOIN {SCHEMA}.steps u ON u.id = e.upstream
+    WHERE s.run_id = :run_id
+    GROUP BY s.id ORDER BY s.id
+    """
+)
 
 
 def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, Made]:
@@ -89,6 +107,32 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
     details = {"steps": len(ids), "skipped": len(ids) - len(waits_for)}
     audit.record(conn, actor=actor, action="run.planned", run_id=run_id, details=details)
     return True
+
+
+def read(conn: Connection, run_id: UUID) -> list[StoredStep]:
+    """Return the plan of a run as it was stored, each step after what it reads."""
+    return [_stored(row) for row in conn.execute(_READ, {"run_id": run_id})]
+
+
+def _stored(row: Row[*tuple[Any, ...]]) -> StoredStep:
+    # Without any edge, the outer join gives one row of nulls.
+    edges = [
+        ((asset, key), id, optional)
+        for asset, key, id, optional in zip(
+            row.assets, row.partitions, row.ids, row.optional, strict=True
+        )
+        if id is not None
+    ]
+    return StoredStep(
+        id=row.id,
+        asset=row.asset,
+        partition=row.partition,
+        queue=row.queue,
+        state=StepState(row.state),
+        reads=tuple((node, id) for node, id, _ in edges),
+        reason=row.reason,
+        optional=frozenset(node for node, _, optional in edges if optional),
+    )
 
 
 def _readers(plan: Plan) -> dict[Node, list[Node]]:

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from flowstone.partition_key import step_name
-from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, sql_list
+from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, RunState, sql_list
 from flowstone.store import audit, dispatch, steps
 from flowstone.store.tables import SCHEMA
 
@@ -92,7 +92,8 @@ _POISONED = text(
 _TO_WAKE = text(
     f"""
     SELECT r.id FROM {SCHEMA}.runs r
-    WHERE r.driver = 'celery' AND r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
+    WHERE r.driver = 'celery'
+      AND r.state NOT IN ({sql_list({*FINAL_RUN_STATES, RunState.PAUSED})})
       AND r.created_at < now() - make_interval(secs => :patience)
       AND (r.state = 'requested'
         OR EXISTS (SELECT FROM {SCHEMA}.steps s

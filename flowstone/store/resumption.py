@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, select, text
+from sqlalchemy import Connection, select
 
 from flowstone.errors import CannotResume
-from flowstone.plan import EndedStep, remaining
-from flowstone.states import RunState, StepState
+from flowstone.plan import remaining
+from flowstone.states import RunState
 from flowstone.store import audit, plans, runs
 from flowstone.store.runs import Run
-from flowstone.store.tables import SCHEMA
 from flowstone.store.tables import runs as runs_table
-
-# Ids grow along the edges of a plan, so this is an order in which each step follows its inputs.
-_STEPS = text(
-    f"""
-    SELECT s.id, s.asset, s.partition, s.queue, s.state,
-        array_agg(u.asset ORDER BY e.position) AS assets,
-        array_agg(u.partition ORDER BY e.position) AS partitions,
-        array_agg(u.id ORDER BY e.position) AS ids,
-        array_agg(e.optional ORDER BY e.position) AS optional
-    FROM {SCHEMA}.steps s
-    LEFT JOIN {SCHEMA}.edges e ON e.downstream = s.id
-    LEFT JOIN {SCHEMA}.steps u ON u.id = e.upstream
-    WHERE s.run_id = :run_id
-    GROUP BY s.id ORDER BY s.id
-    """
-)
 
 
 def create(conn: Connection, run_id: UUID, resumes: UUID, *, actor: str) -> UUID:
@@ -50,7 +32,7 @@ def create(conn: Connection, run_id: UUID, resumes: UUID, *, actor: str) -> UUID
         actor=actor,
         resumed_from=resumes,
     )
-    steps = [_ended(row) for row in conn.execute(_STEPS, {"run_id": resumes})]
+    steps = plans.read(conn, resumes)
     plan = remaining(steps, _short(resumes))
     if plan.steps:
         plans.write(conn, run_id, plan, actor=actor)
@@ -81,26 +63,6 @@ def _check(conn: Connection, run: Run) -> None:
         raise CannotResume(
             f"run {run.id} has been resumed already by run {by.id}, which is {by.state}{remedy}"
         )
-
-
-def _ended(row: Row[*tuple[Any, ...]]) -> EndedStep:
-    # Without any edge, the outer join gives one row of nulls.
-    edges = [
-        ((asset, key), id, optional)
-        for asset, key, id, optional in zip(
-            row.assets, row.partitions, row.ids, row.optional, strict=True
-        )
-        if id is not None
-    ]
-    return EndedStep(
-        id=row.id,
-        asset=row.asset,
-        partition=row.partition,
-        queue=row.queue,
-        state=StepState(row.state),
-        reads=tuple((node, id) for node, id, _ in edges),
-        optional=frozenset(node for node, _, optional in edges if optional),
-    )
 
 
 def _short(run_id: UUID) -> str:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Text, cast, exists, func, insert, select, update
 
-from flowstone.errors import UnknownRun
+from flowstone.errors import CannotStart, UnknownRun
 from flowstone.plan import OnConflict, Request
 from flowstone.states import (
     DONE_STEP_STATES,
@@ -146,6 +146,17 @@ def move(conn: Connection, run_id: UUID, target: RunState, **values: Any) -> boo
         .returning(runs.c.id)
     ).one_or_none()
     return moved is not None
+
+
+def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
+    """Let a run go on that was planned to be started later; raise CannotStart or UnknownRun."""
+    run = lock(conn, run_id)
+    if run.state != RunState.PAUSED:
+        raise CannotStart(
+            f"run {run_id} is in state {run.state}; only one that is paused can be started"
+        )
+    move(conn, run_id, RunState.RUNNING, started_at=func.now())
+    audit.record(conn, actor=actor, action="run.started", run_id=run_id)
 
 
 def fail(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstone.plan import EndedStep, Node, Plan, remaining
+from flowstone.plan import Node, Plan, StoredStep, remaining
 from flowstone.states import DONE_STEP_STATES, StepState
 from tests.strategies import Dag, dags
 
@@ -15,8 +15,8 @@ UNDONE = [StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED]
 PINNED: tuple[Node, int] = (("old", "-"), 7)
 
 
-def ended(id: int, state: StepState, *reads: tuple[Node, int]) -> EndedStep:
-    return EndedStep(id, f"a{id}", "-", "assets", state, reads)
+def ended(id: int, state: StepState, *reads: tuple[Node, int]) -> StoredStep:
+    return StoredStep(id, f"a{id}", "-", "assets", state, reads)
 
 
 def node(number: int) -> Node:
@@ -58,7 +58,7 @@ def test_a_chain_of_resumed_runs_computes_each_step_once_from_the_inputs_of_the_
     )
     next_id = len(dag) + 1
     for _ in range(6):
-        steps: list[EndedStep] = []
+        steps: list[StoredStep] = []
         id_of: dict[Node, int] = {}
         for planned in plan.steps:
             me = (planned.asset, planned.partition)
@@ -73,7 +73,7 @@ def test_a_chain_of_resumed_runs_computes_each_step_once_from_the_inputs_of_the_
                 assert all(made_by[up] == id for up, id in reads)
                 made_by[me] = id_of[me]
                 computed[me] += 1
-            steps.append(EndedStep(id_of[me], *me, planned.queue, state, reads))
+            steps.append(StoredStep(id_of[me], *me, planned.queue, state, reads))
         undone = {(s.asset, s.partition) for s in steps if s.state not in DONE_STEP_STATES}
         plan = remaining(steps, "0")
         assert {(s.asset, s.partition) for s in plan.steps} == undone

@@ -12,7 +12,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from flowstone import Context, DailyPartitions, MonthlyPartitions, Retry, StaticPartitions, asset
+from flowstone import (
+    Context,
+    DailyPartitions,
+    Dep,
+    MonthlyPartitions,
+    Retry,
+    StaticPartitions,
+    asset,
+)
 from flowstone.asset import Asset
 from flowstone.expand import MAX_CHAIN
 
@@ -269,3 +277,50 @@ def waits() -> None:
 
 @asset
 def after_all(heeds: None, finishes: str, waits: None) -> None: ...
+
+
+# A graph in which a chain, a chord and a single step are cut off, as the source, which is always
+# computed anew, comes out the same.
+
+
+@asset(volatile=True)
+def feed() -> int:
+    return 7
+
+
+@asset
+def feed_a(feed: int) -> int:
+    return feed + 1
+
+
+@asset
+def feed_b(feed: int) -> int:
+    return feed + 2
+
+
+@asset
+def feeds(feed_a: int, feed_b: int) -> list[int]:
+    return [feed_a, feed_b]
+
+
+@asset
+def after_feeds(feeds: list[int]) -> int:
+    return sum(feeds)
+
+
+# Optional inputs: one that breaks a chain, and one that breaks a chord.
+
+
+@asset(deps={"broken": Dep("broken", optional=True)})
+def in_spite(broken: None) -> str:
+    return f"in spite of {broken}"
+
+
+@asset(deps={"after_broken": Dep("after_broken", optional=True)})
+def joins_in_spite(untouched: int, after_broken: None) -> list[object]:
+    return [untouched, after_broken]
+
+
+@asset
+def after_all_the_same(in_spite: str, joins_in_spite: list[object]) -> int:
+    return len(in_spite) + len(joins_in_spite)

@@ -1,0 +1,234 @@
+"""`flowstone plan` and `flowstone start`: what a run would do, and doing exactly that."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flowstone import client, runtime
+from flowstone.cli.options import Detach, Force, Partition, RunId, Timeout, Upstream, key_of
+from flowstone.cli.run import watch
+from flowstone.graph import AssetGraph
+from flowstone.partition_key import label, step_name
+from flowstone.plan import Node, Plan, StoredStep
+
+
+@dataclass(frozen=True)
+class Read:
+    """One asset that a step reads: by which mapping, and which partitions."""
+
+    asset: str
+    mapping: str | None
+    partitions: Sequence[str]
+    optional: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A step of a plan, as people see it."""
+
+    asset: str
+    partition: str
+    action: str
+    reason: str
+    reads: Sequence[Read]
+
+
+def plan(
+    asset: Annotated[str | None, typer.Argument(help="The asset to materialize.")] = None,
+    *,
+    partition: Partition = None,
+    upstream: Upstream = False,
+    force: Force = None,
+    save: Annotated[
+        bool, typer.Option("--save", help="Keep the plan as a run that `flowstone start` starts.")
+    ] = False,
+    run: Annotated[
+        str | None, typer.Option("--run", help="Show the stored plan of this run instead.")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--steps", help="A line for each step, rather than for those alike.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show which steps a run would have, and why each runs or is skipped; run nothing.
+
+    Example: flowstone plan monthly_report --partition 2013-01 --upstream
+    """
+    if (asset is None) == (run is None):
+        raise typer.BadParameter("give an asset, or --run with the id of a run; one of the two")
+    if run is not None:
+        handle = client.run(run)
+        # The definitions may have changed since, so the mappings are not known any more.
+        _print(_stored(handle.plan()), str(handle.id), every=every, as_json=as_json)
+        return
+    assert asset is not None
+    wanted: dict[str, Any] = {
+        "partition": key_of(partition),
+        "upstream": upstream,
+        "force": force,
+    }
+    graph = runtime.current().registry.graph
+    if save:
+        handle = client.save_plan(asset, **wanted)
+        # What was stored, and not a second look that might see something newer.
+        _print(_stored(handle.plan(), graph), str(handle.id), every=every, as_json=as_json)
+        if not as_json:
+            typer.echo(f"saved; start it with: flowstone start {str(handle.id)[:8]}")
+        return
+    _print(_planned(client.preview(asset, **wanted), graph), None, every=every, as_json=as_json)
+
+
+def start(run: RunId, detach: Detach = False, timeout: Timeout = None) -> None:
+    """Start a run that `flowstone plan --save` has planned, and show the progress.
+
+    Example: flowstone start 3f1c
+    """
+    handle = client.run(run).start()
+    if detach:
+        typer.echo(str(handle.id))
+        return
+    watch(handle, Console(), timeout)
+
+
+def _planned(plan: Plan, graph: AssetGraph) -> list[Line]:
+    return [
+        Line(
+            step.asset,
+            step.partition,
+            "skip" if step.skipped else "run",
+            step.reason,
+            _reads(step.asset, step.upstream, step.optional, graph),
+        )
+        for step in plan.steps
+    ]
+
+
+def _stored(steps: Iterable[StoredStep], graph: AssetGraph | None = None) -> list[Line]:
+    return [
+        Line(
+            step.asset,
+            step.partition,
+            step.state.value,
+            step.reason,
+            _reads(step.asset, [node for node, _ in step.reads], step.optional, graph),
+        )
+        for step in steps
+    ]
+
+
+def _reads(
+    asset: str, nodes: Iterable[Node], optional: frozenset[Node], graph: AssetGraph | None
+) -> list[Read]:
+    by_asset: dict[str, list[str]] = {}
+    for name, partition in nodes:
+        by_asset.setdefault(name, []).append(partition)
+    return [
+        Read(
+            name,
+            str(graph.mappings[asset, name]) if graph else None,
+            keys,
+            (name, keys[0]) in optional,
+        )
+        for name, keys in by_asset.items()
+    ]
+
+
+def _print(lines: Sequence[Line], run: str | None, *, every: bool, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(_as_json(lines, run), ensure_ascii=False))
+        return
+    console = Console()
+    console.print(_table(_each(lines) if every else _together(lines)))
+    actions = Counter(line.action for line in lines)
+    console.print(
+        f"{len(lines)} steps: " + ", ".join(f"{n} {action}" for action, n in actions.items()),
+        highlight=False,
+    )
+
+
+def _each(lines: Iterable[Line]) -> Iterator[tuple[str, Line]]:
+    return ((step_name(line.asset, line.partition), line) for line in lines)
+
+
+def _together(lines: Iterable[Line]) -> Iterator[tuple[str, Line]]:
+    """Yield one line for partitions that follow each other for the same reason."""
+
+    def same(line: Line) -> tuple[str, str, str]:
+        return line.asset, line.action, _without_keys(line.reason)
+
+    for _, members in itertools.groupby(lines, same):
+        first, *rest = members
+        if not rest:
+            yield step_name(first.asset, first.partition), first
+            continue
+        keys = f"{label(first.partition)} .. {label(rest[-1].partition)}"
+        yield (
+            f"{first.asset}[{keys}] ({len(rest) + 1})",
+            replace(first, reason=_without_keys(first.reason)),
+        )
+
+
+def _without_keys(reason: str) -> str:
+    """Return a reason that names a step as one that names its asset only."""
+    return re.sub(r"\[.*\]", "", reason)
+
+
+def _table(rows: Iterable[tuple[str, Line]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("step", overflow="fold")
+    table.add_column("")
+    table.add_column("why", overflow="fold")
+    table.add_column("reads", overflow="fold")
+    for name, line in rows:
+        reads = "\n".join(_told(read) for read in line.reads)
+        table.add_row(escape(name), _styled(line.action), escape(line.reason), escape(reads))
+    return table
+
+
+def _styled(action: str) -> str:
+    style = {"run": "yellow", "skip": "green", "skipped": "green", "succeeded": "green"}
+    return f"[{style.get(action, 'default')}]{action}[/]"
+
+
+def _told(read: Read) -> str:
+    keys = f", {len(read.partitions)}" if len(read.partitions) > 1 else ""
+    mapping = f"{read.mapping}{keys}" if read.mapping else keys.removeprefix(", ")
+    optional = " optional" if read.optional else ""
+    return f"{read.asset}{optional}" + (f" ({mapping})" if mapping else "")
+
+
+def _as_json(lines: Sequence[Line], run: str | None) -> dict[str, Any]:
+    return {
+        "run": run,
+        "steps": [
+            {
+                "asset": line.asset,
+                "partition": label(line.partition) or None,
+                "action": line.action,
+                "reason": line.reason,
+                "reads": [
+                    {
+                        "asset": read.asset,
+                        "mapping": read.mapping,
+                        "optional": read.optional,
+                        "partitions": [label(key) or None for key in read.partitions],
+                    }
+                    for read in line.reads
+                ],
+            }
+            for line in lines
+        ],
+        "counts": dict(Counter(line.action for line in lines)),
+    }
