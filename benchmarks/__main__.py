@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cases
+from benchmarks.makespan import makespan
 from benchmarks.stage import Stage, stage
 
 OUTPUT = Path("build/bench.json")
@@ -64,6 +65,8 @@ CASES = [
          "<=", 1.25),
     Case("layered 40,000 / layered 400", "ms/step", cases.grow_40000,
          "<=", 1.25),
+    Case("makespan of random graphs / list schedule", "s", makespan,
+         "<=", 1.1),
     Case("plan 100,000 steps / COPY of their rows", "s", cases.plan_100000,
          "<=", 5),
     Case("peak memory of planning 100,000 steps", "MB", cases.plan_memory,

@@ -1,113 +1,85 @@
-"""How long a run takes on k worker slots, on paper: as dispatched, and by greedy list scheduling.
-
-The rows and messages are those of the simulator of runs, and `expand` is the real one; here
-they get a clock. All times are in seconds.
-"""
+"""The simulator of runs with a clock: how long a run takes on so many slots, in seconds."""
 
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from itertools import count
 
 from tests.core.run_simulator import Due, Message, Run, Wake
-from tests.strategies import Dag
 
-Durations = Mapping[int, float]
+STEP_OVERHEAD = 0.0071
+"""What a step costs its slot beside its work: benchmarks/README.md has 281 steps a second that do
+nothing, on two processes."""
 
-
-def list_schedule(dag: Dag, durations: Durations, slots: int, overhead: float = 0) -> float:
-    """Return the makespan of greedy list scheduling (Graham, 1969).
-
-    Whenever a slot is free, it takes the first ready step of the list, here in the order in
-    which they became ready. Each step takes its duration and `overhead`.
-    """
-    open_deps = {step: len(ups) for step, ups in dag.items()}
-    readers: dict[int, list[int]] = {step: [] for step in dag}
-    for step, ups in dag.items():
-        for up in ups:
-            readers[up].append(step)
-    ready = deque(step for step in dag if not dag[step])
-    running: list[tuple[float, int]] = []
-    now = 0.0
-    while ready or running:
-        while ready and len(running) < slots:
-            step = ready.popleft()
-            heapq.heappush(running, (now + overhead + durations[step], step))
-        now, done = heapq.heappop(running)
-        for reader in readers[done]:
-            open_deps[reader] -= 1
-            if not open_deps[reader]:
-                ready.append(reader)
-    return now
+COORDINATION = 0.0085
+"""The median time of `flowstone.coordinate` in the worker's log of the benchmark of makespans."""
 
 
-@dataclass
 class Clock:
-    """A run on `slots` processes that take messages as Celery's workers do.
+    """A run on `slots` processes that take messages as those of Celery's worker do.
 
-    A process takes the oldest message of a queue, and the queues take turns. A step
-    occupies it for `overhead` and the step's duration, a wake-up of the coordinator
-    for `coordination`; what it publishes lies on its queue when it ends.
+    A free process takes the oldest message of a queue, and the two queues take turns. A
+    step occupies it for its duration and `overhead`, the coordinator for `coordination`;
+    what they publish is on its queue when they end.
     """
 
-    run: Run
-    durations: Durations
-    slots: int
-    overhead: float
-    coordination: float
-    now: float = 0.0
-    wakes: int = 0
-    idle_with_work: float = 0.0
-    """Seconds that a slot was idle while a step was ready, summed over slots."""
-    _ends: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
-    _order: count[int] = field(default_factory=count)
-    _turn: type[Wake | Message] = Wake
+    def __init__(
+        self,
+        run: Run,
+        durations: Mapping[int, float],
+        slots: int,
+        overhead: float = STEP_OVERHEAD,
+        coordination: float = COORDINATION,
+    ) -> None:
+        self.run = run
+        self.idle = 0.0
+        """Seconds, summed over slots, that one was free while a step was ready."""
+        self._durations = durations
+        self._slots = slots
+        self._overhead = overhead
+        self._coordination = coordination
+        self._ends: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+        self._turn: type[Wake | Message] = Wake
 
     def play(self) -> float:
-        """Return the makespan."""
-        while True:
-            self._fill()
-            if not self._ends:
-                return self.now
+        """Play the run to its end, and return its makespan."""
+        now = 0.0
+        while self._fill(now):
             end, _, finish = heapq.heappop(self._ends)
-            idle = min(self.slots - len(self._ends) - 1, len(self.run.ready()))
-            self.idle_with_work += idle * (end - self.now)
-            self.now = end
+            free = self._slots - len(self._ends) - 1
+            self.idle += min(free, len(self.run.ready())) * (end - now)
+            now = end
             finish()
+        return now
 
-    def _fill(self) -> None:
-        while len(self._ends) < self.slots and (message := self._take()) is not None:
-            if isinstance(message, Wake):
-                self.wakes += 1
-                self._begin(self.coordination, self.run.coordinate)
-            else:
-                self._step(message)
+    def _fill(self, now: float) -> bool:
+        """Give the free slots what there is; return whether anything is under way."""
+        while len(self._ends) < self._slots and (message := self._take()) is not None:
+            seconds, finish = self._begin(message)
+            heapq.heappush(self._ends, (now + seconds, next(self._order), finish))
+        return bool(self._ends)
 
-    def _step(self, message: Message) -> None:
+    def _begin(self, message: Wake | Message) -> tuple[float, Callable[[], None]]:
+        if isinstance(message, Wake):
+            return self._coordination, self.run.coordinate
         self.run.deliver(message)
-        if message not in self.run.running:
-            self._begin(self.overhead, lambda: None)
-            return
-        self.run.running.remove(message)
-        took = self.overhead + self.durations[message.step]
-        self._begin(took, lambda: self.run.succeed(message))
-
-    def _begin(self, seconds: float, finish: Callable[[], None]) -> None:
-        heapq.heappush(self._ends, (self.now + seconds, next(self._order), finish))
+        assert self.run.running == [message], "nothing comes twice here"
+        self.run.running.clear()
+        seconds = self._durations[message.step] + self._overhead
+        return seconds, lambda: self.run.succeed(message)
 
     def _take(self) -> Wake | Message | None:
-        """Take the oldest message of the queue whose turn it is, or of the other one."""
-        kinds: tuple[type[Wake | Message], ...] = (
-            (Wake, Message) if self._turn is Wake else (Message, Wake)
-        )
-        for kind in kinds:
-            for at, message in enumerate(self.run.messages):
-                assert not isinstance(message, Due)
-                if isinstance(message, kind):
-                    self._turn = Message if kind is Wake else Wake
-                    del self.run.messages[at]
-                    return message
-        return None
+        """Take the oldest message of the queue whose turn it is, or else of the other."""
+        oldest: dict[type[Wake | Message], int] = {}
+        for at, message in enumerate(self.run.messages):
+            assert not isinstance(message, Due)
+            oldest.setdefault(type(message), at)
+        if not oldest:
+            return None
+        kind = self._turn if self._turn in oldest else next(iter(oldest))
+        self._turn = Message if kind is Wake else Wake
+        taken = self.run.messages.pop(oldest[kind])
+        assert not isinstance(taken, Due)
+        return taken
