@@ -51,4 +51,8 @@ def _constant(value: object) -> object:
 
 def _closed_over(function: Callable[..., Any]) -> list[str]:
     values = inspect.getclosurevars(function).nonlocals
-    return [f"{name}={value!r}" for name, value in sorted(values.items()) if type(value) in _PLAIN]
+    return [f"{name}={value!r}" for name, value in sorted(values.items()) if _is_plain(value)]
+
+
+def _is_plain(value: object) -> bool:
+    return type(value) in _PLAIN or (type(value) is tuple and all(map(_is_plain, value)))

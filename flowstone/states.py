@@ -107,6 +107,15 @@ def sql_list(states: Iterable[StrEnum]) -> str:
     return ", ".join(f"'{state}'" for state in sorted(states))
 
 
+def in_state(column: str, *states: StepState) -> str:
+    """Return an SQL condition on the state of a row that is found by its id.
+
+    It is an expression, so that no partial index on the state answers it: without
+    statistics PostgreSQL takes such an index for tiny, and would read all of it for one row.
+    """
+    return f"({column} || '') IN ({sql_list(states)})"
+
+
 def mermaid(moves: Mapping[State, frozenset[State]]) -> str:
     """Return the table of moves as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", f"    [*] --> {next(iter(moves))}"]

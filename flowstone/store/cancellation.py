@@ -16,7 +16,15 @@ from sqlalchemy import Connection, func, text, update
 
 from flowstone.errors import RunEnded
 from flowstone.outcome import Failure
-from flowstone.states import FINAL_RUN_STATES, STEP_MOVES, RunState, StepState, sources, sql_list
+from flowstone.states import (
+    FINAL_RUN_STATES,
+    STEP_MOVES,
+    RunState,
+    StepState,
+    in_state,
+    sources,
+    sql_list,
+)
 from flowstone.store import audit, runs
 from flowstone.store.runs import Run
 from flowstone.store.steps import Claim
@@ -76,7 +84,7 @@ _STOP = text(
     SET state = 'cancelled', finished_at = now(), token = NULL, lease_until = NULL,
         error = CAST(:error AS jsonb)
     FROM {SCHEMA}.runs r
-    WHERE s.id = :step_id AND s.state = 'running' AND s.token = :token
+    WHERE s.id = :step_id AND {in_state("s.state", StepState.RUNNING)} AND s.token = :token
       AND r.id = s.run_id AND r.cancel_requested_at IS NOT NULL
     RETURNING s.id
     """

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
-from flowstone.states import FINAL_STEP_STATES, sql_list
+from flowstone.states import FINAL_STEP_STATES, StepState, in_state, sql_list
 from flowstone.store.tables import SCHEMA
 
 # A step that is parked until its retry is due has no canvas, and takes no place in the window.
@@ -59,7 +59,7 @@ _AHEAD = text(
         UNION
         SELECT s.id, s.feeds, s.open_deps, a.depth + 1
         FROM ahead a JOIN {SCHEMA}.steps s ON s.id = a.feeds
-        WHERE s.state = 'pending' AND a.depth < :reach
+        WHERE {in_state("s.state", StepState.PENDING)} AND a.depth < :reach
     )
     SELECT DISTINCT id, feeds, open_deps FROM ahead ORDER BY id
     """
@@ -73,7 +73,7 @@ _MARK = text(
         FROM {SCHEMA}.steps s
         JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[])) AS n(id, canvas)
             ON n.id = s.id
-        WHERE s.state = 'pending'
+        WHERE {in_state("s.state", StepState.PENDING)}
         ORDER BY s.id FOR NO KEY UPDATE OF s
     )
     UPDATE {SCHEMA}.steps s

@@ -40,6 +40,7 @@ class Ledger:
 
     def __init__(self, url: str) -> None:
         self.engine: Engine = _engine(url)
+        event.listen(self.engine, "connect", _plan_by_index)
         event.listen(self.engine, "checkin", _note_use)
         event.listen(self.engine, "checkout", _ping_if_idle)
         self._checked = False
@@ -90,6 +91,18 @@ def _engine(url: str) -> Engine:
         raise BadConfig(
             "FLOWSTONE_DATABASE_URL is no address; write postgresql://user:password@host:port/name"
         ) from error
+
+
+def _plan_by_index(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:  # noqa: ARG001
+    """Have PostgreSQL look rows up one by one through indexes, which every query here has.
+
+    It has no statistics of a plan that was just written. It would guess that reading a whole
+    table is cheap, and a prepared statement would keep that guess while the table grows: the
+    cost of a run would be the square of its steps.
+    """
+    for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"):
+        connection.execute(f"SET {setting} = off")
+    connection.commit()
 
 
 def _note_use(connection: object, record: ConnectionPoolEntry) -> None:  # noqa: ARG001

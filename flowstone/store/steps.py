@@ -14,10 +14,12 @@ from flowstone.freshness import Fingerprint
 from flowstone.outcome import Failure, StoredOutput
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
-from flowstone.states import StepState
+from flowstone.states import StepState, in_state
 from flowstone.store import audit, dispatch
 from flowstone.store.tables import SCHEMA, attempts, steps
 from flowstone.summary import one_line
+
+_S = StepState
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ _CLAIM = text(
             error = NULL, lease_until = now() + make_interval(secs => :lease),
             started_at = coalesce(started_at, now())
         WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
-          AND (state = 'queued' OR state = 'retrying' AND retry_at <= now() + interval '1 second')
+          AND ({in_state("state", _S.QUEUED)}
+            OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
         RETURNING id, run_id, asset, partition, attempt
     ), attempted AS (
         INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker)
@@ -115,7 +118,7 @@ _COMMIT = text(
     WITH done AS (
         UPDATE {SCHEMA}.steps
         SET state = 'succeeded', finished_at = now(), token = NULL, lease_until = NULL
-        WHERE id = :step_id AND state = 'running' AND token = :token
+        WHERE id = :step_id AND {in_state("state", _S.RUNNING)} AND token = :token
         RETURNING id, run_id, asset, partition, attempt
     ), attempted AS (
         UPDATE {SCHEMA}.attempts a SET outcome = 'succeeded', finished_at = now()
@@ -172,7 +175,7 @@ _LOWER = text(
     UPDATE {SCHEMA}.steps s
     SET open_deps = s.open_deps - locked.by,
         queued_at = CASE WHEN s.state = 'queued' THEN now() END
-    FROM locked WHERE s.id = locked.id AND s.state IN ('pending', 'queued')
+    FROM locked WHERE s.id = locked.id AND {in_state("s.state", _S.PENDING, _S.QUEUED)}
     """
 )
 
@@ -201,7 +204,7 @@ _LOCK_FAILING = text(
         WHERE canvas = :canvas AND state = 'queued' AND open_deps > 0
     )
     SELECT s.id FROM {SCHEMA}.steps s JOIN touched ON touched.id = s.id
-    WHERE s.state IN ('pending', 'queued')
+    WHERE {in_state("s.state", _S.PENDING, _S.QUEUED)}
     ORDER BY s.id FOR NO KEY UPDATE OF s
     """
 )
@@ -220,7 +223,7 @@ _FAIL_READERS = text(
     UPDATE {SCHEMA}.steps s
     SET state = 'upstream_failed', finished_at = now(),
         error = CAST(:error AS jsonb) || jsonb_build_object('via', ways.via)
-    FROM ways WHERE s.id = ways.id AND s.state IN ('pending', 'queued')
+    FROM ways WHERE s.id = ways.id AND {in_state("s.state", _S.PENDING, _S.QUEUED)}
     RETURNING s.id
     """
 )
@@ -230,7 +233,7 @@ _FAIL_LOST = text(
     f"""
     UPDATE {SCHEMA}.steps
     SET state = 'failed', finished_at = now(), error = CAST(:error AS jsonb)
-    WHERE id = :step_id AND state = 'pending'
+    WHERE id = :step_id AND {in_state("state", _S.PENDING)}
     """
 )
 

@@ -225,3 +225,11 @@ def test_a_run_that_cannot_be_planned_fails_with_the_reason(make_runtime: Any) -
 def test_a_run_that_nobody_requested_is_unknown(make_runtime: Any) -> None:
     with pytest.raises(UnknownRun):
         coordinate(make_runtime(registry()), uuid4(), lambda _c, _s: None)
+
+
+def test_a_run_of_no_steps_succeeds_at_once(make_runtime: Any) -> None:
+    runtime = make_runtime(registry())
+    run = HandRun(runtime.ledger, {})
+    assert coordinator.take_ready(runtime, run.id) == ((), {})
+    with runtime.ledger.begin() as conn:
+        assert runs.get(conn, run.id).state == "succeeded"

@@ -7,7 +7,7 @@ import re
 from pytest_celery import CeleryTestSetup
 
 import flowstone
-from flowstone import UNPARTITIONED, RunHandle
+from flowstone import UNPARTITIONED, RunHandle, RunState
 from flowstone.partition import Key
 from tests.worker import worker_assets
 from tests.worker.ledger_view import LedgerView
@@ -139,3 +139,26 @@ def test_a_run_with_a_narrow_window_never_has_more_steps_under_way(
         r=handle.id,
     )
     assert under_way[0].most == 3
+
+
+def test_graphs_that_no_nesting_of_chains_and_groups_can_hold_run_in_their_order(
+    celery_setup: CeleryTestSetup, view: LedgerView
+) -> None:
+    shapes = worker_assets.SHAPES
+    sinks = sorted(shapes.keys() - {up for reads in shapes.values() for up in reads})
+    assert len(sinks) == 8
+    handle = flowstone.materialize_all(sinks)
+    assert handle.wait(60) == RunState.SUCCEEDED
+    assert_each_step_succeeded_once(view, handle)
+    assert_every_step_began_after_those_it_reads(view, handle)
+    assert_lineage_is_the_plan(view, handle)
+    paths: dict[str, int] = {}
+    for name, reads in shapes.items():
+        paths[name] = sum(paths[up] for up in reads) or 1
+    assert {name: handle.result(name) for name in shapes} == paths
+    assert paths["ladder_left_5"] == 32
+
+
+def test_a_run_of_one_step_succeeds(celery_setup: CeleryTestSetup, view: LedgerView) -> None:
+    handle = run_to_the_end(view, "alone", 1)
+    assert view.canvases(handle.id) == [["alone"]]

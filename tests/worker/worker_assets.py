@@ -324,3 +324,42 @@ def joins_in_spite(untouched: int, after_broken: None) -> list[object]:
 @asset
 def after_all_the_same(in_spite: str, joins_in_spite: list[object]) -> int:
     return len(in_spite) + len(joins_in_spite)
+
+
+# Graphs that are not series-parallel, all in one run: by name, what each step reads. Every value
+# is the number of paths that lead to it, so that a missing or doubled input shows.
+SHAPES: dict[str, tuple[str, ...]] = {
+    # The N: no nesting of chains and groups has exactly these dependencies.
+    "n_a": (),
+    "n_b": (),
+    "n_c": ("n_a", "n_b"),
+    "n_d": ("n_b",),
+    # A ladder: each rung reads both sides of the one before.
+    "ladder_left_0": (),
+    "ladder_right_0": (),
+    **{
+        f"ladder_{side}_{rung}": (f"ladder_left_{rung - 1}", f"ladder_right_{rung - 1}")
+        for rung in range(1, 6)
+        for side in ("left", "right")
+    },
+    # A cross product: each of three reads each of three.
+    **{f"cross_{number}": () for number in range(3)},
+    **{f"product_{number}": tuple(f"cross_{n}" for n in range(3)) for number in range(3)},
+    # A step by itself.
+    "alone": (),
+}
+
+
+def _paths_of(reads: tuple[str, ...]) -> Callable[..., int]:
+    """Return a function whose parameters are `reads`, which adds them up."""
+
+    def paths(**counts: int) -> int:
+        return sum(counts.values()) or 1
+
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in reads]
+    paths.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return paths
+
+
+for _name, _reads in SHAPES.items():
+    asset(name=_name)(_paths_of(_reads))

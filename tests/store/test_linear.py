@@ -1,0 +1,59 @@
+"""The cost of a run grows with its steps, not with their square: counted in rows, not seconds."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from flowstone.expand import members
+from flowstone.store.ledger import Ledger
+from tests.store.runs_by_hand import HandRun
+from tests.strategies import Dag
+
+WIDTH = 10
+
+# What one backend has read, told by PostgreSQL's own statistics; they are written out before.
+_FLUSH = text("SELECT pg_stat_force_next_flush()")
+_READ = text(
+    "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_user_tables "
+    "WHERE schemaname = 'flowstone'"
+)
+
+
+def layered(depth: int) -> Dag:
+    """Layers of WIDTH in which each step reads two of the layer before."""
+    dag: Dag = {}
+    for layer in range(depth):
+        for column in range(WIDTH):
+            above = [(layer - 1) * WIDTH + (column + shift) % WIDTH for shift in (0, 1)]
+            dag[layer * WIDTH + column] = tuple(sorted(above)) if layer else ()
+    return dag
+
+
+def rows_read(ledger: Ledger) -> int:
+    # The statistics of a transaction count when it has ended.
+    with ledger.begin() as conn:
+        conn.execute(_FLUSH)
+    with ledger.begin() as conn:
+        return int(conn.scalar(_READ) or 0)
+
+
+def rows_a_step(ledger: Ledger, depth: int) -> float:
+    """Run layers to their end, and return how many rows were read for each step."""
+    run = HandRun(ledger, layered(depth), max_in_flight=20)
+    number_of = {step_id: number for number, step_id in run.ids.items()}
+    before = rows_read(ledger)
+    done = 0
+    while canvases := run.dispatch():
+        for canvas in canvases:
+            for step_id in members(canvas):
+                assert run.commit(run.claim(number_of[step_id]))
+                run.needs_coordinator()
+                done += 1
+    assert done == WIDTH * depth
+    return (rows_read(ledger) - before) / done
+
+
+def test_ten_times_the_steps_read_no_more_rows_each(ledger: Ledger) -> None:
+    small = rows_a_step(ledger, 10)
+    large = rows_a_step(ledger, 100)
+    assert large < 1.25 * small, (small, large)
