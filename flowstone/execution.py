@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 import time
 import traceback
@@ -58,19 +59,20 @@ class Fenced:
 
 
 def execute(
-    runtime: Runtime, step_id: int, canvas: UUID, *, worker: str
+    runtime: Runtime, step_id: int, canvas: UUID, *, worker: str, park_after: float = math.inf
 ) -> Ended | Fenced | Refused:
     """Run a step that has been dispatched in `canvas`, and record how it ended.
 
-    Returns Refused, and does nothing, where the step has gone elsewhere. Raises
-    LedgerUnavailable; whatever the asset raises becomes an outcome.
+    A retry that is due in more than `park_after` seconds leaves the canvas. Returns
+    Refused, and does nothing, where the step has gone elsewhere. Raises LedgerUnavailable;
+    whatever the asset raises becomes an outcome.
     """
     with runtime.ledger.autocommit() as conn:
         claim = steps.claim(conn, step_id, canvas, worker=worker, lease=runtime.leases.seconds)
     if isinstance(claim, Refused):
         return claim
     with runtime.leases.held(claim.token):
-        outcome, error = _attempt(runtime, claim)
+        outcome, error = _attempt(runtime, claim, park_after)
         recorded = _record_patiently(runtime, claim, outcome)
     if recorded is None:
         return Fenced(claim)
@@ -94,9 +96,9 @@ def _settle(
     runtime: Runtime, claim: Claim, outcome: Outcome, *, followers: bool
 ) -> frozenset[UUID]:
     match outcome:
-        case Retrying():
+        case Retrying(parked=False):
             return frozenset()
-        case Failed() | Stopped():
+        case Retrying() | Failed() | Stopped():
             # With the step, others of its run have ended, or have left its canvas.
             return runtime.ledger.in_turn(
                 lambda conn: flights.leave(conn, claim.run_id, claim.worker)
@@ -144,8 +146,8 @@ def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying 
     match outcome:
         case Skipped(reuses):
             return steps.skip(conn, claim, reuses)
-        case Retrying(failure, delay):
-            return steps.retry(conn, claim, failure, delay)
+        case Retrying(failure, delay, parked):
+            return steps.retry(conn, claim, failure, delay, park=parked)
         case Failed(failure):
             return steps.fail(conn, claim, failure)
         case Stopped(failure):
@@ -164,7 +166,9 @@ def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
         return steps.is_recorded(conn, claim, states[type(outcome)])
 
 
-def _attempt(runtime: Runtime, claim: Claim) -> tuple[Outcome, BaseException | None]:
+def _attempt(
+    runtime: Runtime, claim: Claim, park_after: float
+) -> tuple[Outcome, BaseException | None]:
     """Compute and stage the value; return what follows, and the error if there was one."""
     policy = Retry()
     try:
@@ -182,7 +186,10 @@ def _attempt(runtime: Runtime, claim: Claim) -> tuple[Outcome, BaseException | N
             raise
         trace = "".join(traceback.format_exception(error))
         cancelled = runtime.leases.is_cancelled(claim.token)
-        return decide(error, trace, claim.attempt, policy, cancelled=cancelled), error
+        outcome = decide(
+            error, trace, claim.attempt, policy, cancelled=cancelled, park_after=park_after
+        )
+        return outcome, error
 
 
 def _is_termination(error: BaseException) -> bool:

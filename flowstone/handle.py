@@ -24,11 +24,21 @@ from flowstone.partition_key import decode_key
 from flowstone.plan import StoredStep
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState
-from flowstone.store import cancellation, flights, outputs, plans, progress, resumption, runs
+from flowstone.store import (
+    cancellation,
+    flights,
+    outputs,
+    plans,
+    progress,
+    reasons,
+    resumption,
+    runs,
+)
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import StepError
+from flowstone.store.reasons import Reason
 
-__all__ = ["Cancellation", "Progress", "RunHandle"]
+__all__ = ["Cancellation", "Progress", "Reason", "RunHandle"]
 
 log = get_logger("flowstone.handle")
 
@@ -43,13 +53,15 @@ class Progress:
     state: RunState
     steps: Mapping[str, Mapping[StepState, int]]
     error: Mapping[str, Any] | None
+    """Why the run has failed or was cancelled; see `flowstone.summary` for failed steps."""
     cancelling: bool = False
     """Whether nothing more of the run will start, while some of it still runs."""
+    planned: bool = True
 
     @property
     def is_refused(self) -> bool:
         """Whether the run could not be planned."""
-        return self.state == RunState.FAILED and self.error is not None
+        return self.state == RunState.FAILED and not self.planned
 
     @property
     def is_final(self) -> bool:
@@ -81,7 +93,13 @@ class RunHandle:
         with self._runtime.ledger.begin() as conn:
             run = runs.get(conn, self.id)
             steps = progress.by_asset(conn, self.id)
-            return Progress(run.state, steps, run.error, run.is_being_cancelled)
+            return Progress(
+                run.state,
+                steps,
+                run.error,
+                cancelling=run.is_being_cancelled,
+                planned=run.planned_at is not None,
+            )
 
     def status(self) -> RunState:
         """Return the state of the run."""
@@ -92,6 +110,21 @@ class RunHandle:
         """Return the steps that have failed or are tried again, with their errors."""
         with self._runtime.ledger.begin() as conn:
             return progress.errors(conn, self.id)
+
+    def reasons(self, asset: str | Asset, limit: int = 20) -> list[Reason]:
+        """Return why the first `limit` steps of an asset that are not done are not done.
+
+        For a step that did not run because of others, that is the way to the one that has
+        failed. Raises UnknownAsset for an asset that is not in the run.
+        """
+        with self._runtime.ledger.begin() as conn:
+            planned = progress.by_asset(conn, self.id)
+            if str(asset) not in planned:
+                raise UnknownAsset(
+                    f"asset {str(asset)!r} is not in run {self.id}"
+                    + did_you_mean(str(asset), planned)
+                )
+            return reasons.of_asset(conn, self.id, str(asset), limit)
 
     def wait(self, timeout: float | None = None) -> RunState:
         """Wait until the run has ended, and return its final state.

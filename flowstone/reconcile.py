@@ -47,7 +47,7 @@ def reconcile(
     repaired = repair(runtime)
     with runtime.ledger.begin() as conn:
         to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
-    for run_id in to_wake:
+    for run_id in sorted(to_wake):
         wake(run_id)
     return {"cancel_overdue": len(taken), **repaired.counts, "run_woken": len(to_wake)}
 
@@ -59,15 +59,19 @@ class Pass:
     counts: Mapping[str, int]
     """Repairs by rule."""
     to_wake: frozenset[UUID]
-    """Runs that were waiting for steps of others, and wait no longer."""
+    """Runs that were waiting for steps of others, or for a retry, and wait no longer."""
 
 
 def repair(runtime: Runtime) -> Pass:
     """Apply the rules that need nobody but the ledger, once; raise LedgerUnavailable."""
+    due = runtime.ledger.in_turn(repairs.due_retries)
     counts = runtime.ledger.in_turn(_free)
     # Last, as all of these take steps away from those who are joined to them.
     settled = runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))
-    return Pass(counts | {"followers_left": len(settled)}, flights.to_wake(settled))
+    return Pass(
+        {"retry_due": len(due), **counts, "followers_left": len(settled)},
+        flights.to_wake(settled).union(step.run_id for step in due),
+    )
 
 
 def _free(conn: Connection) -> dict[str, int]:

@@ -20,10 +20,11 @@ from flowstone.states import (
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
 
+# A step that is parked until its retry is due has no canvas, and takes no place in the window.
 _IN_FLIGHT = Prepared(
     f"""
     SELECT count(*) AS steps FROM {SCHEMA}.steps
-    WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying')
+    WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying') AND canvas IS NOT NULL
     """
 )
 

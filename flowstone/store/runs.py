@@ -22,9 +22,10 @@ from flowstone.states import (
     StepState,
     sources,
 )
-from flowstone.store import audit
+from flowstone.store import audit, progress, reasons
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, runs, steps
+from flowstone.summary import summarize
 
 # Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
 _LOCK = Prepared(
@@ -47,6 +48,7 @@ class Run:
     max_in_flight: int
     error: Mapping[str, Any] | None
     created_at: datetime
+    planned_at: datetime | None
     finished_at: datetime | None
     cancel_requested_at: datetime | None
     cancel_reason: str | None
@@ -153,6 +155,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         max_in_flight=row.max_in_flight,
         error=row.error,
         created_at=row.created_at,
+        planned_at=row.planned_at,
         finished_at=row.finished_at,
         cancel_requested_at=row.cancel_requested_at,
         cancel_reason=row.cancel_reason,
@@ -236,11 +239,21 @@ def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | N
         {StepState(state): count for state, count in counts.items()},
         cancelled=cancelled is not None,
     )
-    values = {"error": {"type": "cancelled", "message": cancelled}} if cancelled else {}
-    if not move(conn, run_id, target, **(values if target == RunState.CANCELLED else {})):
+    if not move(conn, run_id, target, **_error(conn, run_id, target, cancelled)):
         return None
     audit.record(conn, actor=actor, action=f"run.{target}", run_id=run_id, details=counts)
     return target
+
+
+def _error(
+    conn: Connection, run_id: UUID, target: RunState, cancelled: str | None
+) -> dict[str, Any]:
+    if target == RunState.FAILED:
+        first = reasons.first_errors(conn, run_id)
+        return {"error": summarize(progress.by_asset(conn, run_id), first)}
+    if target == RunState.CANCELLED and cancelled:
+        return {"error": {"type": "cancelled", "message": cancelled}}
+    return {}
 
 
 def final_state(counts: Mapping[StepState, int], *, cancelled: bool = False) -> RunState:

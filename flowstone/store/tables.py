@@ -171,13 +171,14 @@ steps = Table(
     Index(
         "ix_steps_in_flight",
         "run_id",
-        postgresql_where=text("state IN ('queued', 'running', 'retrying')"),
+        postgresql_where=text("state IN ('queued', 'running', 'retrying') AND canvas IS NOT NULL"),
     ),
     Index(
         "ix_steps_open",
         "run_id",
         postgresql_where=text(f"state NOT IN ({sql_list(FINAL_STEP_STATES)})"),
     ),
+    Index("ix_steps_retry_at", "retry_at", postgresql_where=text("state = 'retrying'")),
     Index("ix_steps_lease", "lease_until", postgresql_where=text("state = 'running'")),
     Index("ix_steps_canvas", "canvas", postgresql_where=text("state = 'queued'")),
     Index("ix_steps_asset", "asset", "partition"),

@@ -169,8 +169,10 @@ def test_a_failure_takes_down_all_that_depends_on_it_and_nothing_else(ledger: Le
     assert states[1] == "failed"
     assert {n for n, state in states.items() if state == "upstream_failed"} == {3, 4, 6}
     reason = {"type": "upstream_failed", "message": "a1 failed: ValueError: bad value",
-              "step_id": run.ids[1]}  # fmt: skip
-    assert [run.rows()[n]["error"] for n in (3, 4, 6)] == [reason] * 3
+              "step": "a1", "step_id": run.ids[1]}  # fmt: skip
+    assert [run.rows()[n]["error"] for n in (3, 4, 6)] == [
+        reason | {"via": run.ids[via]} for via in (1, 3, 4)
+    ]
     assert all(run.rows()[n]["finished_at"] is not None for n in (1, 3, 4, 6))
     run.do(2, 5, 7)
     assert run.states()[7] == "succeeded"

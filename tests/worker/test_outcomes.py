@@ -81,7 +81,13 @@ def test_a_failure_stops_what_depends_on_it_and_nothing_else(
         "after_untouched": "succeeded",
         "after_that": "upstream_failed",
     }
-    assert "broken: ValueError: the well is dry" in handle.explain()
+    assert handle.explain().endswith(
+        "failed: 1 of 5 assets failed: broken: ValueError: the well is dry; "
+        "2 more were not run because of it: after_broken, after_that"
+    )
+    assert list(map(str, handle.reasons("after_that"))) == [
+        "after_broken <- broken failed: ValueError: the well is dry"
+    ]
     assert view.attempts(handle.id, "after_broken") == []
     assert view.actions(handle.id)["run.failed"] == 1
     # Celery's own state of the task is FAILURE, and the chain behind it does not go on.
