@@ -5,9 +5,9 @@ uq_steps_active holds it. A ready step that finds an active one, its leader, bec
 `joined`, and is settled as soon as the leader is active no longer: it takes the leader's
 output if that was made of the same, else its turn.
 
-Nobody waits in a circle: a joined step waits for an active one; an active one waits at most
-for members of its own canvas, which are active, too, and come before it. What leads
-is never joined.
+Nobody waits in a circle: a joined step waits for an active one; an active one waits for a
+worker, for a time or a person, or for members of its own canvas, which are active, too, and
+come before it. It never waits for one that is joined, as a canvas waits for nothing outside.
 """
 
 from __future__ import annotations
