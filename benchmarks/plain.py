@@ -1,4 +1,9 @@
-"""The same work by hand: a plain Celery app with one task that does nothing."""
+"""The same work by hand: plain Celery, with one task that does nothing.
+
+`app` keeps no results, as FlowStone does. `with_results` does, as Celery does unless it is told
+otherwise, and as its documentation demands of tasks in a chord, of which a chain of groups is
+made. The rest of the settings is that of FlowStone's workers.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +11,47 @@ from typing import Any
 
 from celery import Celery, Signature, chain, group
 
-app: Any = Celery("plain", set_as_current=False)
-app.config_from_object("celeryconfig")
-app.conf.update(
-    task_queues=None,
-    task_create_missing_queues=True,
-    task_default_queue="celery",
-    task_routes=None,
-)
+
+def _app(name: str, *, results: bool) -> Any:  # noqa: ANN401 - Celery has no types
+    made: Any = Celery(name, set_as_current=False)
+    made.config_from_object("celeryconfig")
+    made.conf.update(
+        task_queues=None,
+        task_create_missing_queues=True,
+        task_default_queue="celery",
+        task_routes=None,
+        task_ignore_result=not results,
+        # FlowStone's workers say when a task starts by events; a result for it would cost more.
+        task_track_started=not results,
+    )
+    made.task(name="plain.nothing")(_nothing)
+    return made
 
 
-@app.task(name="plain.nothing")
-def nothing() -> None:
-    """Do nothing."""
+def _nothing(node: str | None = None) -> None:
+    """Do nothing; `node` says for which node of a graph."""
+
+
+app = _app("plain", results=False)
+with_results = _app("with_results", results=True)
 
 
 def independent(count: int) -> list[Signature]:
     """Return `count` tasks, each to be sent on its own."""
-    return [nothing.si() for _ in range(count)]
+    return [app.tasks["plain.nothing"].si() for _ in range(count)]
 
 
-def chained(count: int) -> list[Signature]:
+def chained(count: int, app: Any = app) -> list[Signature]:  # noqa: ANN401 - as above
     """Return one chain."""
-    return [chain(*(nothing.si() for _ in range(count)), app=app)]
+    nothing = app.tasks["plain.nothing"]
+    return [chain(*(nothing.si(f"a{i}") for i in range(count)), app=app)]
 
 
-def layered(width: int, depth: int) -> list[Signature]:
+def layered(width: int, depth: int, app: Any = app) -> list[Signature]:  # noqa: ANN401 - as above
     """Return one chain of groups: what Celery offers for a graph of layers."""
-    layers = [group(*(nothing.si() for _ in range(width)), app=app) for _ in range(depth)]
+    nothing = app.tasks["plain.nothing"]
+    layers = [
+        group(*(nothing.si(f"l{layer}_{i}") for i in range(width)), app=app)
+        for layer in range(depth)
+    ]
     return [chain(*layers, app=app)]

@@ -48,7 +48,7 @@ class Stage:
         self, app: str, queues: str, shape: str = "chain 1", processes: int = 2
     ) -> Iterator[None]:
         """Run a worker during the block, from the moment at which it is ready."""
-        log = self.home / f"{app}.log"
+        log = self.home / f"{app.replace(':', '-')}.log"
         log.unlink(missing_ok=True)
         command = [
             sys.executable,

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
+from functools import lru_cache
 from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
@@ -148,6 +149,8 @@ def _fold(moment: datetime) -> str:
     return "!" if moment.fold and not isinstance(moment.tzinfo, ZoneInfo) else ""
 
 
+# A plan asks for the key of each step once for each of its inputs, one after the other.
+@lru_cache(maxsize=1024)
 def decode_key(text: str) -> Key:
     """Return the key that `encode_key` made this string from; raise BadPartition if none did."""
     try:

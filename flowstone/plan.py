@@ -185,7 +185,7 @@ class _Why:
         self._force = request.force
         self._reads = reads
         self._made = made
-        self._config_hash = cache(lambda asset: digest(config_of(asset)))
+        self._config_hash = cache(lambda asset: _config_hash(config_of(asset)))
         self._running: set[Node] = set()
 
     def step(self, node: Node) -> PlannedStep:
@@ -233,6 +233,14 @@ class _Why:
         for node in nodes:
             made = self._made.get(node)
             yield (*node, made.sha256 if made else None)
+
+
+_NO_CONFIG: Final = digest(None)
+
+
+def _config_hash(config: Mapping[str, Any] | None) -> str:
+    # Most assets take none.
+    return _NO_CONFIG if config is None else digest(config)
 
 
 _NOT_KEPT: Final = Fingerprint("", "", "")

@@ -8,7 +8,7 @@ from uuid import UUID
 from celery import Task
 from celery.exceptions import Ignore, Retry
 
-from flowstone import runtime
+from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
 from flowstone.errors import BrokerUnavailable, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
@@ -58,8 +58,8 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             raise Ignore
         case Ended(outcome=Retrying(delay=delay, parked=False), error=error):
             raise task.retry(exc=error, countdown=delay)
-    if ended.wake:
-        _wake(ended.claim.run_id)
+    for run_id in ended.wake:
+        _go_on(run_id)
     match ended.outcome:
         case Stopped():
             _leave_as_revoked(task)
@@ -79,9 +79,17 @@ def _leave_as_revoked(task: Task) -> NoReturn:
     raise Ignore
 
 
-def _wake(run_id: UUID) -> None:
+def _go_on(run_id: UUID) -> None:
+    """Be the coordinator of the run; what cannot be done now is left to one that comes later."""
+    publisher = Publisher(app)
     try:
-        Publisher(app).wake(run_id)
+        try:
+            coordinator.go_on(runtime.current(), run_id, publisher.publish)
+        except BrokerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - the step is committed, it must not look failed
+            log.warning("coordinator woken instead", run_id=str(run_id), error=str(error))
+            publisher.wake(run_id)
     except BrokerUnavailable as error:
-        # The step is committed; the reconciler wakes the run when the broker is back.
+        # The reconciler wakes the run when the broker is back.
         log.warning("coordinator not woken", run_id=str(run_id), error=error.message)

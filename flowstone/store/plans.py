@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -66,7 +65,7 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
     # order of their ids cannot deadlock.
     ids = sorted(conn.scalars(_RESERVE, {"count": len(plan.steps)}))
     id_of = {(s.asset, s.partition): i for s, i in zip(plan.steps, ids, strict=True)}
-    readers = _readers(plan)
+    feeds = _feeds(plan, id_of)
     waits_for = {step.node for step in plan.steps if not step.skipped}
     _copy(
         conn,
@@ -81,7 +80,7 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
                 s.reason,
                 s.queue,
                 sum(up in waits_for for up in s.upstream),
-                id_of[only[0]] if len(only := readers[s.asset, s.partition]) == 1 else None,
+                feeds.get((s.asset, s.partition)),
                 StepState.SKIPPED if s.skipped else StepState.PENDING,
                 s.reuses,
                 "now" if s.skipped else None,  # the time of the transaction
@@ -135,12 +134,14 @@ def _stored(row: Row[*tuple[Any, ...]]) -> StoredStep:
     )
 
 
-def _readers(plan: Plan) -> dict[Node, list[Node]]:
-    readers: dict[Node, list[Node]] = defaultdict(list)
+def _feeds(plan: Plan, id_of: dict[Node, int]) -> dict[Node, int | None]:
+    """Return the step that reads each node, if that is just one, or None."""
+    feeds: dict[Node, int | None] = {}
     for step in plan.steps:
+        id = id_of[step.asset, step.partition]
         for up in step.upstream:
-            readers[up].append((step.asset, step.partition))
-    return readers
+            feeds[up] = None if up in feeds else id
+    return feeds
 
 
 def _copy(conn: Connection, target: str, rows: Iterable[tuple[object, ...]]) -> None:

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Text, cast, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import CannotStart, UnknownRun
 from flowstone.plan import OnConflict, Request
@@ -22,8 +23,17 @@ from flowstone.states import (
     sources,
 )
 from flowstone.store import audit, progress, reasons
-from flowstone.store.tables import runs, steps
+from flowstone.store.prepared import Prepared
+from flowstone.store.tables import SCHEMA, runs, steps
 from flowstone.summary import summarize
+
+# Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
+_LOCK = Prepared(
+    f"""
+    SELECT {", ".join(column.name for column in runs.columns)}
+    FROM {SCHEMA}.runs WHERE id = :run_id FOR NO KEY UPDATE
+    """
+)
 
 
 @dataclass(frozen=True)
@@ -65,11 +75,17 @@ def create(
     max_in_flight: int,
     actor: str,
     resumed_from: UUID | None = None,
-) -> None:
-    """Record a request."""
+    idempotency_key: str | None = None,
+    lease: float | None = None,
+) -> bool:
+    """Record a request; return False, and record nothing, if there is a run with that key.
+
+    `lease` is for how many seconds the process that drives an inline run counts as alive.
+    """
     wanted = asdict(request)
-    conn.execute(
-        insert(runs).values(
+    made = conn.execute(
+        insert(runs)
+        .values(
             id=run_id,
             driver=driver,
             request=wanted,
@@ -77,9 +93,40 @@ def create(
             max_in_flight=max_in_flight,
             actor=actor,
             resumed_from=resumed_from,
+            idempotency_key=idempotency_key,
+            lease_until=None if lease is None else _in_seconds(lease),
         )
-    )
+        .on_conflict_do_nothing(index_elements=[runs.c.idempotency_key])
+        .returning(runs.c.id)
+    ).one_or_none()
+    if made is None:
+        return False
     audit.record(conn, actor=actor, action="run.requested", run_id=run_id, details=wanted)
+    return True
+
+
+def of_key(conn: Connection, idempotency_key: str) -> Run:
+    """Return the run of an idempotency key; raise UnknownRun if there is none."""
+    query = select(runs.c.id).where(runs.c.idempotency_key == idempotency_key)
+    if (run_id := conn.scalar(query)) is None:
+        raise UnknownRun(
+            f"the run of the idempotency key {idempotency_key!r} has just been withdrawn, as "
+            "the broker cannot be reached; submit it again"
+        )
+    return get(conn, run_id)
+
+
+def renew(conn: Connection, run_ids: Sequence[UUID], *, lease: float) -> None:
+    """Let the process that drives these runs count as alive for `lease` seconds more."""
+    conn.execute(
+        update(runs)
+        .where(runs.c.id.in_(run_ids), runs.c.state.not_in(FINAL_RUN_STATES))
+        .values(lease_until=_in_seconds(lease))
+    )
+
+
+def _in_seconds(seconds: float) -> ColumnElement[Any]:
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 def get(conn: Connection, run_id: UUID) -> Run:
@@ -93,9 +140,10 @@ def lock(conn: Connection, run_id: UUID) -> Run:
 
 
 def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
-    query = select(runs).where(runs.c.id == run_id)
-    # Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
-    row = conn.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
+    if lock:
+        row = _LOCK.first(conn, {"run_id": run_id})
+    else:
+        row = conn.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
     if row is None:
         raise UnknownRun(f"run {run_id} is not in the ledger")
     return Run(
@@ -148,6 +196,11 @@ def move(conn: Connection, run_id: UUID, target: RunState, **values: Any) -> boo
     return moved is not None
 
 
+def withdraw(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
+    """Fail a run that no worker would hear of, and free its idempotency key for another try."""
+    return fail(conn, run_id, error, actor=actor, idempotency_key=None)
+
+
 def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
     """Let a run go on that was planned to be started later; raise CannotStart or UnknownRun."""
     run = lock(conn, run_id)
@@ -159,9 +212,16 @@ def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
     audit.record(conn, actor=actor, action="run.started", run_id=run_id)
 
 
-def fail(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
+def fail(
+    conn: Connection,
+    run_id: UUID,
+    error: Mapping[str, Any],
+    *,
+    actor: str,
+    **values: Any,  # noqa: ANN401
+) -> bool:
     """Fail a run that could not be planned; return False if it is past that."""
-    if not move(conn, run_id, RunState.FAILED, error=dict(error)):
+    if not move(conn, run_id, RunState.FAILED, error=dict(error), **values):
         return False
     audit.record(conn, actor=actor, action="run.failed", run_id=run_id, details=dict(error))
     return True

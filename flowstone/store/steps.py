@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,6 +16,7 @@ from flowstone.partition_key import step_name
 from flowstone.plan import Node
 from flowstone.states import StepState, in_state
 from flowstone.store import audit, dispatch
+from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
 from flowstone.summary import one_line
 
@@ -67,7 +68,7 @@ class Refused:
 
 
 # A retry that comes a moment early is no duplicate: its countdown ran on another clock.
-_CLAIM = text(
+_CLAIM = Prepared(
     f"""
     WITH claimed AS (
         UPDATE {SCHEMA}.steps
@@ -113,7 +114,7 @@ _RENEW = text(
 # All of a commit in one statement: one round trip, and one transaction. The readers are locked in
 # the order of their ids, so that two commits that lower the counters of the same steps cannot
 # deadlock.
-_COMMIT = text(
+_COMMIT = Prepared(
     f"""
     WITH done AS (
         UPDATE {SCHEMA}.steps
@@ -156,7 +157,7 @@ _COMMIT = text(
         INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
         SELECT :worker, 'step.succeeded', run_id, id, CAST(:details AS jsonb) FROM done
     )
-    SELECT count(*) FROM done
+    SELECT id FROM done
     """
 )
 
@@ -229,7 +230,7 @@ _FAIL_READERS = text(
 )
 
 
-_FAIL_LOST = text(
+_FAIL_PENDING = text(
     f"""
     UPDATE {SCHEMA}.steps
     SET state = 'failed', finished_at = now(), error = CAST(:error AS jsonb)
@@ -243,10 +244,10 @@ def claim(
 ) -> Claim | Refused:
     """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere."""
     token = uuid4()
-    row = conn.execute(
-        _CLAIM,
+    row = _CLAIM.first(
+        conn,
         {"step_id": step_id, "canvas": canvas, "token": token, "lease": lease, "worker": worker},
-    ).one_or_none()
+    )
     if row is None:
         return Refused(_state(conn, step_id, canvas))
     return Claim(
@@ -295,7 +296,7 @@ def commit(conn: Connection, claim: Claim, output: StoredOutput, fingerprint: Fi
         "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
         "fingerprint": str(fingerprint),
     }
-    return bool(conn.scalar(_COMMIT, values | asdict(output)))
+    return _COMMIT.first(conn, values | asdict(output)) is not None
 
 
 def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
@@ -306,8 +307,13 @@ def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
     values = {"finished_at": text("now()"), "reuses": reuses}
     if not _finish(conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}):
         return False
-    conn.execute(_LOWER, {"ids": [claim.step_id], "done": True})
+    lower_readers(conn, [claim.step_id])
     return True
+
+
+def lower_readers(conn: Connection, step_ids: Sequence[int]) -> None:
+    """Count down what the readers of steps wait for that are done now."""
+    conn.execute(_LOWER, {"ids": list(step_ids), "done": True})
 
 
 def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
@@ -351,18 +357,32 @@ def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
 
 def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int) -> None:
     """Fail a step that has been freed after its last attempt was lost, and its readers."""
-    error = {
-        "type": "poison",
-        "message": f"the process that ran {name} has died {lost} times; look for what kills it, "
-        "such as the memory that it takes or the time limit",
-        "retryable": False,
-    }
-    failed = conn.execute(_FAIL_LOST, {"step_id": step_id, "error": json.dumps(error)})
+    said = (
+        f"the process that ran {name} has died {lost} times; look for what kills it, "
+        "such as the memory that it takes or the time limit"
+    )
+    fail_pending(conn, step_id, name, run_id, Reason("poison", said), actor="reconciler")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a step fails that does not run."""
+
+    type: str
+    message: str
+
+
+def fail_pending(
+    conn: Connection, step_id: int, name: str, run_id: UUID, reason: Reason, *, actor: str
+) -> None:
+    """Fail a step that is not dispatched, and its readers."""
+    error = {"type": reason.type, "message": reason.message, "retryable": False}
+    failed = conn.execute(_FAIL_PENDING, {"step_id": step_id, "error": json.dumps(error)})
     if failed.rowcount:
-        _fail_readers(conn, step_id, name, one_line("poison", str(error["message"])))
+        _fail_readers(conn, step_id, name, one_line(reason.type, reason.message))
         audit.record(
             conn,
-            actor="reconciler",
+            actor=actor,
             action="step.failed",
             run_id=run_id,
             step_id=step_id,

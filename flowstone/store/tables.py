@@ -37,6 +37,9 @@ from flowstone.states import (
 
 SCHEMA: Final = "flowstone"
 
+SINGLE_FLIGHT: Final = "uq_steps_active"
+"""The index that lets one step of an asset x partition be active, over all runs."""
+
 metadata = MetaData(
     schema=SCHEMA,
     naming_convention={
@@ -152,7 +155,7 @@ steps = Table(
     CheckConstraint("(state = 'retrying') = (retry_at IS NOT NULL)", "retry_at"),
     CheckConstraint("state <> 'joined' OR joined_to IS NOT NULL", "joined_to"),
     Index(
-        "uq_steps_active",
+        SINGLE_FLIGHT,
         "asset",
         "partition",
         unique=True,

@@ -47,7 +47,10 @@ class Join:
 
 @dataclass(frozen=True)
 class Wake:
-    """The message `flowstone.coordinate`."""
+    """A coordinator that is due: the message, or a worker that goes on by itself after a commit.
+
+    Both are a transaction of their own, before which others may come.
+    """
 
 
 @dataclass(frozen=True)

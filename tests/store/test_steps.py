@@ -245,13 +245,11 @@ def test_leases_are_renewed_for_running_attempts_only(ledger: Ledger) -> None:
     assert left == [(None,), (True,)]
 
 
-def test_latest_is_the_last_commit_not_the_last_start(ledger: Ledger) -> None:
+def test_latest_is_the_last_commit_and_not_that_of_the_last_run(ledger: Ledger) -> None:
     early, late = HandRun(ledger, {1: ()}), HandRun(ledger, {1: ()})
-    early.dispatch()
-    late.dispatch()
-    first, second = early.claim(1), late.claim(1)
-    late.commit(second, "b" * 64)
-    early.commit(first, "a" * 64)
+    for run, sha in ((late, "b" * 64), (early, "a" * 64)):
+        run.dispatch()
+        run.commit(run.claim(1), sha)
     found = query(
         ledger,
         "SELECT o.sha256 FROM flowstone.latest l JOIN flowstone.outputs o ON o.id = l.output_id",

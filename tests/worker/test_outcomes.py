@@ -283,4 +283,5 @@ def test_an_attempt_that_wakes_up_after_its_lease_writes_nothing(
 def _request_quietly(here: Runtime, asset: str) -> RunHandle:
     """Record a request without a message, so that only the test coordinates the run at first."""
     request = client._request(asset, flowstone.UNPARTITIONED, upstream=True, force=True)
-    return RunHandle(client._record(here, request, None, None, driver="celery"), here)
+    run_id, _ = client._record(here, request, None, None, driver="celery", key=None)
+    return RunHandle(run_id, here)
