@@ -63,7 +63,10 @@ def _shadow(step: DispatchedStep) -> str:
 
 
 class Publisher:
-    """Sends canvases and wake-ups with one Celery app."""
+    """Sends canvases and wake-ups with one Celery app.
+
+    It belongs to the thread that makes it, as Celery has a result backend for each.
+    """
 
     def __init__(self, app: Celery) -> None:
         self.app = app

@@ -19,9 +19,9 @@ COORDINATION = 0.0085
 class Clock:
     """A run on `slots` processes that take messages as those of Celery's worker do.
 
-    A free process takes the oldest message of a queue, and the two queues take turns. A
-    step occupies it for its duration and `overhead`, the coordinator for `coordination`;
-    what they publish is on its queue when they end.
+    A free process takes the oldest message; one whose step makes a coordinator due is that
+    first. A step occupies it for its duration and `overhead`, the coordinator for
+    `coordination`; what they publish can be taken when they end.
     """
 
     def __init__(
@@ -41,7 +41,6 @@ class Clock:
         self._coordination = coordination
         self._ends: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
-        self._turn: type[Wake | Message] = Wake
 
     def play(self) -> float:
         """Play the run to its end, and return its makespan."""
@@ -71,15 +70,10 @@ class Clock:
         return seconds, lambda: self.run.succeed(message)
 
     def _take(self) -> Wake | Message | None:
-        """Take the oldest message of the queue whose turn it is, or else of the other."""
-        oldest: dict[type[Wake | Message], int] = {}
-        for at, message in enumerate(self.run.messages):
-            assert not isinstance(message, Due)
-            oldest.setdefault(type(message), at)
-        if not oldest:
+        messages = self.run.messages
+        if not messages:
             return None
-        kind = self._turn if self._turn in oldest else next(iter(oldest))
-        self._turn = Message if kind is Wake else Wake
-        taken = self.run.messages.pop(oldest[kind])
+        due = (at for at, message in enumerate(messages) if isinstance(message, Wake))
+        taken = messages.pop(next(due, 0))
         assert not isinstance(taken, Due)
         return taken

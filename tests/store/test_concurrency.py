@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from random import Random
+from typing import Any
 from uuid import UUID
 
 import pytest
 from sqlalchemy import Connection
 
+from flowstone import coordinator
+from flowstone.expand import members
+from flowstone.registry import build_registry
+from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import dispatch, steps
+from flowstone.store import dispatch, runs, steps
 from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim, Refused
 from tests.store.runs_by_hand import HandRun, query, run_sql
+from tests.strategies import Dag
 
 PATIENCE = 20.0
 
@@ -142,3 +150,66 @@ def test_of_many_runs_that_dispatch_an_asset_at_once_one_computes_it(ledger: Led
     assert all(run.states() == {1: "succeeded"} for run in made)
     assert query(ledger, "SELECT count(*) FROM flowstone.latest") == [(1,)]
     assert query(ledger, "SELECT count(*) FROM flowstone.outputs") == [(1,)]
+
+
+class Swarm:
+    """A run that several coordinators dispatch, and several workers do, all at once."""
+
+    def __init__(self, run: HandRun, runtime: Runtime) -> None:
+        self.run = run
+        self.dispatched: Counter[int] = Counter()
+        self._runtime = runtime
+        self._messages: deque[tuple[int, UUID]] = deque()
+        self._closed = threading.Event()
+        self._end = time.monotonic() + PATIENCE
+
+    def play(self, coordinators: int, workers: int) -> None:
+        at_once(*[self._coordinate] * coordinators, *[self._work] * workers)
+
+    def _coordinate(self) -> None:
+        while not self._closed.is_set():
+            assert time.monotonic() < self._end, self.run.states()
+            canvases, sent = coordinator.take_ready(self._runtime, self.run.id)
+            for step in (step for canvas in canvases for step in members(canvas)):
+                self.dispatched[step] += 1
+                self._messages.append((step, sent[step].canvas))
+            with self.run.ledger.begin() as conn:
+                if runs.get(conn, self.run.id).is_final:
+                    self._closed.set()
+
+    def _work(self) -> None:
+        """Take messages, and put back those that have come before what their step reads."""
+        while not self._closed.is_set():
+            assert time.monotonic() < self._end, self.run.states()
+            try:
+                step, canvas = self._messages.popleft()
+            except IndexError:
+                continue
+            with self.run.ledger.begin() as conn:
+                claim = steps.claim(conn, step, canvas, worker="w", lease=60)
+            if isinstance(claim, Claim):
+                assert all(claim.inputs.values()), "claimed before what it reads has committed"
+                assert self.run.commit(claim)
+            else:
+                assert claim == Refused(StepState.QUEUED)
+                self._messages.append((step, canvas))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_coordinators_at_once_dispatch_each_step_of_a_random_graph_once(
+    make_runtime: Any, ledger: Ledger, seed: int
+) -> None:
+    random = Random(seed)
+    dag: Dag = {}
+    for step in range(1, 41):
+        above = range(max(1, step - 6), step)
+        dag[step] = tuple(sorted(random.sample(above, min(len(above), random.randint(0, 2)))))
+    run = HandRun(ledger, dag, max_in_flight=random.randint(3, 9))
+    swarm = Swarm(run, make_runtime(build_registry([])))
+    swarm.play(coordinators=4, workers=2)
+    assert set(run.states().values()) == {"succeeded"}
+    assert swarm.dispatched == dict.fromkeys(run.ids.values(), 1)
+    attempts = query(ledger, "SELECT number, outcome FROM flowstone.attempts")
+    assert attempts == [(1, "succeeded")] * 40
+    closed = "SELECT action FROM flowstone.audit WHERE action LIKE 'run.%' ORDER BY id"
+    assert query(ledger, closed) == [("run.requested",), ("run.planned",), ("run.succeeded",)]

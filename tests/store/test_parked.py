@@ -244,3 +244,23 @@ def test_a_run_in_this_process_waits_here_whatever_the_setting(
     assert materialize_sync("shaky").result() == 3
     assert waited == [100, 200]
     assert query(here.ledger, ACTIONS) == []
+
+
+def test_whoever_has_joined_a_parked_step_takes_its_turn_when_that_is_due(
+    make_runtime: Any, ledger: Ledger
+) -> None:
+    runtime = make_runtime(build_registry([]))
+    run, other = HandRun(ledger, {1: ()}), HandRun(ledger, {1: ()})
+    run.dispatch()
+    park(run, run.claim(1), delay=100)
+    other.dispatch()
+    assert (run.states(), other.states()) == ({1: "retrying"}, {1: "joined"})
+    woken: list[UUID] = []
+    reconcile(runtime, woken.append)
+    assert (woken, other.states()) == ([], {1: "joined"})
+    age(ledger, 101)
+    reconcile(runtime, woken.append)
+    assert set(woken) == {run.id, other.id}
+    assert (run.states(), other.states()) == ({1: "pending"}, {1: "pending"})
+    other.do(1)
+    assert other.states() == {1: "succeeded"}

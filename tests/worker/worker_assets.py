@@ -363,3 +363,61 @@ def _paths_of(reads: tuple[str, ...]) -> Callable[..., int]:
 
 for _name, _reads in SHAPES.items():
     asset(name=_name)(_paths_of(_reads))
+
+
+# Beside the gate: what reads the same step, and what comes after that.
+
+
+@asset
+def beside_gate(before_gate: int) -> int:
+    return before_gate + 10
+
+
+@asset
+def after_beside_gate(beside_gate: int) -> int:
+    return beside_gate + 10
+
+
+@asset
+def meets_beside_gate(after_beside_gate: int, untouched: int) -> int:
+    return after_beside_gate + untouched
+
+
+@asset
+def all_around_gate(after_gate: int, meets_beside_gate: int) -> int:
+    return after_gate + meets_beside_gate
+
+
+# A graph of 165 steps with everything in it: fan-ins of twelve, stretches, layers in which each
+# step reads two of the layer before, and what reads only one of them.
+
+MESH_PARTS = StaticPartitions([f"p{number:02}" for number in range(12)])
+MESH_ENDS: list[str] = []
+MESH_STEPS = 165
+
+
+def _whole(part: dict[Any, int]) -> int:
+    return sum(part.values())
+
+
+def _mesh_stretch(start: str, length: int, name: str) -> str:
+    """Define a stretch of steps after a step, and return its end."""
+    for number in range(length):
+        asset(name=f"{name}_{number}", deps={"previous": start})(_next)
+        start = f"{name}_{number}"
+    return start
+
+
+for _group in range(4):
+    asset(name=f"mesh_part_{_group}", partitions=MESH_PARTS)(_one)
+    asset(name=f"mesh_whole_{_group}", deps={"part": f"mesh_part_{_group}"})(_whole)
+_layer = [_mesh_stretch(f"mesh_whole_{group}", 5, f"mesh_after_{group}") for group in range(4)]
+for _depth in range(12):
+    _names = [f"mesh_layer_{_depth}_{column}" for column in range(6)]
+    for _column, _name in enumerate(_names):
+        _left, _right = (_layer[(_column + shift) % len(_layer)] for shift in (0, 1))
+        asset(name=_name, deps={"left": _left, "right": _right})(_sum)
+    MESH_ENDS.append(_mesh_stretch(_names[0], 1, f"mesh_beside_{_depth}"))
+    _layer = _names
+asset(name="mesh_alone_0")(_one)
+MESH_ENDS += [*_layer, _mesh_stretch("mesh_alone_0", 8, "mesh_alone_after")]
