@@ -15,29 +15,33 @@ from flowstone.handle import Progress, RunHandle
 from flowstone.states import FINAL_STEP_STATES, RunState, StepState
 
 GROUPS: Final = {
-    "done": frozenset({StepState.SUCCEEDED, StepState.SKIPPED}),
+    "done": frozenset({StepState.SUCCEEDED}),
+    "skipped": frozenset({StepState.SKIPPED}),
     "running": frozenset({StepState.RUNNING, StepState.RETRYING}),
     "failed": frozenset({StepState.FAILED, StepState.UPSTREAM_FAILED, StepState.CANCELLED}),
 }
 """What the columns count; all other states are waiting."""
 
-STYLES: Final = {"done": "green", "running": "yellow", "waiting": "dim", "failed": "red"}
+STYLES: Final = {
+    "done": "green",
+    "skipped": "cyan",
+    "running": "yellow",
+    "waiting": "dim",
+    "failed": "red",
+}
+"""The columns, in their order."""
+
 _LINE_SECONDS: Final = 2.0
 _PATIENCE_SECONDS: Final = 5.0
 
 
 def grouped(states: dict[StepState, int]) -> dict[str, int]:
-    """Return the number of steps that are done, running, waiting and failed."""
+    """Return the number of steps for each column."""
     counts = {
         group: sum(states.get(state, 0) for state in members) for group, members in GROUPS.items()
     }
-    waiting = sum(states.values()) - sum(counts.values())
-    return {
-        "done": counts["done"],
-        "running": counts["running"],
-        "waiting": waiting,
-        "failed": counts["failed"],
-    }
+    counts["waiting"] = sum(states.values()) - sum(counts.values())
+    return {group: counts[group] for group in STYLES}
 
 
 def progress_table(progress: Progress, title: str) -> Table:
