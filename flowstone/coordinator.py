@@ -11,15 +11,18 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flowstone.errors import BadConfig, FlowStoneError, did_you_mean
+from flowstone.errors import BadConfig, BrokerUnavailable, FlowStoneError, did_you_mean
 from flowstone.execution import asset_config, config_values
 from flowstone.expand import Canvas, expand
+from flowstone.log import get_logger
 from flowstone.plan import Plan, Request, build_plan
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
 from flowstone.store import cancellation, dispatch, plans, runs
 from flowstone.store.dispatch import DispatchedStep
 from flowstone.store.ledger import Connection
+
+log = get_logger("flowstone.coordinator")
 
 ACTOR = "coordinator"
 
@@ -38,10 +41,9 @@ def coordinate(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
 
 
 def go_on(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
-    """Do the same for a run that has been planned: send what is ready, close what is done.
+    """Send what is ready of a planned run, or close it if nothing is left.
 
-    A worker whose commit has made something ready does it at once, without a message
-    to a coordinator. Raises what `coordinate` raises.
+    Raises what `coordinate` raises.
     """
     canvases, steps = take_ready(runtime, run_id)
     for sent, canvas in enumerate(canvases):
@@ -50,6 +52,27 @@ def go_on(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
         except BaseException:
             _take_back(runtime, canvases[sent:], steps)
             raise
+
+
+def go_on_or_wake(
+    runtime: Runtime, run_id: UUID, publish: Publish, wake: Callable[[UUID], None]
+) -> None:
+    """Go on with the run of a step that has ended; where that fails, wake a coordinator for it.
+
+    It saves the message to a coordinator, which takes as long as a step of its own.
+    Raises no error: the end of the step is in the ledger, and must not look like a
+    failure of the step. What nobody hears of now, the reconciler finds.
+    """
+    try:
+        try:
+            go_on(runtime, run_id, publish)
+        except BrokerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            log.warning("a coordinator is woken instead", run_id=str(run_id), error=str(error))
+            wake(run_id)
+    except BrokerUnavailable as error:
+        log.warning("nobody goes on before the broker is back", error=error.message)
 
 
 def plan_run(runtime: Runtime, run_id: UUID) -> None:
