@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import cases
+from benchmarks.makespan import makespan
 from benchmarks.stage import Stage, stage
 
 OUTPUT = Path("build/bench.json")
@@ -69,6 +70,8 @@ CASES = [
          "<=", 1.25),
     Case("layered 40,000 / layered 400", "ms/step", cases.grow_40000,
          "<=", 1.25),
+    Case("makespan of random graphs / list schedule", "s", makespan,
+         "<=", 1.1),
     Case("plan 100,000 steps / COPY of their rows", "s", cases.plan_100000,
          "<=", 5),
     Case("plan 100,000 steps / COPY without indexes", "s", cases.plan_bare),

@@ -44,11 +44,21 @@ class Stage:
             runtime.use(None)
 
     @contextmanager
-    def worker(self, app: str, queues: str, shape: str = "chain 1") -> Iterator[None]:
+    def worker(
+        self, app: str, queues: str, shape: str = "chain 1", processes: int = 2
+    ) -> Iterator[None]:
         """Run a worker during the block, from the moment at which it is ready."""
         log = self.home / f"{app.replace(':', '-')}.log"
         log.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "celery", "-A", app, "worker", "--concurrency=2"]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            f"--concurrency={processes}",
+        ]
         options = ["--loglevel=INFO", f"--queues={queues}", "--without-mingle", "--without-gossip"]
         with log.open("wb") as output:
             process = subprocess.Popen(  # noqa: S603 - our own command

@@ -11,16 +11,26 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flowstone.errors import BadConfig, BrokerUnavailable, FlowStoneError, did_you_mean
-from flowstone.execution import asset_config, config_values
+from flowstone.errors import (
+    BadConfig,
+    BrokerUnavailable,
+    Conflict,
+    FlowStoneError,
+    did_you_mean,
+)
+from flowstone.execution import asset_config, config_values, made_of
 from flowstone.expand import Canvas, expand
+from flowstone.freshness import Input
 from flowstone.log import get_logger
-from flowstone.plan import Plan, Request, build_plan
+from flowstone.partition_key import step_name
+from flowstone.plan import OnConflict, Plan, Request, build_plan
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
-from flowstone.store import cancellation, dispatch, plans, runs
-from flowstone.store.dispatch import DispatchedStep
+from flowstone.store import cancellation, dispatch, flights, plans, runs, steps
+from flowstone.store.dispatch import DispatchedStep, Follower, Ready
 from flowstone.store.ledger import Connection
+from flowstone.store.runs import Run
+from flowstone.store.steps import Reason
 
 log = get_logger("flowstone.coordinator")
 
@@ -45,12 +55,12 @@ def go_on(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
 
     Raises what `coordinate` raises.
     """
-    canvases, steps = take_ready(runtime, run_id)
+    canvases, dispatched = take_ready(runtime, run_id)
     for sent, canvas in enumerate(canvases):
         try:
-            publish(canvas, steps)
+            publish(canvas, dispatched)
         except BaseException:
-            _take_back(runtime, canvases[sent:], steps)
+            _take_back(runtime, canvases[sent:], dispatched)
             raise
 
 
@@ -90,8 +100,26 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
             plans.write(conn, run_id, plan, actor=ACTOR)
 
 
-def _plan(conn: Connection, runtime: Runtime, run: runs.Run) -> Plan:
-    return preview(conn, runtime, run.request, run.config)
+def _plan(conn: Connection, runtime: Runtime, run: Run) -> Plan:
+    plan = preview(conn, runtime, run.request, run.config)
+    if run.request.on_conflict == OnConflict.REFUSE:
+        _refuse_conflict(conn, run, plan)
+    return plan
+
+
+def _refuse_conflict(conn: Connection, run: Run, plan: Plan) -> None:
+    found = flights.open_elsewhere(
+        conn, run.id, [step.node for step in plan.steps if not step.skipped]
+    )
+    if found is not None:
+        raise Conflict(_conflict(step_name(*found.node), found.run_id))
+
+
+def _conflict(name: str, run_id: UUID) -> str:
+    return (
+        f"{name} is being computed by run {run_id}; wait for its end or cancel it, "
+        "or submit with on_conflict 'join' or 'queue'"
+    )
 
 
 def preview(
@@ -131,24 +159,75 @@ def take_ready(
     runtime: Runtime, run_id: UUID
 ) -> tuple[Sequence[Canvas], Mapping[int, DispatchedStep]]:
     """Mark what is ready as dispatched, and return it; close the run if nothing is left."""
-    with runtime.ledger.begin() as conn:
-        # The lock lets one coordinator at a time dispatch; one that comes while another
-        # works waits for it, and then sees all that the other did not.
-        run = runs.lock(conn, run_id)
-        if run.is_being_cancelled:
-            cancellation.sweep(conn, run, actor=ACTOR)
-            return (), {}
-        if run.state not in (RunState.PLANNED, RunState.RUNNING):
-            return (), {}
-        budget = dispatch.window_left(conn, run_id, run.max_in_flight)
-        ready, nodes = dispatch.ready(conn, run_id, budget)
-        canvases = expand(ready, nodes, budget)
-        if not canvases:
-            runs.close_if_done(conn, run_id, actor=ACTOR)
-            return (), {}
+    # Where another run has come first, nothing of this is left: the fresh look finds its steps.
+    return runtime.ledger.in_turn(lambda conn: _take_ready(conn, runtime, run_id))
+
+
+def _take_ready(
+    conn: Connection, runtime: Runtime, run_id: UUID
+) -> tuple[Sequence[Canvas], Mapping[int, DispatchedStep]]:
+    # The lock lets one coordinator at a time dispatch; one that comes while another
+    # works waits for it, and then sees all that the other did not.
+    run = runs.lock(conn, run_id)
+    if run.is_being_cancelled:
+        cancellation.sweep(conn, run, actor=ACTOR)
+        return (), {}
+    if run.state not in (RunState.PLANNED, RunState.RUNNING):
+        return (), {}
+    budget = dispatch.window_left(conn, run_id, run.max_in_flight)
+    ready = _give_way(conn, runtime, run, budget)
+    canvases = expand(ready.steps, ready.nodes, budget)
+    if not canvases:
+        runs.close_if_done(conn, run_id, actor=ACTOR)
+        return (), {}
+    if run.state == RunState.PLANNED:
+        runs.mark_running(conn, run_id)
+    return canvases, dispatch.mark(conn, canvases)
+
+
+def _give_way(conn: Connection, runtime: Runtime, run: Run, budget: int) -> Ready:
+    """Return what the run can dispatch, when it has given way where another run is ahead."""
+    ready = dispatch.ready(conn, run.id, budget)
+    while ready.followers:
         if run.state == RunState.PLANNED:
-            runs.mark_running(conn, run_id)
-        return canvases, dispatch.mark(conn, canvases)
+            runs.mark_running(conn, run.id)
+        if run.request.on_conflict == OnConflict.REFUSE:
+            _refuse(conn, run, ready.followers)
+        else:
+            expected = _expected(conn, runtime, run, ready.followers)
+            flights.join(conn, expected, actor=ACTOR)
+        # What has joined leaves room in the window. A leader that has ended meanwhile is none.
+        ready = dispatch.ready(conn, run.id, budget)
+    return ready
+
+
+def _refuse(conn: Connection, run: Run, followers: Sequence[Follower]) -> None:
+    for follower in followers:
+        name = step_name(follower.asset, follower.partition)
+        reason = Reason(Conflict.type, _conflict(name, follower.leading_run))
+        steps.fail_pending(conn, follower.step_id, name, run.id, reason, actor=ACTOR)
+
+
+def _expected(
+    conn: Connection, runtime: Runtime, run: Run, followers: Sequence[Follower]
+) -> Mapping[Follower, str | None]:
+    """Return what the output of each leader must be made of, to serve its follower."""
+    if run.request.on_conflict == OnConflict.QUEUE:
+        return dict.fromkeys(followers)
+    read = flights.inputs(conn, [follower.step_id for follower in followers])
+    return {
+        follower: _fingerprint(runtime, run, follower.asset, read.get(follower.step_id, ()))
+        for follower in followers
+    }
+
+
+def _fingerprint(runtime: Runtime, run: Run, name: str, inputs: Sequence[Input]) -> str | None:
+    try:
+        asset = runtime.registry.graph[name]
+        return str(made_of(asset, asset_config(asset, run.config), inputs))
+    except FlowStoneError:
+        # The definitions have changed since the run was planned; the step itself will say so.
+        return None
 
 
 def _take_back(

@@ -121,7 +121,8 @@ class LedgerUnavailable(FlowStoneError):
 
     type = "ledger_unavailable"
     retryable = True
-    is_deadlock = False
+    is_overtaken = False
+    """Whether another transaction came first, so that the same may succeed at once."""
 
 
 class BrokerUnavailable(FlowStoneError):
@@ -159,6 +160,18 @@ class RunRefused(RunFailed):
     """A run that could not be planned, as its request or the definitions do not make sense."""
 
     type = "run_refused"
+
+
+class Conflict(FlowStoneError):
+    """Another run computes the same asset x partition, and the request was not to wait."""
+
+    type = "conflict"
+
+
+class KeyReused(FlowStoneError):
+    """An idempotency key that has been given to a different request before."""
+
+    type = "key_reused"
 
 
 class CannotStart(FlowStoneError):

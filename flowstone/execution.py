@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import signal
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from flowstone.asset import Asset, Dependency
 from flowstone.context import Context
 from flowstone.errors import BadConfig, LedgerUnavailable, MissingInput
-from flowstone.freshness import Fingerprint, fingerprint
+from flowstone.freshness import Fingerprint, Input, fingerprint
 from flowstone.log import get_logger
 from flowstone.outcome import (
     Failed,
@@ -34,7 +35,7 @@ from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, steps
+from flowstone.store import cancellation, dispatch, flights, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
@@ -45,8 +46,8 @@ class Ended:
 
     claim: Claim
     outcome: Outcome
-    wake: bool
-    """Whether the coordinator must be woken."""
+    wake: frozenset[UUID]
+    """The runs whose coordinator must be woken."""
     error: BaseException | None
 
 
@@ -58,32 +59,57 @@ class Fenced:
 
 
 def execute(
-    runtime: Runtime, step_id: int, canvas: UUID, *, worker: str
+    runtime: Runtime, step_id: int, canvas: UUID, *, worker: str, park_after: float = math.inf
 ) -> Ended | Fenced | Refused:
     """Run a step that has been dispatched in `canvas`, and record how it ended.
 
-    Returns Refused, and does nothing, where the step has gone elsewhere. Raises
-    LedgerUnavailable; whatever the asset raises becomes an outcome.
+    A retry that is due in more than `park_after` seconds leaves the canvas. Returns
+    Refused, and does nothing, where the step has gone elsewhere. Raises LedgerUnavailable;
+    whatever the asset raises becomes an outcome.
     """
     with runtime.ledger.autocommit() as conn:
         claim = steps.claim(conn, step_id, canvas, worker=worker, lease=runtime.leases.seconds)
     if isinstance(claim, Refused):
         return claim
     with runtime.leases.held(claim.token):
-        outcome, error = _attempt(runtime, claim)
+        outcome, error = _attempt(runtime, claim, park_after)
         recorded = _record_patiently(runtime, claim, outcome)
     if recorded is None:
         return Fenced(claim)
-    return Ended(claim, recorded, _needs_coordinator(runtime, claim), error)
+    return Ended(claim, recorded, _to_wake(runtime, claim, recorded), error)
 
 
-def _needs_coordinator(runtime: Runtime, claim: Claim) -> bool:
+def _to_wake(runtime: Runtime, claim: Claim, outcome: Outcome) -> frozenset[UUID]:
+    """Settle what was joined to the step, and return the runs that can go on."""
     try:
         with runtime.ledger.autocommit() as conn:
-            return dispatch.needs_coordinator(conn, claim.run_id)
+            due = dispatch.due(conn, claim.run_id, claim.step_id)
+        mine = frozenset([claim.run_id] if due.coordinator else [])
+        return mine | _settle(runtime, claim, outcome, followers=due.followers)
     except LedgerUnavailable:
-        # The step is committed. A wake-up too many does no harm.
-        return True
+        # The step is committed, and the reconciler settles its followers. A wake-up too many
+        # does no harm.
+        return frozenset([claim.run_id])
+
+
+def _settle(
+    runtime: Runtime, claim: Claim, outcome: Outcome, *, followers: bool
+) -> frozenset[UUID]:
+    match outcome:
+        case Retrying(parked=False):
+            return frozenset()
+        case Retrying() | Failed() | Stopped():
+            # With the step, others of its run have ended, or have left its canvas.
+            return runtime.ledger.in_turn(
+                lambda conn: flights.leave(conn, claim.run_id, claim.worker)
+            )
+        case Succeeded() | Skipped():
+            if not followers:
+                return frozenset()
+            settled = runtime.ledger.in_turn(
+                lambda conn: flights.settle(conn, [claim.step_id], actor=claim.worker)
+            )
+            return flights.to_wake(settled)
 
 
 def _record_patiently(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
@@ -120,8 +146,8 @@ def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying 
     match outcome:
         case Skipped(reuses):
             return steps.skip(conn, claim, reuses)
-        case Retrying(failure, delay):
-            return steps.retry(conn, claim, failure, delay)
+        case Retrying(failure, delay, parked):
+            return steps.retry(conn, claim, failure, delay, park=parked)
         case Failed(failure):
             return steps.fail(conn, claim, failure)
         case Stopped(failure):
@@ -140,25 +166,30 @@ def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
         return steps.is_recorded(conn, claim, states[type(outcome)])
 
 
-def _attempt(runtime: Runtime, claim: Claim) -> tuple[Outcome, BaseException | None]:
+def _attempt(
+    runtime: Runtime, claim: Claim, park_after: float
+) -> tuple[Outcome, BaseException | None]:
     """Compute and stage the value; return what follows, and the error if there was one."""
     policy = Retry()
     try:
         asset = runtime.registry.graph[claim.asset]
         policy = asset.retry
         config = asset_config(asset, claim.config)
-        made_of = _made_of(asset, config, claim)
-        if claim.earlier and claim.earlier.fingerprint == str(made_of) and not asset.volatile:
+        expected = made_of(asset, config, _hashes(claim))
+        if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
             return Skipped(claim.earlier.step_id), None
         value = asset.function(**_arguments(runtime, asset, claim, config))
-        return Succeeded(_stage(runtime, claim, value), made_of), None
+        return Succeeded(_stage(runtime, claim, value), expected), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
     except BaseException as error:
         if _is_termination(error):
             raise
         trace = "".join(traceback.format_exception(error))
         cancelled = runtime.leases.is_cancelled(claim.token)
-        return decide(error, trace, claim.attempt, policy, cancelled=cancelled), error
+        outcome = decide(
+            error, trace, claim.attempt, policy, cancelled=cancelled, park_after=park_after
+        )
+        return outcome, error
 
 
 def _is_termination(error: BaseException) -> bool:
@@ -181,11 +212,15 @@ def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa:
     )
 
 
-def _made_of(asset: Asset, config: Any, claim: Claim) -> Fingerprint:  # noqa: ANN401
-    inputs = [
+def _hashes(claim: Claim) -> list[Input]:
+    return [
         (name, partition, output.sha256 if output else None)
         for (name, partition), output in claim.inputs.items()
     ]
+
+
+def made_of(asset: Asset, config: Any, inputs: Iterable[Input]) -> Fingerprint:  # noqa: ANN401
+    """Return the fingerprint of what a step makes; `config` is what `asset_config` returns."""
     return fingerprint(asset.code_hash, config_values(config), inputs)
 
 

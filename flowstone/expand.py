@@ -65,10 +65,12 @@ def expand(ready: Sequence[int], nodes: Mapping[int, Node], budget: int) -> list
 
     `ready` holds the ids of steps that wait for nothing, most urgent first; `nodes`
     describes them and what can be reached from them through `feeds`, as far as it is
-    not dispatched.
+    not dispatched. Each ready step has the same share of the budget: members of a chain
+    that wait for their turn must not take the room of steps that could run meanwhile.
     """
+    share = max(1, budget // max(1, len(ready)))
     stretches = [_stretch(step, nodes) for step in ready]
-    joins = _complete_joins(stretches, nodes)
+    joins = _complete_joins(stretches, nodes, share)
     canvases: list[Canvas] = []
     carried: set[int] = set()
     for stretch in stretches:
@@ -79,7 +81,7 @@ def expand(ready: Sequence[int], nodes: Mapping[int, Node], budget: int) -> list
         join = joins.get(_target(stretch, nodes))
         # A header that is only half sent could hold back the join for ever.
         fits = join is not None and len(members(join)) <= budget
-        canvas = join if join is not None and fits else Chain(stretch[:budget])
+        canvas = join if join is not None and fits else Chain(stretch[: min(share, budget)])
         canvases.append(canvas)
         carried.update(members(canvas))
         budget -= len(members(canvas))
@@ -104,16 +106,21 @@ def _target(stretch: Sequence[int], nodes: Mapping[int, Node]) -> int | None:
 
 
 def _complete_joins(
-    stretches: Sequence[tuple[int, ...]], nodes: Mapping[int, Node]
+    stretches: Sequence[tuple[int, ...]], nodes: Mapping[int, Node], share: int
 ) -> dict[int | None, Chord]:
-    """Return a chord for each join that waits for nothing but the ends of these stretches."""
+    """Return a chord for each join that waits for nothing but the ends of these stretches.
+
+    Its header takes no more than the `share` of each of its stretches, and its body one more.
+    """
     headers: dict[int, list[tuple[int, ...]]] = defaultdict(list)
     for stretch in stretches:
         target = _target(stretch, nodes)
         if target is not None:
             headers[target].append(stretch)
     return {
-        join: Chord(tuple(header), _stretch(join, nodes))
+        join: Chord(tuple(header), _stretch(join, nodes)[:share])
         for join, header in headers.items()
-        if 1 < len(header) <= MAX_HEADER and len(header) == nodes[join].open_deps
+        if 1 < len(header) <= MAX_HEADER
+        and len(header) == nodes[join].open_deps
+        and sum(map(len, header)) <= share * len(header)
     }

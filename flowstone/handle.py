@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -13,7 +13,7 @@ from flowstone.canvas import Publisher, client_app
 from flowstone.errors import (
     BadConfig,
     BrokerUnavailable,
-    LedgerUnavailable,
+    FlowStoneError,
     RunFailed,
     RunTimeout,
     UnknownAsset,
@@ -24,18 +24,26 @@ from flowstone.partition_key import decode_key
 from flowstone.plan import StoredStep
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState
-from flowstone.store import cancellation, outputs, plans, progress, resumption, runs
+from flowstone.store import (
+    cancellation,
+    flights,
+    outputs,
+    plans,
+    progress,
+    reasons,
+    resumption,
+    runs,
+)
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import StepError
+from flowstone.store.reasons import Reason
 
-__all__ = ["Cancellation", "Progress", "RunHandle"]
+__all__ = ["Cancellation", "Progress", "Reason", "RunHandle"]
 
 log = get_logger("flowstone.handle")
 
-_POLL_SECONDS: Final = 0.2
-
-_TRIES: Final = 5
-"""How often a cancellation is tried that PostgreSQL refuses in favour of another transaction."""
+POLL_SECONDS: Final = 0.2
+"""How long to wait before looking again at what another process does."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,15 @@ class Progress:
     state: RunState
     steps: Mapping[str, Mapping[StepState, int]]
     error: Mapping[str, Any] | None
+    """Why the run has failed or was cancelled; see `flowstone.summary` for failed steps."""
     cancelling: bool = False
     """Whether nothing more of the run will start, while some of it still runs."""
+    planned: bool = True
 
     @property
     def is_refused(self) -> bool:
         """Whether the run could not be planned."""
-        return self.state == RunState.FAILED and self.error is not None
+        return self.state == RunState.FAILED and not self.planned
 
     @property
     def is_final(self) -> bool:
@@ -83,7 +93,13 @@ class RunHandle:
         with self._runtime.ledger.begin() as conn:
             run = runs.get(conn, self.id)
             steps = progress.by_asset(conn, self.id)
-            return Progress(run.state, steps, run.error, run.is_being_cancelled)
+            return Progress(
+                run.state,
+                steps,
+                run.error,
+                cancelling=run.is_being_cancelled,
+                planned=run.planned_at is not None,
+            )
 
     def status(self) -> RunState:
         """Return the state of the run."""
@@ -94,6 +110,21 @@ class RunHandle:
         """Return the steps that have failed or are tried again, with their errors."""
         with self._runtime.ledger.begin() as conn:
             return progress.errors(conn, self.id)
+
+    def reasons(self, asset: str | Asset, limit: int = 20) -> list[Reason]:
+        """Return why the first `limit` steps of an asset that are not done are not done.
+
+        For a step that did not run because of others, that is the way to the one that has
+        failed. Raises UnknownAsset for an asset that is not in the run.
+        """
+        with self._runtime.ledger.begin() as conn:
+            planned = progress.by_asset(conn, self.id)
+            if str(asset) not in planned:
+                raise UnknownAsset(
+                    f"asset {str(asset)!r} is not in run {self.id}"
+                    + did_you_mean(str(asset), planned)
+                )
+            return reasons.of_asset(conn, self.id, str(asset), limit)
 
     def wait(self, timeout: float | None = None) -> RunState:
         """Wait until the run has ended, and return its final state.
@@ -109,7 +140,7 @@ class RunHandle:
         """Wait up to `timeout` seconds for a coordinator to take the run, and return its state."""
         end = time.monotonic() + timeout
         while (state := self.status()) == RunState.REQUESTED and time.monotonic() < end:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         return state
 
     def result(self, asset: str | Asset | None = None, timeout: float | None = None) -> Any:  # noqa: ANN401
@@ -144,21 +175,15 @@ class RunHandle:
         """
         if not 0 <= grace < float("inf"):
             raise BadConfig(f"grace is a number of seconds, 0 or more; not {grace}")
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                with self._runtime.ledger.begin() as conn:
-                    done = cancellation.request(
-                        conn, self.id, grace=grace, reason=reason, actor=whoami()
-                    )
-                # A step that ended meanwhile did not see the cancellation, nor was it seen.
-                with self._runtime.ledger.begin() as conn:
-                    return replace(done, state=cancellation.settle(conn, self.id, actor=whoami()))
-            except LedgerUnavailable as error:
-                # Failures and the reconciler lock steps in an order that may cross with this one;
-                # PostgreSQL then ends one of the two, and nothing of it is left.
-                if not (error.is_deadlock and tries_left):
-                    raise
-        raise AssertionError("the last try returns or raises")
+        # Failures and the reconciler lock steps in an order that may cross with this one.
+        ledger, me = self._runtime.ledger, whoami()
+        done = ledger.in_turn(
+            lambda conn: cancellation.request(conn, self.id, grace=grace, reason=reason, actor=me)
+        )
+        # A step that ended meanwhile did not see the cancellation, nor was it seen.
+        state = ledger.in_turn(lambda conn: cancellation.settle(conn, self.id, actor=me))
+        wake_others(self._runtime, ledger.in_turn(lambda conn: flights.leave(conn, self.id, me)))
+        return replace(done, state=state)
 
     def plan(self) -> list[StoredStep]:
         """Return the steps of the stored plan, each after what it reads, with its reason.
@@ -233,6 +258,22 @@ class RunHandle:
         return self.follow()
 
 
+def wake_others(runtime: Runtime, run_ids: Iterable[UUID]) -> None:
+    """Wake runs for which this process has done something, but which are not its own.
+
+    What it has done is recorded. Without a broker, the reconciler wakes them.
+    """
+    waiting = list(run_ids)
+    if not waiting:
+        return
+    try:
+        publisher = Publisher(client_app(runtime.settings.broker, runtime.settings.results))
+        for run_id in waiting:
+            publisher.wake(run_id)
+    except FlowStoneError as error:
+        log.warning("coordinators not woken", runs=len(waiting), error=error.message)
+
+
 def _wake(publisher: Publisher, run_id: UUID) -> None:
     try:
         publisher.wake(run_id)
@@ -252,7 +293,7 @@ class _Deadline:
         """Wait a moment; raise RunTimeout, with what is the case instead, at the end."""
         if self._end is not None and time.monotonic() > self._end:
             raise RunTimeout(f"{otherwise} after {self._seconds:g} s")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _only(run: runs.Run) -> str:

@@ -1,4 +1,4 @@
-"""Leases: one thread of a process renews those of all steps that the process runs."""
+"""Leases: one thread of a process renews those of all steps that it runs and runs it drives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 
 from flowstone.errors import FlowStoneError
 from flowstone.log import get_logger
-from flowstone.store import steps
+from flowstone.store import runs, steps
 from flowstone.store.ledger import Ledger
 
 log = get_logger("flowstone.leases")
@@ -25,6 +25,7 @@ class Leases:
         self.seconds = seconds
         self._ledger = ledger
         self._held: set[UUID] = set()
+        self._driven: set[UUID] = set()
         self._cancelled: frozenset[UUID] = frozenset()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -33,8 +34,19 @@ class Leases:
     @contextmanager
     def held(self, token: UUID) -> Iterator[None]:
         """Keep the lease of a running attempt alive during the block."""
+        with self._renewing(self._held, token):
+            yield
+
+    @contextmanager
+    def driven(self, run_id: UUID) -> Iterator[None]:
+        """Keep the lease of an inline run alive during the block."""
+        with self._renewing(self._driven, run_id):
+            yield
+
+    @contextmanager
+    def _renewing(self, kept: set[UUID], id: UUID) -> Iterator[None]:
         with self._lock:
-            self._held.add(token)
+            kept.add(id)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._renew_for_ever, name="flowstone-leases", daemon=True
@@ -44,7 +56,7 @@ class Leases:
             yield
         finally:
             with self._lock:
-                self._held.discard(token)
+                kept.discard(id)
 
     def is_cancelled(self, token: UUID) -> bool:
         """Return whether an attempt should stop, as far as the last renewal told."""
@@ -66,7 +78,10 @@ class Leases:
 
     def _renew(self) -> None:
         with self._lock:
-            tokens = list(self._held)
+            tokens, driven = list(self._held), list(self._driven)
+        if driven:
+            with self._ledger.begin() as conn:
+                runs.renew(conn, driven, lease=self.seconds)
         if tokens:
             with self._ledger.begin() as conn:
                 going_on = steps.renew(conn, tokens, lease=self.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +64,15 @@ class Failed:
 
 @dataclass(frozen=True)
 class Retrying:
-    """The step is tried again after `delay` seconds."""
+    """The step is tried again after `delay` seconds.
+
+    `parked` is set where it waits for that in the ledger, outside its canvas; else its
+    worker keeps the message, and the canvas goes on after it.
+    """
 
     failure: Failure
     delay: float
+    parked: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,12 +86,18 @@ Outcome = Succeeded | Skipped | Failed | Retrying | Stopped
 
 
 def decide(
-    error: BaseException, trace: str, attempt: int, policy: Retry, *, cancelled: bool = False
+    error: BaseException,
+    trace: str,
+    attempt: int,
+    policy: Retry,
+    *,
+    cancelled: bool = False,
+    park_after: float = math.inf,
 ) -> Failed | Retrying | Stopped:
     """Return what follows from the error of attempt number `attempt` (1, 2, ...).
 
     `cancelled` says whether the step has been asked to stop: without that, an asset that
-    raises Cancelled has failed.
+    raises Cancelled has failed. A delay of more than `park_after` seconds is parked.
     """
     retryable = is_retryable(error)
     message = _storable(_text(error))[:MAX_MESSAGE]
@@ -93,7 +105,8 @@ def decide(
     if cancelled and isinstance(error, Cancelled):
         return Stopped(failure)
     if retryable and attempt < policy.max_attempts:
-        return Retrying(failure, policy.delay(attempt))
+        delay = policy.delay(attempt)
+        return Retrying(failure, delay, parked=delay > park_after)
     return Failed(failure)
 
 

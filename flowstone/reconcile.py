@@ -6,11 +6,13 @@ It runs from beat, in any number, and decides by rows alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from flowstone.runtime import Runtime
-from flowstone.store import cancellation, repairs
+from flowstone.store import cancellation, flights, repairs
+from flowstone.store.ledger import Connection
 
 LOST_MESSAGE_SECONDS: Final = 300.0
 """How long a message may be under way before it counts as lost."""
@@ -42,15 +44,47 @@ def reconcile(
         taken = cancellation.overdue(conn, actor=ACTOR)
     if taken:
         kill((step.step_id, step.canvas) for step in taken)
+    repaired = repair(runtime)
     with runtime.ledger.begin() as conn:
-        counts = {
-            "cancel_overdue": len(taken),
-            "lease_expired": len(repairs.expired_leases(conn)),
-            "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
-            "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
-        }
-    with runtime.ledger.begin() as conn:
-        to_wake = repairs.runs_to_wake(conn, IDLE_SECONDS)
-    for run_id in to_wake:
+        to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
+    for run_id in sorted(to_wake):
         wake(run_id)
-    return counts | {"run_woken": len(to_wake)}
+    return {"cancel_overdue": len(taken), **repaired.counts, "run_woken": len(to_wake)}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one pass has put right."""
+
+    counts: Mapping[str, int]
+    """Repairs by rule."""
+    to_wake: frozenset[UUID]
+    """Runs that were waiting for steps of others, or for a retry, and wait no longer."""
+
+
+def repair(runtime: Runtime) -> Pass:
+    """Apply the rules that need nobody but the ledger, once; raise LedgerUnavailable."""
+    due = runtime.ledger.in_turn(repairs.due_retries)
+    counts = runtime.ledger.in_turn(_free)
+    # Last, as all of these take steps away from those who are joined to them.
+    settled = runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))
+    return Pass(
+        {"retry_due": len(due), **counts, "followers_left": len(settled)},
+        flights.to_wake(settled).union(step.run_id for step in due),
+    )
+
+
+def _free(conn: Connection) -> dict[str, int]:
+    return {
+        # First, so that the steps of a dead process do not count as lost.
+        "inline_abandoned": len(cancellation.abandoned(conn, actor=ACTOR)),
+        "lease_expired": len(repairs.expired_leases(conn)),
+        "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
+        "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
+    }
+
+
+def close_abandoned(runtime: Runtime) -> None:
+    """Close the inline runs whose process has died, so that they stand in nobody's way."""
+    runtime.ledger.in_turn(lambda conn: cancellation.abandoned(conn, actor=ACTOR))
+    runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))

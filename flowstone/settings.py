@@ -58,6 +58,11 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         60, gt=0, description="How long a worker may be silent before its steps are run again."
     )
+    # A worker keeps the message of a shorter delay, unacknowledged; the broker gives out again
+    # what is not acknowledged ten minutes after the time limit.
+    park_after: float = Field(
+        60, ge=0, le=600, description="A retry that is due later, in seconds, waits in the ledger."
+    )
     soft_time_limit: float = Field(
         3600, gt=0, description="Seconds after which a task is asked to stop."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from celery import Task
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, Retry
 
 from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
@@ -25,9 +25,14 @@ EARLY_SECONDS = 5
 def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parsed below
     """Run the step. The result is always None: a chord counts two different ones twice."""
     message = parse(STEP, StepMessage, args, kwargs)
+    here = runtime.current()
     try:
         ended = execute(
-            runtime.current(), message.step_id, message.canvas, worker=self.request.hostname
+            here,
+            message.step_id,
+            message.canvas,
+            worker=self.request.hostname,
+            park_after=here.settings.park_after,
         )
     except LedgerUnavailable as error:
         raise self.retry(exc=error, countdown=5) from error
@@ -47,19 +52,21 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             _leave_as_revoked(task)
         case Refused() | Fenced():
             raise Ignore
-        case Ended(outcome=Retrying(delay=delay), error=error):
+        case Ended(outcome=Retrying(delay=delay, parked=False), error=error):
             raise task.retry(exc=error, countdown=delay)
-    if ended.wake:
-        publisher = Publisher(app)
-        coordinator.go_on_or_wake(
-            runtime.current(), ended.claim.run_id, publisher.publish, publisher.wake
-        )
-    if isinstance(ended.outcome, Stopped):
-        _leave_as_revoked(task)
-    if isinstance(ended.outcome, Failed):
-        # SystemExit would stop the worker.
-        message = ended.outcome.failure.message
-        raise ended.error if isinstance(ended.error, Exception) else RuntimeError(message)
+    publisher = Publisher(app)
+    for run_id in ended.wake:
+        coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
+    match ended.outcome:
+        case Stopped():
+            _leave_as_revoked(task)
+        case Retrying(delay=delay):
+            # What task.retry() raises, but without its message: the ledger keeps the step.
+            raise Retry(exc=ended.error, when=delay)
+        case Failed(failure):
+            # SystemExit would stop the worker.
+            error = ended.error
+            raise error if isinstance(error, Exception) else RuntimeError(failure.message)
 
 
 def _leave_as_revoked(task: Task) -> NoReturn:

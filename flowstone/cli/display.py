@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from flowstone.handle import Progress, RunHandle
@@ -54,6 +56,39 @@ def progress_table(progress: Progress, title: str) -> Table:
     return table
 
 
+def failures_table(progress: Progress) -> Table | None:
+    """Return a table of the assets that failed or did not run, or None if no step has failed.
+
+    The run must have ended.
+    """
+    assets = (progress.error or {}).get("assets")
+    if not assets:
+        return None
+    more = progress.error["more"] if progress.error else 0
+    table = Table("asset", "steps", "first error", caption=f"and {more} more" if more else None)
+    failed = [a for a in progress.steps if a in assets and StepState.FAILED in assets[a]["steps"]]
+    for asset in (*failed, *(a for a in progress.steps if a in assets and a not in failed)):
+        first = assets[asset]["first"]
+        step, error = escape(first["step"]), escape(first["error"])
+        table.add_row(
+            asset,
+            _undone(assets[asset]["steps"]),
+            f"{step}: {error}" if asset in failed and step != asset else error,
+        )
+    return table
+
+
+def _undone(steps: Mapping[str, int]) -> str:
+    """Return "3 of 31 failed", or "failed" for an asset with one step, and so on."""
+    total = sum(steps.values())
+    names = {StepState.FAILED: "failed", StepState.UPSTREAM_FAILED: "not run"}
+    return ", ".join(
+        name if total == 1 else f"{steps[state]} of {total} {name}"
+        for state, name in names.items()
+        if steps.get(state)
+    )
+
+
 def follow(handle: RunHandle, console: Console, timeout: float | None = None) -> Progress:
     """Show a run until it has ended; raise RunTimeout after `timeout` seconds."""
     console.print(f"run {handle.id}", highlight=False)
@@ -63,9 +98,11 @@ def follow(handle: RunHandle, console: Console, timeout: float | None = None) ->
             "no worker has taken the run yet; is one running that consumes the queue 'control'?",
             style="yellow",
         )
-    if console.is_terminal:
-        return _follow_live(handle, console, timeout)
-    return _follow_lines(handle, console, timeout)
+    show = _follow_live if console.is_terminal else _follow_lines
+    progress = show(handle, console, timeout)
+    if failures := failures_table(progress):
+        console.print(failures)
+    return progress
 
 
 def _follow_live(handle: RunHandle, console: Console, timeout: float | None) -> Progress:

@@ -12,6 +12,7 @@ from flowstone.cli.display import follow
 from flowstone.cli.options import Detach, Force, Partition, Timeout, Upstream, key_of
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import RunHandle
+from flowstone.plan import OnConflict
 from flowstone.states import RunState
 
 
@@ -21,6 +22,16 @@ def run(
     partition: Partition = None,
     upstream: Upstream = False,
     force: Force = None,
+    on_conflict: Annotated[
+        OnConflict,
+        typer.Option(
+            help="Where another run is computing the same: wait and share its output, "
+            "wait and compute, or fail."
+        ),
+    ] = OnConflict.JOIN,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="A second request with the same key gets the same run.")
+    ] = None,
     detach: Detach = False,
     timeout: Timeout = None,
 ) -> None:
@@ -30,7 +41,13 @@ def run(
     """
     submit = client.materialize_all if upstream else client.materialize
     force = not upstream if force is None else force
-    handle = submit(asset, partition=key_of(partition), force=force)
+    handle = submit(
+        asset,
+        partition=key_of(partition),
+        force=force,
+        on_conflict=on_conflict.value,
+        idempotency_key=idempotency_key,
+    )
     if detach:
         typer.echo(str(handle.id))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -11,15 +12,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client
-from flowstone.cli.display import progress_table, title
+from flowstone.cli.display import failures_table, progress_table, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
+from flowstone.handle import Progress, Reason, RunHandle
 from flowstone.partition_key import label
-from flowstone.states import RunState
+from flowstone.states import DONE_STEP_STATES, RunState
 
 
 def status(
     run: RunId,
+    asset: Annotated[
+        str | None, typer.Option("--asset", "-a", help="Show why steps of this asset are not done.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show how far a run is; the exit code is 1 if it has failed or was cancelled.
@@ -28,6 +33,7 @@ def status(
     """
     handle = client.run(run)
     progress = handle.progress()
+    reasons = handle.reasons(asset) if asset is not None else []
     if as_json:
         typer.echo(
             json.dumps(
@@ -39,21 +45,43 @@ def status(
                     "steps": progress.steps,
                     "errors": [vars(error) for error in handle.errors()],
                 }
+                | ({"reasons": [vars(reason) for reason in reasons]} if asset else {})
             )
         )
+    elif asset is not None:
+        _show_reasons(asset, reasons, progress)
     else:
-        console = Console()
-        console.print(progress_table(progress, title(handle, progress)))
-        for error in handle.errors():
-            console.print(
-                f"{error.step} {error.state}: {error.type}: {error.message}",
-                markup=False,
-                highlight=False,
-            )
+        _show(handle, progress)
     if progress.is_refused:
         raise RunRefused(handle.explain())
     if progress.state in (RunState.FAILED, RunState.CANCELLED):
-        raise RunFailed(handle.explain())
+        raise RunFailed(f"run {handle.id} {progress.state}" if asset else handle.explain())
+
+
+def _show(handle: RunHandle, progress: Progress) -> None:
+    console = Console()
+    console.print(progress_table(progress, title(handle, progress)))
+    if failures := failures_table(progress):
+        console.print(failures)
+        return
+    for error in handle.errors():
+        console.print(
+            f"{error.step} {error.state}: {error.type}: {error.message}",
+            markup=False,
+            highlight=False,
+        )
+
+
+def _show_reasons(asset: str, reasons: Sequence[Reason], progress: Progress) -> None:
+    console = Console()
+    for reason in reasons:
+        said = f": {reason}" if str(reason) else ""
+        console.print(f"{reason.step} {reason.state}{said}", markup=False, highlight=False)
+    steps = progress.steps[asset]
+    done = sum(steps.get(state, 0) for state in DONE_STEP_STATES)
+    console.print(
+        f"{done} of {sum(steps.values())} steps of {asset} are done", markup=False, highlight=False
+    )
 
 
 def runs(

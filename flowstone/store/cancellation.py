@@ -109,6 +109,24 @@ _OVERDUE = text(
 )
 
 
+# A run without a lease is one of an older version, whose process cannot use this ledger.
+_ABANDONED = text(
+    f"""
+    WITH dead AS (
+        SELECT id FROM {SCHEMA}.runs
+        WHERE driver = 'inline' AND state NOT IN ({sql_list(FINAL_RUN_STATES)})
+          AND coalesce(lease_until, created_at) < now()
+        ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE {SCHEMA}.runs r
+    SET cancel_requested_at = coalesce(r.cancel_requested_at, now()), cancel_grace = 0,
+        cancel_reason = coalesce(r.cancel_reason, :said)
+    FROM dead WHERE r.id = dead.id
+    RETURNING r.id
+    """
+)
+
+
 @dataclass(frozen=True)
 class Cancellation:
     """What a request to cancel a run has brought about.
@@ -226,17 +244,36 @@ def sweep(conn: Connection, run: Run, *, actor: str) -> RunState | None:
 def overdue(conn: Connection, *, actor: str) -> list[Taken]:
     """Take the steps of runs whose grace is over from whatever runs them, and close the runs."""
     found = list(conn.scalars(_OVERDUE, {"batch": BATCH}))
-    return [taken for run_id in found for taken in _take(conn, run_id, actor)]
+    return [taken for run_id in found for taken in _take_overdue(conn, run_id, actor)]
 
 
-def _take(conn: Connection, run_id: UUID, actor: str) -> list[Taken]:
+def _take_overdue(conn: Connection, run_id: UUID, actor: str) -> list[Taken]:
     said = f"{runs.get(conn, run_id).cancel_reason}; the step did not stop in time"
+    taken = _take(conn, run_id, said, actor)
+    runs.close_if_done(conn, run_id, actor=actor)
+    return taken
+
+
+def abandoned(conn: Connection, *, actor: str) -> list[UUID]:
+    """Cancel the inline runs whose process has been silent for longer than its lease.
+
+    Nobody else would ever go on with them, and what they have dispatched would keep the
+    same assets from all other runs.
+    """
+    said = "cancelled, as the process that drove the run has died"
+    found = sorted(conn.scalars(_ABANDONED, {"batch": BATCH, "said": said}))
+    for run_id in found:
+        _take(conn, run_id, said, actor)
+        _close(conn, runs.get(conn, run_id), said, actor=actor)
+    return found
+
+
+def _take(conn: Connection, run_id: UUID, said: str, actor: str) -> list[Taken]:
     rows = conn.execute(_CANCEL_OPEN, {"run_id": run_id, "error": _error(said)}).all()
     taken = [Taken(row.id, row.canvas) for row in rows if row.was_running]
     conn.execute(_END_ATTEMPTS, {"ids": [step.step_id for step in taken], "message": said})
     for row in rows:
         audit.record(conn, actor=actor, action="step.cancelled", run_id=run_id, step_id=row.id)
-    runs.close_if_done(conn, run_id, actor=actor)
     return taken
 
 

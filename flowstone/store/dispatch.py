@@ -10,14 +10,21 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
-from flowstone.states import FINAL_STEP_STATES, StepState, in_state, sql_list
+from flowstone.states import (
+    ACTIVE_STEP_STATES,
+    FINAL_STEP_STATES,
+    StepState,
+    in_state,
+    sql_list,
+)
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
 
+# A step that is parked until its retry is due has no canvas, and takes no place in the window.
 _IN_FLIGHT = Prepared(
     f"""
     SELECT count(*) AS steps FROM {SCHEMA}.steps
-    WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying')
+    WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying') AND canvas IS NOT NULL
     """
 )
 
@@ -27,9 +34,9 @@ LOW_PART: Final = 4
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
 # the part of the window that is queued and could start. And a run without an open step needs it
 # to be closed. All counts are bounded by the window.
-_NEEDS_COORDINATOR = Prepared(
+_DUE = Prepared(
     f"""
-    SELECT true FROM {SCHEMA}.runs r WHERE r.id = :run_id AND CASE
+    SELECT CASE
         WHEN EXISTS (
             SELECT FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
@@ -41,36 +48,52 @@ _NEEDS_COORDINATOR = Prepared(
             SELECT FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state NOT IN ({sql_list(FINAL_STEP_STATES)})
         )
-    END
+    END AS coordinator, EXISTS (
+        SELECT FROM {SCHEMA}.steps WHERE joined_to = :step_id AND state = 'joined'
+    ) AS followers
+    FROM {SCHEMA}.runs r WHERE r.id = :run_id
     """
 )
 
 # From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
-# and no more of the run than that.
+# and no more of the run than that. Each comes with the active step of the same asset x partition,
+# which belongs to another run, if there is one.
 _AHEAD = Prepared(
     f"""
     WITH RECURSIVE ready AS (
-        SELECT id, feeds, open_deps FROM {SCHEMA}.steps
+        SELECT id, asset, partition, feeds, open_deps FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND state = 'pending' AND open_deps = 0
         ORDER BY id LIMIT :budget
     ), ahead AS (
-        SELECT id, feeds, open_deps, 0 AS depth FROM ready
+        SELECT id, asset, partition, feeds, open_deps, 0 AS depth FROM ready
         UNION
-        SELECT s.id, s.feeds, s.open_deps, a.depth + 1
+        SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, a.depth + 1
         FROM ahead a JOIN {SCHEMA}.steps s ON s.id = a.feeds
         WHERE {in_state("s.state", StepState.PENDING)} AND a.depth < :reach
+    ), once AS (
+        SELECT DISTINCT id, asset, partition, feeds, open_deps FROM ahead
     )
-    SELECT DISTINCT id, feeds, open_deps FROM ahead ORDER BY id
+    SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps,
+        o.id AS leader, o.run_id AS leading_run
+    FROM once a
+    LEFT JOIN {SCHEMA}.steps o ON o.asset = a.asset AND o.partition = a.partition
+        AND o.state IN ({sql_list(ACTIVE_STEP_STATES)})
+    ORDER BY a.id
     """
 )
 
 # Both lock the steps in the order of their ids, as commits do, so that they cannot deadlock.
-# The first does not wait for the disk: where a crash of the database undoes it, the steps are
+#
+# Two runs that dispatch the same assets at once meet in the index of single flight: the second
+# waits for the first, and is then refused. So that they do not wait for each other, they come to
+# its entries in one order. A join by index keeps that order (see Ledger).
+#
+# Marking does not wait for the disk: where a crash of the database undoes it, the steps are
 # ready again, and the messages that have gone out name canvases that no step is in.
 _MARK = Prepared(
     f"""
     WITH locked AS (
-        SELECT s.id, n.canvas
+        SELECT s.id, s.asset, s.partition, n.canvas
         FROM {SCHEMA}.steps s
         JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[])) AS n(id, canvas)
             ON n.id = s.id
@@ -79,9 +102,10 @@ _MARK = Prepared(
     )
     UPDATE {SCHEMA}.steps s
     -- The time of the transaction would be that of a coordinator which then waited for the lock.
-    SET state = 'queued', queued_at = clock_timestamp(), canvas = locked.canvas
-    FROM locked CROSS JOIN set_config('synchronous_commit', 'off', true)
-    WHERE s.id = locked.id
+    SET state = 'queued', queued_at = clock_timestamp(), canvas = marked.canvas
+    FROM (SELECT id, canvas FROM locked ORDER BY asset, partition) AS marked
+    CROSS JOIN set_config('synchronous_commit', 'off', true)
+    WHERE s.id = marked.id
     RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
     """
 )
@@ -113,13 +137,26 @@ class DispatchedStep:
     canvas: UUID
 
 
-def needs_coordinator(conn: Connection, run_id: UUID) -> bool:
-    """Return whether a coordinator has something to do for the run.
+@dataclass(frozen=True)
+class Due:
+    """What is left to do when a step has ended."""
+
+    coordinator: bool
+    """Whether a coordinator has something to do for the run."""
+    followers: bool
+    """Whether steps of other runs are joined to the step."""
+
+
+def due(conn: Connection, run_id: UUID, step_id: int) -> Due:
+    """Return what is to be done for the run of a step, and for those that wait for the step.
 
     Asked after each commit of a step, and not in it: then the last of several that
-    commit at once sees them all, and no run is left without a wake-up.
+    commit at once sees them all, and no run is left without a wake-up. A step that joins
+    this one at the same time has either held up the commit, and is seen here, or has seen
+    the commit (flights.join).
     """
-    return _NEEDS_COORDINATOR.first(conn, {"run_id": run_id}) is not None
+    row = _DUE.first(conn, {"run_id": run_id, "step_id": step_id})
+    return Due(row.coordinator, row.followers)
 
 
 def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
@@ -128,17 +165,52 @@ def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
     return max(0, max_in_flight - in_flight)
 
 
-def ready(conn: Connection, run_id: UUID, budget: int) -> tuple[list[int], dict[int, Node]]:
-    """Return up to `budget` ready steps, and them with all that a canvas could add to them."""
-    rows = _AHEAD.all(conn, {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN})
-    nodes = {id: Node(id, feeds, open_deps) for id, feeds, open_deps in rows}
-    return [node.id for node in nodes.values() if node.open_deps == 0], nodes
+@dataclass(frozen=True)
+class Follower:
+    """A ready step, and the active one of the same asset x partition in another run."""
+
+    step_id: int
+    asset: str
+    partition: str
+    leader: int
+    leading_run: UUID
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What of a run could be dispatched now."""
+
+    steps: Sequence[int]
+    """Ready steps, in the order of the plan."""
+    nodes: Mapping[int, Node]
+    """These, with all that a canvas could add to them."""
+    followers: Sequence[Follower]
+    """Ready steps that another run is computing; they are not among the others."""
+
+
+def ready(conn: Connection, run_id: UUID, budget: int) -> Ready:
+    """Return up to `budget` ready steps, and what could follow them in a canvas.
+
+    A step further ahead that another run is computing is left out, so that no canvas
+    holds it; it may be free when it is ready.
+    """
+    values = {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN}
+    rows = _AHEAD.all(conn, values)
+    nodes = {row.id: Node(row.id, row.feeds, row.open_deps) for row in rows if row.leader is None}
+    followers = [
+        Follower(row.id, row.asset, row.partition, row.leader, row.leading_run)
+        for row in rows
+        if row.leader is not None and row.open_deps == 0
+    ]
+    return Ready([id for id, node in nodes.items() if node.open_deps == 0], nodes, followers)
 
 
 def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedStep]:
     """Move the members of the canvases to queued, and return what their messages need.
 
     The caller holds the lock on the run, so that no other coordinator dispatches them.
+    Raises LedgerUnavailable (is_overtaken) where another run dispatches the same asset x
+    partition at this moment: a fresh look finds it active.
     """
     canvas_of = {
         step: canvas_id

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
@@ -14,6 +14,7 @@ from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
     DisconnectionError,
+    IntegrityError,
     InterfaceError,
     OperationalError,
     ProgrammingError,
@@ -21,7 +22,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from flowstone.errors import BadConfig, LedgerUnavailable, WrongMigration
-from flowstone.store.tables import SCHEMA
+from flowstone.store.tables import SCHEMA, SINGLE_FLIGHT
 
 __all__ = ["HEAD", "Connection", "Ledger", "check_revision", "first_line", "revision", "translated"]
 
@@ -33,6 +34,11 @@ IDLE_SECONDS: Final = 0.1
 
 CONNECT_TIMEOUT: Final = 5
 """Seconds after which a database that does not answer counts as away."""
+
+TRIES: Final = 10
+"""How often work is tried for which PostgreSQL gives another transaction precedence."""
+
+T = TypeVar("T")
 
 
 class Ledger:
@@ -55,6 +61,21 @@ class Ledger:
         with translated(self.engine), self.engine.begin() as conn:
             self._check(conn)
             yield conn
+
+    def in_turn(self, work: Callable[[Connection], T]) -> T:
+        """Do `work` in a transaction; where another one comes first, do it anew after that.
+
+        PostgreSQL ends one of two transactions that wait for each other, and one of two that
+        dispatch the same asset x partition; nothing of it is left. Raises what `begin` raises.
+        """
+        for tries_left in reversed(range(TRIES)):
+            try:
+                with self.begin() as conn:
+                    return work(conn)
+            except LedgerUnavailable as error:
+                if not (error.is_overtaken and tries_left):
+                    raise
+        raise AssertionError("the last try returns or raises")
 
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
@@ -138,8 +159,24 @@ def translated(engine: Engine) -> Iterator[None]:
             "`flowstone dev`, or set FLOWSTONE_DATABASE_URL to a server that runs",
             original=error,
         )
-        unavailable.is_deadlock = isinstance(error.orig, psycopg.errors.DeadlockDetected)
+        unavailable.is_overtaken = isinstance(error.orig, psycopg.errors.DeadlockDetected)
         raise unavailable from error
+    except IntegrityError as error:
+        if not _is_single_flight(error):
+            raise
+        overtaken = LedgerUnavailable(
+            "another run has begun to compute the same asset x partition", original=error
+        )
+        overtaken.is_overtaken = True
+        raise overtaken from error
+
+
+def _is_single_flight(error: IntegrityError) -> bool:
+    refused = error.orig
+    return (
+        isinstance(refused, psycopg.errors.UniqueViolation)
+        and refused.diag.constraint_name == SINGLE_FLIGHT
+    )
 
 
 def revision(conn: Connection) -> str | None:

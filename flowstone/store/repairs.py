@@ -18,15 +18,38 @@ MAX_LOST = 3
 BATCH = 500
 """The most rows that one pass of a rule repairs."""
 
+DUE_BATCH = 10_000
+"""The most parked retries that one pass lets go on."""
+
 _EXPIRED = f"""
     SELECT id, run_id, canvas FROM {SCHEMA}.steps
     WHERE state = 'running' AND lease_until < now()
     ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
 """
 
+# An outage parks many, and they may be due at once; one statement for all is cheap.
+_DUE = text(
+    f"""
+    WITH due AS (
+        SELECT id FROM {SCHEMA}.steps
+        WHERE state = 'retrying' AND canvas IS NULL AND retry_at <= now()
+        ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+    ), freed AS (
+        UPDATE {SCHEMA}.steps s SET state = 'pending', retry_at = NULL
+        FROM due WHERE s.id = due.id
+        RETURNING s.id, s.run_id
+    ), recorded AS (
+        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id)
+        SELECT 'reconciler', 'step.retry_due', run_id, id FROM freed
+    )
+    SELECT id, run_id FROM freed ORDER BY id
+    """
+)
+
 _OVERDUE = f"""
     SELECT id, run_id, canvas FROM {SCHEMA}.steps
-    WHERE state = 'retrying' AND retry_at < now() - make_interval(secs => :patience)
+    WHERE state = 'retrying' AND canvas IS NOT NULL
+      AND retry_at < now() - make_interval(secs => :patience)
     ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
 """
 
@@ -100,6 +123,12 @@ def expired_leases(conn: Connection) -> list[Repaired]:
     for row in conn.execute(_POISONED, {"ids": [step.step_id for step in lost]}).all():
         steps.fail_lost(conn, row.id, step_name(row.asset, row.partition), row.run_id, MAX_LOST)
     return lost
+
+
+def due_retries(conn: Connection) -> list[Repaired]:
+    """Make the steps ready again whose parked retry is due."""
+    found = conn.execute(_DUE, {"batch": DUE_BATCH})
+    return [Repaired(row.id, row.run_id) for row in found]
 
 
 def overdue_retries(conn: Connection, patience: float) -> list[Repaired]:

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Text, cast, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import CannotStart, UnknownRun
 from flowstone.plan import OnConflict, Request
@@ -21,9 +22,10 @@ from flowstone.states import (
     StepState,
     sources,
 )
-from flowstone.store import audit
+from flowstone.store import audit, progress, reasons
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, runs, steps
+from flowstone.summary import summarize
 
 # Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
 _LOCK = Prepared(
@@ -46,6 +48,7 @@ class Run:
     max_in_flight: int
     error: Mapping[str, Any] | None
     created_at: datetime
+    planned_at: datetime | None
     finished_at: datetime | None
     cancel_requested_at: datetime | None
     cancel_reason: str | None
@@ -72,11 +75,17 @@ def create(
     max_in_flight: int,
     actor: str,
     resumed_from: UUID | None = None,
-) -> None:
-    """Record a request."""
+    idempotency_key: str | None = None,
+    lease: float | None = None,
+) -> bool:
+    """Record a request; return False, and record nothing, if there is a run with that key.
+
+    `lease` is for how many seconds the process that drives an inline run counts as alive.
+    """
     wanted = asdict(request)
-    conn.execute(
-        insert(runs).values(
+    made = conn.execute(
+        insert(runs)
+        .values(
             id=run_id,
             driver=driver,
             request=wanted,
@@ -84,9 +93,40 @@ def create(
             max_in_flight=max_in_flight,
             actor=actor,
             resumed_from=resumed_from,
+            idempotency_key=idempotency_key,
+            lease_until=None if lease is None else _in_seconds(lease),
         )
-    )
+        .on_conflict_do_nothing(index_elements=[runs.c.idempotency_key])
+        .returning(runs.c.id)
+    ).one_or_none()
+    if made is None:
+        return False
     audit.record(conn, actor=actor, action="run.requested", run_id=run_id, details=wanted)
+    return True
+
+
+def of_key(conn: Connection, idempotency_key: str) -> Run:
+    """Return the run of an idempotency key; raise UnknownRun if there is none."""
+    query = select(runs.c.id).where(runs.c.idempotency_key == idempotency_key)
+    if (run_id := conn.scalar(query)) is None:
+        raise UnknownRun(
+            f"the run of the idempotency key {idempotency_key!r} has just been withdrawn, as "
+            "the broker cannot be reached; submit it again"
+        )
+    return get(conn, run_id)
+
+
+def renew(conn: Connection, run_ids: Sequence[UUID], *, lease: float) -> None:
+    """Let the process that drives these runs count as alive for `lease` seconds more."""
+    conn.execute(
+        update(runs)
+        .where(runs.c.id.in_(run_ids), runs.c.state.not_in(FINAL_RUN_STATES))
+        .values(lease_until=_in_seconds(lease))
+    )
+
+
+def _in_seconds(seconds: float) -> ColumnElement[Any]:
+    return func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 def get(conn: Connection, run_id: UUID) -> Run:
@@ -115,6 +155,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         max_in_flight=row.max_in_flight,
         error=row.error,
         created_at=row.created_at,
+        planned_at=row.planned_at,
         finished_at=row.finished_at,
         cancel_requested_at=row.cancel_requested_at,
         cancel_reason=row.cancel_reason,
@@ -155,6 +196,11 @@ def move(conn: Connection, run_id: UUID, target: RunState, **values: Any) -> boo
     return moved is not None
 
 
+def withdraw(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
+    """Fail a run that no worker would hear of, and free its idempotency key for another try."""
+    return fail(conn, run_id, error, actor=actor, idempotency_key=None)
+
+
 def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
     """Let a run go on that was planned to be started later; raise CannotStart or UnknownRun."""
     run = lock(conn, run_id)
@@ -166,9 +212,16 @@ def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
     audit.record(conn, actor=actor, action="run.started", run_id=run_id)
 
 
-def fail(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
+def fail(
+    conn: Connection,
+    run_id: UUID,
+    error: Mapping[str, Any],
+    *,
+    actor: str,
+    **values: Any,  # noqa: ANN401
+) -> bool:
     """Fail a run that could not be planned; return False if it is past that."""
-    if not move(conn, run_id, RunState.FAILED, error=dict(error)):
+    if not move(conn, run_id, RunState.FAILED, error=dict(error), **values):
         return False
     audit.record(conn, actor=actor, action="run.failed", run_id=run_id, details=dict(error))
     return True
@@ -186,11 +239,21 @@ def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | N
         {StepState(state): count for state, count in counts.items()},
         cancelled=cancelled is not None,
     )
-    values = {"error": {"type": "cancelled", "message": cancelled}} if cancelled else {}
-    if not move(conn, run_id, target, **(values if target == RunState.CANCELLED else {})):
+    if not move(conn, run_id, target, **_error(conn, run_id, target, cancelled)):
         return None
     audit.record(conn, actor=actor, action=f"run.{target}", run_id=run_id, details=counts)
     return target
+
+
+def _error(
+    conn: Connection, run_id: UUID, target: RunState, cancelled: str | None
+) -> dict[str, Any]:
+    if target == RunState.FAILED:
+        first = reasons.first_errors(conn, run_id)
+        return {"error": summarize(progress.by_asset(conn, run_id), first)}
+    if target == RunState.CANCELLED and cancelled:
+        return {"error": {"type": "cancelled", "message": cancelled}}
+    return {}
 
 
 def final_state(counts: Mapping[StepState, int], *, cancelled: bool = False) -> RunState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,6 +18,7 @@ from flowstone.states import StepState, in_state
 from flowstone.store import audit, dispatch
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
+from flowstone.summary import one_line
 
 _S = StepState
 
@@ -209,18 +210,27 @@ _LOCK_FAILING = text(
     """
 )
 
+# Ids grow along the edges, so the first step that a reader came to nothing `via` is the failed one
+# itself wherever it reads that.
 _FAIL_READERS = text(
     f"""
-    WITH {_BELOW}
+    WITH {_BELOW}, ways AS (
+        SELECT e.downstream AS id, min(e.upstream) AS via
+        FROM (SELECT id FROM below UNION SELECT CAST(:step_id AS bigint)) bad
+        JOIN {SCHEMA}.edges e ON e.upstream = bad.id
+        WHERE NOT e.pinned AND NOT e.optional
+        GROUP BY e.downstream
+    )
     UPDATE {SCHEMA}.steps s
-    SET state = 'upstream_failed', finished_at = now(), error = CAST(:error AS jsonb)
-    FROM below WHERE s.id = below.id AND {in_state("s.state", _S.PENDING, _S.QUEUED)}
+    SET state = 'upstream_failed', finished_at = now(),
+        error = CAST(:error AS jsonb) || jsonb_build_object('via', ways.via)
+    FROM ways WHERE s.id = ways.id AND {in_state("s.state", _S.PENDING, _S.QUEUED)}
     RETURNING s.id
     """
 )
 
 
-_FAIL_LOST = text(
+_FAIL_PENDING = text(
     f"""
     UPDATE {SCHEMA}.steps
     SET state = 'failed', finished_at = now(), error = CAST(:error AS jsonb)
@@ -297,8 +307,13 @@ def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
     values = {"finished_at": text("now()"), "reuses": reuses}
     if not _finish(conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}):
         return False
-    conn.execute(_LOWER, {"ids": [claim.step_id], "done": True})
+    lower_readers(conn, [claim.step_id])
     return True
+
+
+def lower_readers(conn: Connection, step_ids: Sequence[int]) -> None:
+    """Count down what the readers of steps wait for that are done now."""
+    conn.execute(_LOWER, {"ids": list(step_ids), "done": True})
 
 
 def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
@@ -307,13 +322,25 @@ def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
     return conn.scalar(query) == outcome
 
 
-def retry(conn: Connection, claim: Claim, failure: Failure, delay: float) -> bool:
-    """Park the step until its next attempt, `delay` seconds from now; return False if stale."""
-    values = {
+def retry(
+    conn: Connection, claim: Claim, failure: Failure, delay: float, *, park: bool = False
+) -> bool:
+    """Let the step wait `delay` seconds for its next attempt; return False if stale.
+
+    To `park` it takes it out of its canvas, and frees what has not started of that: the
+    reconciler makes the step ready again when it is due.
+    """
+    values: dict[str, Any] = {
         "retry_at": text("now() + make_interval(secs => :delay)").bindparams(delay=delay),
         "error": failure.as_json(),
     }
-    return _finish(conn, claim, StepState.RETRYING, values, failure=failure)
+    if park:
+        values |= {"canvas": None, "queued_at": None}
+    if not _finish(conn, claim, StepState.RETRYING, values, failure=failure):
+        return False
+    if park:
+        dispatch.release(conn, [claim.canvas])
+    return True
 
 
 def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
@@ -324,24 +351,38 @@ def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
     conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
     # Before the counters are lowered, by which the rest of a broken canvas is known.
     dispatch.release(conn, [claim.canvas])
-    _fail_readers(conn, claim.step_id, f"{claim.name} failed: {failure.type}: {failure.message}")
+    _fail_readers(conn, claim.step_id, claim.name, one_line(failure.type, failure.message))
     return True
 
 
 def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int) -> None:
     """Fail a step that has been freed after its last attempt was lost, and its readers."""
-    error = {
-        "type": "poison",
-        "message": f"the process that ran {name} has died {lost} times; look for what kills it, "
-        "such as the memory that it takes or the time limit",
-        "retryable": False,
-    }
-    failed = conn.execute(_FAIL_LOST, {"step_id": step_id, "error": json.dumps(error)})
+    said = (
+        f"the process that ran {name} has died {lost} times; look for what kills it, "
+        "such as the memory that it takes or the time limit"
+    )
+    fail_pending(conn, step_id, name, run_id, Reason("poison", said), actor="reconciler")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a step fails that does not run."""
+
+    type: str
+    message: str
+
+
+def fail_pending(
+    conn: Connection, step_id: int, name: str, run_id: UUID, reason: Reason, *, actor: str
+) -> None:
+    """Fail a step that is not dispatched, and its readers."""
+    error = {"type": reason.type, "message": reason.message, "retryable": False}
+    failed = conn.execute(_FAIL_PENDING, {"step_id": step_id, "error": json.dumps(error)})
     if failed.rowcount:
-        _fail_readers(conn, step_id, f"{name} failed: poison: {error['message']}")
+        _fail_readers(conn, step_id, name, one_line(reason.type, reason.message))
         audit.record(
             conn,
-            actor="reconciler",
+            actor=actor,
             action="step.failed",
             run_id=run_id,
             step_id=step_id,
@@ -349,8 +390,17 @@ def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int
         )
 
 
-def _fail_readers(conn: Connection, step_id: int, message: str) -> None:
-    reason = {"type": "upstream_failed", "message": message, "step_id": step_id}
+def _fail_readers(conn: Connection, step_id: int, name: str, error: str) -> None:
+    """Fail all that depends on a failed step.
+
+    Each says which step failed, and `via` which step that it reads could not run or failed.
+    """
+    reason = {
+        "type": "upstream_failed",
+        "message": f"{name} failed: {error}",
+        "step": name,
+        "step_id": step_id,
+    }
     failed = conn.scalars(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
     conn.execute(_LOWER, {"ids": [step_id, *failed], "done": False})
 

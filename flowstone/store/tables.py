@@ -37,6 +37,9 @@ from flowstone.states import (
 
 SCHEMA: Final = "flowstone"
 
+SINGLE_FLIGHT: Final = "uq_steps_active"
+"""The index that lets one step of an asset x partition be active, over all runs."""
+
 metadata = MetaData(
     schema=SCHEMA,
     naming_convention={
@@ -152,7 +155,7 @@ steps = Table(
     CheckConstraint("(state = 'retrying') = (retry_at IS NOT NULL)", "retry_at"),
     CheckConstraint("state <> 'joined' OR joined_to IS NOT NULL", "joined_to"),
     Index(
-        "uq_steps_active",
+        SINGLE_FLIGHT,
         "asset",
         "partition",
         unique=True,
@@ -168,13 +171,14 @@ steps = Table(
     Index(
         "ix_steps_in_flight",
         "run_id",
-        postgresql_where=text("state IN ('queued', 'running', 'retrying')"),
+        postgresql_where=text("state IN ('queued', 'running', 'retrying') AND canvas IS NOT NULL"),
     ),
     Index(
         "ix_steps_open",
         "run_id",
         postgresql_where=text(f"state NOT IN ({sql_list(FINAL_STEP_STATES)})"),
     ),
+    Index("ix_steps_retry_at", "retry_at", postgresql_where=text("state = 'retrying'")),
     Index("ix_steps_lease", "lease_until", postgresql_where=text("state = 'running'")),
     Index("ix_steps_canvas", "canvas", postgresql_where=text("state = 'queued'")),
     Index("ix_steps_asset", "asset", "partition"),

@@ -1,4 +1,4 @@
-"""Reuse of outputs, single flight, optional inputs, idempotency keys, leases of inline runs."""
+"""Reuse, single flight, optional inputs, idempotency keys, leases of inline runs, parked retries."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+IN_FLIGHT = "state IN ('queued', 'running', 'retrying')"
 ACTIVE = "state IN ('queued', 'retrying', 'running', 'waiting_approval', 'waiting_signal')"
 
 
@@ -84,6 +85,21 @@ def upgrade() -> None:
         schema="flowstone",
         postgresql_where=sa.text("state = 'joined'"),
     )
+    op.drop_index("ix_steps_in_flight", table_name="steps", schema="flowstone")
+    op.create_index(
+        "ix_steps_in_flight",
+        "steps",
+        ["run_id"],
+        schema="flowstone",
+        postgresql_where=sa.text(f"{IN_FLIGHT} AND canvas IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_steps_retry_at",
+        "steps",
+        ["retry_at"],
+        schema="flowstone",
+        postgresql_where=sa.text("state = 'retrying'"),
+    )
     op.add_column(
         "edges",
         sa.Column(
@@ -109,6 +125,20 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("outputs", "fingerprint", schema="flowstone")
     op.drop_column("edges", "optional", schema="flowstone")
+    op.drop_index("ix_steps_retry_at", table_name="steps", schema="flowstone")
+    op.drop_index("ix_steps_in_flight", table_name="steps", schema="flowstone")
+    op.create_index(
+        "ix_steps_in_flight",
+        "steps",
+        ["run_id"],
+        schema="flowstone",
+        postgresql_where=sa.text(IN_FLIGHT),
+    )
+    # An older version would let a parked retry wait for a message that nobody has sent.
+    op.execute(
+        "UPDATE flowstone.steps SET state = 'pending', retry_at = NULL "
+        "WHERE state = 'retrying' AND canvas IS NULL"
+    )
     op.drop_index("ix_steps_joined_to", table_name="steps", schema="flowstone")
     op.drop_index("uq_steps_active", table_name="steps", schema="flowstone")
     op.execute("UPDATE flowstone.steps SET state = 'pending' WHERE state = 'joined'")

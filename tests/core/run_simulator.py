@@ -54,6 +54,13 @@ class Wake:
 
 
 @dataclass(frozen=True)
+class Due:
+    """The moment at which the clock finds that the retry of a parked step is due."""
+
+    step: int
+
+
+@dataclass(frozen=True)
 class Message:
     """The message `flowstone.step`, with the rest of its canvas."""
 
@@ -74,7 +81,7 @@ class Run:
         self.steps = {id: Step(id, ups, readers[id], len(ups)) for id, ups in dag.items()}
         self.optional = frozenset(optional)
         self.max_in_flight = max_in_flight
-        self.messages: list[Wake | Message] = [Wake()]
+        self.messages: list[Wake | Message | Due] = [Wake()]
         self.running: list[Message] = []
         self.joins: dict[int, Join] = {}
         self.canvases: list[Canvas] = []
@@ -88,11 +95,15 @@ class Run:
     def in_state(self, *states: str) -> list[Step]:
         return [step for step in self.steps.values() if step.state in states]
 
+    def in_flight(self) -> list[Step]:
+        """What the window counts; a parked step has no canvas."""
+        return [step for step in self.in_state(*IN_FLIGHT) if step.canvas is not None]
+
     def ready(self) -> list[int]:
         return [step.id for step in self.in_state("pending") if step.open_deps == 0]
 
     def window_left(self) -> int:
-        return self.max_in_flight - len(self.in_state(*IN_FLIGHT))
+        return self.max_in_flight - len(self.in_flight())
 
     # The coordinator.
 
@@ -108,7 +119,7 @@ class Run:
         for canvas in canvases:
             self._check(canvas)
             self._mark(canvas)
-        assert len(self.in_state(*IN_FLIGHT)) <= self.max_in_flight
+        assert len(self.in_flight()) <= self.max_in_flight
 
     def _ahead(self, ready: Sequence[int]) -> dict[int, Node]:
         nodes: dict[int, Node] = {}
@@ -255,11 +266,29 @@ class Run:
         self.steps[message.step].state = "retrying"
         self._publish(message)
 
+    def park(self, message: Message) -> None:
+        if self.cancelled:
+            self.stop(message)
+            return
+        step = self.steps[message.step]
+        step.state, step.canvas = "retrying", None
+        self._release(message.canvas)
+        self.messages.append(Due(step.id))
+        if self.needs_coordinator():
+            self._publish(Wake())
+
     # The reconciler.
+
+    def tick(self, due: Due) -> None:
+        """Let a parked step go on whose retry is due."""
+        step = self.steps[due.step]
+        if step.state == "retrying" and step.canvas is None:
+            step.state = "pending"
+            self._publish(Wake())
 
     def reconcile(self) -> None:
         """Free the steps of dead workers and of lost messages, and wake the run."""
-        lost = [step for step in self.in_state(*IN_FLIGHT) if step.open_deps == 0]
+        lost = [step for step in self.in_flight() if step.open_deps == 0]
         canvases = [step.canvas for step in lost]
         for step in lost:
             step.state, step.canvas = "pending", None
@@ -279,7 +308,7 @@ def play(
 ) -> None:
     """Play events in the order that `pick` draws, until nothing is under way, or up to `events`.
 
-    `outcomes` are the ends that an attempt may have: succeed, fail, retry, die;
+    `outcomes` are the ends that an attempt may have: succeed, fail, retry, park, die;
     "twice" among them lets a message come a second time, "lose" lets it vanish.
     """
     attempts: Counter[int] = Counter()
@@ -303,8 +332,12 @@ def _draw(pick: Callable[[int], int], outcomes: Sequence[str], attempt: int) -> 
 
 
 def _deliver(
-    run: Run, message: Wake | Message, pick: Callable[[int], int], outcomes: Sequence[str]
+    run: Run, message: Wake | Message | Due, pick: Callable[[int], int], outcomes: Sequence[str]
 ) -> None:
+    if isinstance(message, Due):
+        # It is no message, and is never lost nor comes twice.
+        run.tick(message)
+        return
     if "lose" in outcomes and pick(6) == 1:
         return
     if "twice" in outcomes and pick(6) == 1 and run.published < 200:
@@ -323,5 +356,7 @@ def _end(run: Run, message: Message, outcome: str) -> None:
             run.fail(message)
         case "retry":
             run.retry(message)
+        case "park":
+            run.park(message)
         case "die":
             pass

@@ -112,6 +112,23 @@ def test_a_header_that_does_not_fit_into_the_window_goes_out_as_chains() -> None
     assert canvases(dag, budget=1) == [Chain((1,))]
 
 
+def test_stretches_share_the_window() -> None:
+    dag: Dag = {}
+    for start in (1, 5, 9):
+        dag |= {start: ()} | {i: (i - 1,) for i in range(start + 1, start + 4)}
+    assert canvases(dag, budget=12) == [Chain((s, s + 1, s + 2, s + 3)) for s in (1, 5, 9)]
+    assert canvases(dag, budget=8) == [Chain((s, s + 1)) for s in (1, 5, 9)]
+    assert canvases(dag, budget=5) == [Chain((s,)) for s in (1, 5, 9)]
+
+
+def test_a_chord_takes_the_shares_of_its_header_and_one_for_its_body() -> None:
+    # The stretches (1, 2) and (3, 4) join in 5, and 6 goes on; 7 stands beside.
+    dag: Dag = {1: (), 2: (1,), 3: (), 4: (3,), 5: (2, 4), 6: (5,), 7: ()}
+    chord = Chord(((1, 2), (3, 4)), (5, 6))
+    assert canvases(dag, budget=7) == [chord, Chain((7,))]
+    assert canvases(dag, budget=5) == [Chain((1,)), Chain((3,)), Chain((7,))]
+
+
 def test_a_chain_is_cut_to_the_window() -> None:
     assert canvases({1: (), 2: (1,), 3: (2,)}, budget=2) == [Chain((1, 2))]
 

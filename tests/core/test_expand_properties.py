@@ -56,7 +56,7 @@ def test_failures_retries_and_duplicates_strand_nothing_without_a_reconciler(
     dag: Dag, window: int, seed: int
 ) -> None:
     run = Run(dag, window)
-    play(run, Random(seed).randrange, ["succeed", "succeed", "fail", "retry", "twice"])
+    play(run, Random(seed).randrange, ["succeed", "succeed", "fail", "retry", "park", "twice"])
     assert_ended(run)
     assert_right(run)
 
@@ -80,7 +80,7 @@ def test_dead_workers_and_lost_messages_cost_only_a_pass_of_the_reconciler(
     dag: Dag, window: int, seed: int
 ) -> None:
     run = Run(dag, window)
-    outcomes = ["succeed", "fail", "retry", "die", "twice", "lose"]
+    outcomes = ["succeed", "fail", "retry", "park", "die", "twice", "lose"]
     for _ in range(4):
         play(run, Random(seed).randrange, outcomes)
         run.reconcile()
@@ -97,7 +97,7 @@ def test_a_cancelled_run_starts_nothing_more_and_ends_by_itself(
     dag: Dag, window: int, seed: int, events: int
 ) -> None:
     run, random = Run(dag, window), Random(seed)
-    outcomes = ["succeed", "fail", "retry", "twice"]
+    outcomes = ["succeed", "fail", "retry", "park", "twice"]
     play(run, random.randrange, outcomes, events)
     was_closed = run.closed
     run.cancel()
@@ -119,7 +119,7 @@ def test_a_cancelled_run_ends_at_the_latest_when_its_grace_is_over(
     dag: Dag, window: int, seed: int, events: int
 ) -> None:
     run, random = Run(dag, window), Random(seed)
-    outcomes = ["succeed", "fail", "retry", "die", "twice", "lose"]
+    outcomes = ["succeed", "fail", "retry", "park", "die", "twice", "lose"]
     play(run, random.randrange, outcomes, events)
     run.cancel()
     play(run, random.randrange, outcomes, events)

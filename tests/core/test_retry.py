@@ -105,6 +105,19 @@ def test_the_last_attempt_fails_and_those_before_it_are_retried() -> None:
     assert isinstance(decide(TimeoutError(), "", 1, Retry(max_attempts=1)), Failed)
 
 
+def test_only_a_delay_beyond_the_limit_is_parked() -> None:
+    policy = Retry(max_attempts=9)
+    decided = [decide(TimeoutError(), "", n, policy, park_after=90) for n in (1, 2, 3)]
+    assert [(d.delay, d.parked) for d in decided if isinstance(d, Retrying)] == [
+        (30, False),
+        (90, False),
+        (270, True),
+    ]
+    forever = decide(TimeoutError(), "", 8, policy)
+    assert isinstance(forever, Retrying)
+    assert not forever.parked
+
+
 def test_an_error_that_is_not_retryable_fails_at_once() -> None:
     decided = decide(ValueError("bad"), "trace", 1, Retry(max_attempts=9))
     assert isinstance(decided, Failed)

@@ -14,7 +14,7 @@ from flowstone.freshness import Fingerprint
 from flowstone.outcome import Failure, StoredOutput
 from flowstone.plan import Plan, PlannedStep, Request
 from flowstone.states import RunState
-from flowstone.store import dispatch, plans, runs, steps
+from flowstone.store import dispatch, flights, plans, runs, steps
 from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim
 from tests.strategies import Dag
@@ -36,41 +36,56 @@ class HandRun:
     def __init__(self, ledger: Ledger, dag: Dag, max_in_flight: int = 100, **options: Any) -> None:
         self.ledger = ledger
         self.id = uuid4()
+        # Runs of the same assets are in each other's way; a test that is not about that names
+        # those of its second run differently.
+        name = options.pop("name", "a")
         steps_ = tuple(
-            PlannedStep(f"a{s}", "-", "assets", "requested", tuple((f"a{u}", "-") for u in ups))
+            PlannedStep(
+                f"{name}{s}", "-", "assets", "requested", tuple((f"{name}{u}", "-") for u in ups)
+            )
             for s, ups in dag.items()
         )
-        pinned = options.pop("pinned", {})
+        pinned, force = options.pop("pinned", {}), options.pop("force", False)
+        self.expects = options.pop("expects", str(MADE_OF))
+        """What the output of another run must be made of, to serve a step of this one."""
         with ledger.begin() as conn:
             runs.create(
                 conn,
                 self.id,
-                Request(tuple(s.asset for s in steps_), "-", upstream=True),
+                Request(tuple(s.asset for s in steps_), "-", upstream=True, force=force),
                 config={},
-                driver=options.pop("driver", "celery"),
                 max_in_flight=max_in_flight,
                 actor="test",
+                **{"driver": "celery", **options},
             )
             assert plans.write(conn, self.id, Plan(steps_, pinned), actor="test")
             found = conn.execute(
                 text("SELECT asset, id FROM flowstone.steps WHERE run_id = :r"), {"r": self.id}
             )
-            self.ids = {int(row.asset[1:]): row.id for row in found}
+            self.ids = {int(row.asset.removeprefix(name)): row.id for row in found}
         self.canvas: dict[int, UUID] = {}
 
     def dispatch(self) -> list[Canvas]:
         """Do what the coordinator does, without Celery."""
-        with self.ledger.begin() as conn:
-            run = runs.lock(conn, self.id)
-            budget = dispatch.window_left(conn, self.id, run.max_in_flight)
-            ready, nodes = dispatch.ready(conn, self.id, budget)
-            canvases = expand(ready, nodes, budget)
-            if canvases:
-                if run.state == RunState.PLANNED:
-                    runs.mark_running(conn, self.id)
-                marked = dispatch.mark(conn, canvases)
-                self.canvas |= {n: marked[i].canvas for n, i in self.ids.items() if i in marked}
+        return self.ledger.in_turn(self._dispatch)
+
+    def _dispatch(self, conn: Connection) -> list[Canvas]:
+        run = runs.lock(conn, self.id)
+        budget = dispatch.window_left(conn, self.id, run.max_in_flight)
+        found = dispatch.ready(conn, self.id, budget)
+        while found.followers:
+            flights.join(conn, dict.fromkeys(found.followers, self.expects), actor="test")
+            found = dispatch.ready(conn, self.id, budget)
+        canvases = expand(found.steps, found.nodes, budget)
+        if run.state == RunState.PLANNED:
+            runs.mark_running(conn, self.id)
+        marked = dispatch.mark(conn, canvases)
+        self.canvas |= {n: marked[i].canvas for n, i in self.ids.items() if i in marked}
         return canvases
+
+    def settle(self) -> frozenset[UUID]:
+        """Settle what was joined to steps of this run, as whoever ends them does."""
+        return self.ledger.in_turn(lambda conn: flights.leave(conn, self.id, "test"))
 
     def claim(self, number: int, *, lease: float = 60) -> Claim:
         with self.ledger.begin() as conn:
@@ -87,7 +102,7 @@ class HandRun:
     def needs_coordinator(self) -> bool:
         """What a worker asks after each commit."""
         with self.ledger.autocommit() as conn:
-            return dispatch.needs_coordinator(conn, self.id)
+            return dispatch.due(conn, self.id, 0).coordinator
 
     def fail(self, claim: Claim) -> bool:
         with self.ledger.begin() as conn:

@@ -211,7 +211,7 @@ def test_a_step_whose_worker_died_is_not_run_again(ledger: Ledger, here: Runtime
 def test_a_step_that_does_not_stop_is_taken_from_its_attempt_when_the_grace_is_over(
     ledger: Ledger, here: Runtime
 ) -> None:
-    run, other = HandRun(ledger, CHORD), HandRun(ledger, CHORD)
+    run, other = HandRun(ledger, CHORD), HandRun(ledger, CHORD, name="b")
     run.dispatch()
     other.dispatch()
     # The worker is silent as well; that it was asked to stop counts, and not the lease.
@@ -283,8 +283,8 @@ def test_a_run_that_has_ended_cannot_be_cancelled(ledger: Ledger, here: Runtime)
 def test_a_cancellation_and_a_claim_that_meet_leave_a_step_that_one_of_them_has(
     ledger: Ledger,
 ) -> None:
-    for _ in range(10):
-        run = HandRun(ledger, CHORD)
+    for number in range(10):
+        run = HandRun(ledger, CHORD, name=f"run{number}_")
         run.dispatch()
 
         def claim(run: HandRun = run) -> Claim | Refused:

@@ -132,12 +132,13 @@ def test_a_commit_and_a_failure_that_meet_in_a_reader_leave_it_failed(ledger: Le
         assert woken in (True, False)
 
 
-def test_two_runs_that_commit_the_same_asset_leave_one_pointer(ledger: Ledger) -> None:
+def test_of_many_runs_that_dispatch_an_asset_at_once_one_computes_it(ledger: Ledger) -> None:
     made = [HandRun(ledger, {1: ()}) for _ in range(4)]
-    for run in made:
-        run.dispatch()
-    claims = [run.claim(1) for run in made]
-    done = at_once(*[partial(r.commit, c) for r, c in zip(made, claims, strict=True)])
-    assert done == [True] * 4
+    at_once(*[run.dispatch for run in made])
+    assert sorted(run.states()[1] for run in made) == ["joined", "joined", "joined", "queued"]
+    (leader,) = [run for run in made if run.canvas]
+    leader.do(1)
+    leader.settle()
+    assert all(run.states() == {1: "succeeded"} for run in made)
     assert query(ledger, "SELECT count(*) FROM flowstone.latest") == [(1,)]
-    assert query(ledger, "SELECT count(*) FROM flowstone.outputs") == [(4,)]
+    assert query(ledger, "SELECT count(*) FROM flowstone.outputs") == [(1,)]

@@ -11,6 +11,7 @@ from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import HandRun, count
 
 ALSO = {
+    "joined": {"joined_to": "id"},
     "running": {"token": "gen_random_uuid()", "lease_until": "now()"},
     "retrying": {"retry_at": "now()"},
 }
@@ -41,7 +42,7 @@ def test_an_end_is_dated_exactly_in_the_final_states(ledger: Ledger) -> None:
         good, bad = ("now()", "NULL") if state in FINAL_STEP_STATES else ("NULL", "now()")
         update = (
             f"UPDATE flowstone.steps SET token = NULL, lease_until = NULL, retry_at = NULL, "
-            f"state = '{state}', finished_at = "
+            f"joined_to = NULL, state = '{state}', finished_at = "
         )
         for nulled, value in ALSO.get(state, {}).items():
             update = update.replace(f"{nulled} = NULL", f"{nulled} = {value}")

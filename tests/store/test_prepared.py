@@ -40,9 +40,9 @@ def test_a_statement_is_part_of_the_transaction_around_it(ledger: Ledger) -> Non
 
 def test_the_server_has_it_prepared_from_the_first_time_on(ledger: Ledger) -> None:
     with ledger.autocommit() as conn:
-        dispatch.needs_coordinator(conn, uuid4())
+        dispatch.window_left(conn, uuid4(), 1)
         prepared = conn.scalars(text("SELECT statement FROM pg_prepared_statements")).all()
-    assert any("max_in_flight" in statement for statement in prepared)
+    assert any("AS steps" in statement for statement in prepared)
 
 
 def test_an_error_of_the_database_is_sqlalchemys(ledger: Ledger) -> None:

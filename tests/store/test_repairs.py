@@ -65,7 +65,7 @@ def test_a_retry_that_never_came_is_free_again(ledger: Ledger) -> None:
 
 
 def test_messages_are_lost_only_where_nothing_of_the_run_moves(ledger: Ledger) -> None:
-    still, moving = HandRun(ledger, CHORD), HandRun(ledger, CHORD)
+    still, moving = HandRun(ledger, CHORD), HandRun(ledger, CHORD, name="b")
     still.dispatch()
     moving.dispatch()
     age(ledger, 301)
@@ -93,11 +93,11 @@ def test_what_is_well_is_left_alone(ledger: Ledger) -> None:
 
 def test_runs_are_woken_where_a_coordinator_could_do_something(ledger: Ledger) -> None:
     ready = HandRun(ledger, {1: ()})
-    busy = HandRun(ledger, {1: (), 2: (1,)})
+    busy = HandRun(ledger, {1: (), 2: (1,)}, name="b")
     busy.dispatch()
-    done = HandRun(ledger, {1: ()})
+    done = HandRun(ledger, {1: ()}, name="c")
     done.do(1)
-    closed = HandRun(ledger, {1: ()})
+    closed = HandRun(ledger, {1: ()}, name="d")
     closed.do(1)
     inline = HandRun(ledger, {1: ()}, driver="inline")
     requested = uuid4()
@@ -131,9 +131,12 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     counts = reconcile(runtime, woken.append)
     assert counts == {
         "cancel_overdue": 0,
+        "inline_abandoned": 0,
         "lease_expired": 1,
+        "retry_due": 0,
         "retry_overdue": 1,
         "step_stranded": 0,
+        "followers_left": 0,
         "run_woken": 1,
     }
     assert woken == [run.id]
@@ -141,16 +144,19 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     again = reconcile(runtime, woken.append)
     assert again == {
         "cancel_overdue": 0,
+        "inline_abandoned": 0,
         "lease_expired": 0,
+        "retry_due": 0,
         "retry_overdue": 0,
         "step_stranded": 0,
+        "followers_left": 0,
         "run_woken": 1,
     }
 
 
 def test_two_reconcilers_at_once_repair_each_fault_once(make_runtime: Any, ledger: Ledger) -> None:
     runtime = make_runtime(build_registry([]))
-    made = [HandRun(ledger, CHORD) for _ in range(5)]
+    made = [HandRun(ledger, CHORD, name=name) for name in "abcde"]
     for run in made:
         run.dispatch()
         run.claim(1)

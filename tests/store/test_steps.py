@@ -169,8 +169,10 @@ def test_a_failure_takes_down_all_that_depends_on_it_and_nothing_else(ledger: Le
     assert states[1] == "failed"
     assert {n for n, state in states.items() if state == "upstream_failed"} == {3, 4, 6}
     reason = {"type": "upstream_failed", "message": "a1 failed: ValueError: bad value",
-              "step_id": run.ids[1]}  # fmt: skip
-    assert [run.rows()[n]["error"] for n in (3, 4, 6)] == [reason] * 3
+              "step": "a1", "step_id": run.ids[1]}  # fmt: skip
+    assert [run.rows()[n]["error"] for n in (3, 4, 6)] == [
+        reason | {"via": run.ids[via]} for via in (1, 3, 4)
+    ]
     assert all(run.rows()[n]["finished_at"] is not None for n in (1, 3, 4, 6))
     run.do(2, 5, 7)
     assert run.states()[7] == "succeeded"
@@ -243,13 +245,11 @@ def test_leases_are_renewed_for_running_attempts_only(ledger: Ledger) -> None:
     assert left == [(None,), (True,)]
 
 
-def test_latest_is_the_last_commit_not_the_last_start(ledger: Ledger) -> None:
+def test_latest_is_the_last_commit_and_not_that_of_the_last_run(ledger: Ledger) -> None:
     early, late = HandRun(ledger, {1: ()}), HandRun(ledger, {1: ()})
-    early.dispatch()
-    late.dispatch()
-    first, second = early.claim(1), late.claim(1)
-    late.commit(second, "b" * 64)
-    early.commit(first, "a" * 64)
+    for run, sha in ((late, "b" * 64), (early, "a" * 64)):
+        run.dispatch()
+        run.commit(run.claim(1), sha)
     found = query(
         ledger,
         "SELECT o.sha256 FROM flowstone.latest l JOIN flowstone.outputs o ON o.id = l.output_id",

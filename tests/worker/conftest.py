@@ -28,6 +28,7 @@ from tests.worker.ledger_view import LedgerView
 from tests.worker.nodes import LocalWorker, ValkeyNode, WorkerProcess
 
 LEASE_SECONDS = 3
+PARK_AFTER = 0.5
 
 
 @pytest.fixture(scope="session")
@@ -73,6 +74,7 @@ def settings(
         broker_url=celery_broker_cluster.config()["host_urls"][0],
         result_url=celery_backend_cluster.config()["host_urls"][0],
         lease_seconds=LEASE_SECONDS,
+        park_after=PARK_AFTER,
     )
 
 
@@ -108,6 +110,7 @@ def worker_environment(settings: Settings) -> dict[str, str]:
         "FLOWSTONE_BROKER_URL": settings.broker,
         "FLOWSTONE_RESULT_URL": settings.results,
         "FLOWSTONE_LEASE_SECONDS": str(settings.lease_seconds),
+        "FLOWSTONE_PARK_AFTER": str(settings.park_after),
     }
 
 

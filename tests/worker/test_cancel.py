@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import flowstone
 from flowstone import RunState, reconcile
 from flowstone.canvas import Publisher, task_id
 from flowstone.runtime import Runtime
+from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
 
@@ -28,19 +28,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def revoked(celery_setup: CeleryTestSetup) -> Iterator[list[str]]:
     """The ids of the tasks that Flower is told to show as revoked."""
-    ids: list[str] = []
-    listening = threading.Event()
-    with celery_setup.app.connection_for_read() as connection:
-        receiver = celery_setup.app.events.Receiver(
-            connection, handlers={"task-revoked": lambda event: ids.append(event["uuid"])}
-        )
-        receiver.on_consume_ready = lambda *_, **__: listening.set()
-        thread = threading.Thread(target=receiver.capture, kwargs={"wakeup": False})
-        thread.start()
-        assert listening.wait(20)
+    with tasks_of_events(celery_setup.app, "task-revoked") as ids:
         yield ids
-        receiver.should_stop = True
-        thread.join(20)
 
 
 def assert_celery_is_done(celery_setup: CeleryTestSetup, broker: Redis) -> None:

@@ -81,7 +81,13 @@ def test_a_failure_stops_what_depends_on_it_and_nothing_else(
         "after_untouched": "succeeded",
         "after_that": "upstream_failed",
     }
-    assert "broken: ValueError: the well is dry" in handle.explain()
+    assert handle.explain().endswith(
+        "failed: 1 of 5 assets failed: broken: ValueError: the well is dry; "
+        "2 more were not run because of it: after_broken, after_that"
+    )
+    assert list(map(str, handle.reasons("after_that"))) == [
+        "after_broken <- broken failed: ValueError: the well is dry"
+    ]
     assert view.attempts(handle.id, "after_broken") == []
     assert view.actions(handle.id)["run.failed"] == 1
     # Celery's own state of the task is FAILURE, and the chain behind it does not go on.
@@ -277,4 +283,5 @@ def test_an_attempt_that_wakes_up_after_its_lease_writes_nothing(
 def _request_quietly(here: Runtime, asset: str) -> RunHandle:
     """Record a request without a message, so that only the test coordinates the run at first."""
     request = client._request(asset, flowstone.UNPARTITIONED, upstream=True, force=True)
-    return RunHandle(client._record(here, request, None, None, driver="celery"), here)
+    run_id, _ = client._record(here, request, None, None, driver="celery", key=None)
+    return RunHandle(run_id, here)

@@ -177,6 +177,34 @@ def after_flaky(flaky: int) -> int:
     return flaky + 1
 
 
+@asset(retry=Retry(max_attempts=2, base=1.0, factor=1))
+def patient(context: Context) -> int:
+    """Succeed at the second attempt, which is due too late to be waited for in a worker."""
+    if context.attempt < 2:
+        raise ConnectionError("the source is closed")
+    return 1
+
+
+@asset
+def after_patient(patient: int) -> int:
+    return patient + 1
+
+
+@asset
+def beside_patient() -> int:
+    return 10
+
+
+@asset
+def after_beside(beside_patient: int) -> int:
+    return beside_patient + 10
+
+
+@asset
+def join_patient(after_patient: int, after_beside: int) -> int:
+    return after_patient + after_beside
+
+
 @asset
 def leaves() -> None:
     sys.exit("goodbye")

@@ -1,0 +1,77 @@
+"""What the command line says of a run that has failed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from flowstone import Context, StaticPartitions, asset, materialize_sync
+from flowstone.client import runs_list
+from flowstone.errors import RunFailed
+from flowstone.registry import build_registry
+from tests.cli.conftest import Cli
+
+
+@pytest.fixture
+def failed(make_runtime: Any) -> str:
+    """The id of a run of which one step failed, and two others did not run."""
+
+    @asset(partitions=StaticPartitions(["[eu]", "us"]))
+    def part(context: Context) -> str:
+        if context.partition == "[eu]":
+            raise ValueError("no data\nin [bold]this[/bold] region")
+        return "data"
+
+    @asset
+    def whole(part: dict[str, str]) -> int:
+        return len(part)
+
+    @asset
+    def report(whole: int) -> int:
+        return whole
+
+    make_runtime(build_registry([part, whole, report]))
+    with pytest.raises(RunFailed):
+        materialize_sync(report, upstream=True)
+    return str(runs_list(1)[0].id)
+
+
+def test_status_shows_the_assets_that_failed_and_those_that_did_not_run(
+    cli: Cli, database: str, failed: str
+) -> None:
+    shown = cli("status", failed[:8], database_url=database)
+    rows = [" ".join(line.split()) for line in shown.out.splitlines()]
+    assert "│ part │ 1 of 2 failed │ part[[eu]]: ValueError: no data │" in rows
+    assert "│ whole │ not run │ part[[eu]] failed │" in rows
+    assert "│ report │ not run │ part[[eu]] failed │" in rows
+    assert shown.refused(1) == (
+        f"error: run {failed} failed: 1 of 3 assets failed: part (1 of 2 steps; first: "
+        "part[[eu]]: ValueError: no data); 2 more were not run because of it: whole, report"
+    )
+
+
+def test_status_tells_why_an_asset_did_not_run(cli: Cli, database: str, failed: str) -> None:
+    shown = cli("status", failed, "--asset", "report", database_url=database)
+    assert shown.out.splitlines() == [
+        "report upstream_failed: whole <- part[[eu]] failed: ValueError: no data",
+        "0 of 1 steps of report are done",
+    ]
+    assert shown.refused(1) == f"error: run {failed} failed"
+    unknown = cli("status", failed, "--asset", "reports", database_url=database).refused(2)
+    assert unknown.endswith("did you mean 'report'?")
+
+
+def test_programs_get_the_summary_and_the_way(cli: Cli, database: str, failed: str) -> None:
+    shown = cli("status", failed, "--asset", "report", "--json", database_url=database)
+    told = json.loads(shown.out)
+    assert told["error"]["assets"]["part"]["steps"] == {"failed": 1, "succeeded": 1}
+    assert told["reasons"] == [
+        {
+            "step": "report",
+            "state": "upstream_failed",
+            "message": "part[[eu]] failed: ValueError: no data",
+            "way": ["whole", "part[[eu]]"],
+        }
+    ]
