@@ -11,10 +11,17 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flowstone.errors import BadConfig, Conflict, FlowStoneError, did_you_mean
+from flowstone.errors import (
+    BadConfig,
+    BrokerUnavailable,
+    Conflict,
+    FlowStoneError,
+    did_you_mean,
+)
 from flowstone.execution import asset_config, config_values, made_of
 from flowstone.expand import Canvas, expand
 from flowstone.freshness import Input
+from flowstone.log import get_logger
 from flowstone.partition_key import step_name
 from flowstone.plan import OnConflict, Plan, Request, build_plan
 from flowstone.runtime import Runtime
@@ -24,6 +31,8 @@ from flowstone.store.dispatch import DispatchedStep, Follower, Ready
 from flowstone.store.ledger import Connection
 from flowstone.store.runs import Run
 from flowstone.store.steps import Reason
+
+log = get_logger("flowstone.coordinator")
 
 ACTOR = "coordinator"
 
@@ -42,10 +51,9 @@ def coordinate(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
 
 
 def go_on(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
-    """Do the same for a run that has been planned: send what is ready, close what is done.
+    """Send what is ready of a planned run, or close it if nothing is left.
 
-    A worker whose commit has made something ready does it at once, without a message
-    to a coordinator. Raises what `coordinate` raises.
+    Raises what `coordinate` raises.
     """
     canvases, dispatched = take_ready(runtime, run_id)
     for sent, canvas in enumerate(canvases):
@@ -54,6 +62,27 @@ def go_on(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
         except BaseException:
             _take_back(runtime, canvases[sent:], dispatched)
             raise
+
+
+def go_on_or_wake(
+    runtime: Runtime, run_id: UUID, publish: Publish, wake: Callable[[UUID], None]
+) -> None:
+    """Go on with the run of a step that has ended; where that fails, wake a coordinator for it.
+
+    It saves the message to a coordinator, which takes as long as a step of its own.
+    Raises no error: the end of the step is in the ledger, and must not look like a
+    failure of the step. What nobody hears of now, the reconciler finds.
+    """
+    try:
+        try:
+            go_on(runtime, run_id, publish)
+        except BrokerUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - see above
+            log.warning("a coordinator is woken instead", run_id=str(run_id), error=str(error))
+            wake(run_id)
+    except BrokerUnavailable as error:
+        log.warning("nobody goes on before the broker is back", error=error.message)
 
 
 def plan_run(runtime: Runtime, run_id: UUID) -> None:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 from typing import Any, NoReturn
-from uuid import UUID
 
 from celery import Task
 from celery.exceptions import Ignore, Retry
 
 from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
-from flowstone.errors import BrokerUnavailable, LedgerUnavailable
+from flowstone.errors import LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
-from flowstone.log import get_logger
 from flowstone.messages import STEP, StepMessage, parse
 from flowstone.outcome import Failed, Retrying, Stopped
 from flowstone.states import DONE_STEP_STATES, StepState
 from flowstone.store.steps import Refused
 from tasks.app import app
-
-log = get_logger("flowstone.step")
 
 EARLY_SECONDS = 5
 """How long a retry that has come too early is put off."""
@@ -58,8 +54,9 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             raise Ignore
         case Ended(outcome=Retrying(delay=delay, parked=False), error=error):
             raise task.retry(exc=error, countdown=delay)
+    publisher = Publisher(app)
     for run_id in ended.wake:
-        _go_on(run_id)
+        coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
     match ended.outcome:
         case Stopped():
             _leave_as_revoked(task)
@@ -77,19 +74,3 @@ def _leave_as_revoked(task: Task) -> NoReturn:
     # Ignored tasks send no event of their own, and Flower would show them as started for ever.
     task.send_event("task-revoked", terminated=False, signum=None, expired=False)
     raise Ignore
-
-
-def _go_on(run_id: UUID) -> None:
-    """Be the coordinator of the run; what cannot be done now is left to one that comes later."""
-    publisher = Publisher(app)
-    try:
-        try:
-            coordinator.go_on(runtime.current(), run_id, publisher.publish)
-        except BrokerUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001 - the step is committed, it must not look failed
-            log.warning("coordinator woken instead", run_id=str(run_id), error=str(error))
-            publisher.wake(run_id)
-    except BrokerUnavailable as error:
-        # The reconciler wakes the run when the broker is back.
-        log.warning("coordinator not woken", run_id=str(run_id), error=error.message)

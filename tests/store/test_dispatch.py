@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -207,6 +207,45 @@ def test_what_the_broker_did_not_take_is_ready_again(make_runtime: Any) -> None:
     coordinate(runtime, run_id, again.publish)
     assert len(again.sent) == 4
     assert set(full.steps()).isdisjoint(again.steps())
+
+
+def test_a_worker_goes_on_with_the_run_of_its_step_without_a_message(make_runtime: Any) -> None:
+    runtime = make_runtime(registry())
+    run_id = request(runtime)
+    coordinator.plan_run(runtime, run_id)
+    outbox = Outbox()
+    coordinator.go_on_or_wake(
+        runtime, run_id, outbox.publish, lambda _: pytest.fail("nobody is to be woken")
+    )
+    assert len(outbox.sent) == 6
+
+
+def test_where_a_worker_cannot_go_on_it_wakes_a_coordinator(make_runtime: Any) -> None:
+    runtime = make_runtime(registry())
+    run_id = request(runtime)
+    coordinator.plan_run(runtime, run_id)
+    woken: list[UUID] = []
+
+    def refuse(_canvas: Canvas, _steps: Mapping[int, DispatchedStep]) -> None:
+        raise ValueError("no such queue")
+
+    coordinator.go_on_or_wake(runtime, run_id, refuse, woken.append)
+    assert woken == [run_id]
+    queued = "SELECT count(*) FROM flowstone.steps WHERE state = 'queued'"
+    assert query(runtime.ledger, queued) == [(0,)]
+
+
+def test_where_the_broker_is_away_nothing_is_lost(make_runtime: Any) -> None:
+    runtime = make_runtime(registry())
+    run_id = request(runtime)
+    coordinator.plan_run(runtime, run_id)
+    away = Outbox(room=2)
+    coordinator.go_on_or_wake(
+        runtime, run_id, away.publish, lambda _: pytest.fail("the broker is away")
+    )
+    again = Outbox()
+    coordinate(runtime, run_id, again.publish)
+    assert len(away.sent) + len(again.sent) == 6
 
 
 def test_a_run_that_cannot_be_planned_fails_with_the_reason(make_runtime: Any) -> None:
