@@ -47,7 +47,14 @@ class Cli:
     def environment(self, **settings: str) -> dict[str, str]:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
         named = {f"FLOWSTONE_{k.upper()}": v for k, v in settings.items()}
-        return clean | {"FLOWSTONE_HOME": str(self.home), "COLUMNS": "100"} | named
+        # Two tests at once would look for the same free port at the same moment.
+        worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+        own = {
+            "FLOWSTONE_HOME": str(self.home),
+            "FLOWSTONE_FLOWER_PORT": str(5600 + 10 * int(worker)),
+            "COLUMNS": "100",
+        }
+        return clean | own | named
 
     def __call__(self, *arguments: str, **settings: str) -> Ran:
         done = subprocess.run(
@@ -84,7 +91,7 @@ class Dev:
 
     def wait_until_ready(self) -> None:
         wait_until(
-            lambda: "ready" in self.output() or self.process.poll() is not None, "dev to be ready"
+            lambda: "ready; " in self.output() or self.process.poll() is not None, "dev to be ready"
         )
         assert self.process.poll() is None, self.output()
 

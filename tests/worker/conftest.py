@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from kombu import pools
 from pytest_celery import (
     CeleryBackendCluster,
     CeleryBrokerCluster,
@@ -95,6 +96,9 @@ def view(here: Runtime) -> LedgerView:
 
 @pytest.fixture
 def celery_setup_app(settings: Settings) -> Iterator[Celery]:
+    # Kombu keeps its connections for the whole process: some of those that an earlier test has
+    # left may be broken, as it has restarted the broker.
+    pools.reset()
     app = client_app(settings.broker, settings.results)
     Publisher(app)  # which lets the app wait for no result
     yield app
