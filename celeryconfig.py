@@ -29,8 +29,9 @@ task_routes = {COORDINATE: {"queue": "control"}, RECONCILE: {"queue": "control"}
 task_acks_late = True
 # The ledger counts the deaths of workers and dispatches anew: Celery alone would do so for ever.
 task_reject_on_worker_lost = False
-# A worker that keeps steps in reserve would hold them back from one that is idle.
-worker_prefetch_multiplier = 1
+# A worker that keeps steps in reserve may hold them back from one that is idle; where steps take
+# milliseconds, its processes would wait for the broker without a reserve.
+worker_prefetch_multiplier = _settings.prefetch
 
 task_soft_time_limit = _settings.soft_time_limit
 task_time_limit = _settings.time_limit

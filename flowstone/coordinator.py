@@ -168,15 +168,14 @@ def _take_ready(
 ) -> tuple[Sequence[Canvas], Mapping[int, DispatchedStep]]:
     # The lock lets one coordinator at a time dispatch; one that comes while another
     # works waits for it, and then sees all that the other did not.
-    run = runs.lock(conn, run_id)
+    run, ready = dispatch.lock_and_look(conn, run_id)
     if run.is_being_cancelled:
         cancellation.sweep(conn, run, actor=ACTOR)
         return (), {}
     if run.state not in (RunState.PLANNED, RunState.RUNNING):
         return (), {}
-    budget = dispatch.window_left(conn, run_id, run.max_in_flight)
-    ready = _give_way(conn, runtime, run, budget)
-    canvases = expand(ready.steps, ready.nodes, budget)
+    ready = _give_way(conn, runtime, run, ready)
+    canvases = expand(ready.steps, ready.nodes, ready.budget)
     if not canvases:
         runs.close_if_done(conn, run_id, actor=ACTOR)
         return (), {}
@@ -185,9 +184,8 @@ def _take_ready(
     return canvases, dispatch.mark(conn, canvases)
 
 
-def _give_way(conn: Connection, runtime: Runtime, run: Run, budget: int) -> Ready:
+def _give_way(conn: Connection, runtime: Runtime, run: Run, ready: Ready) -> Ready:
     """Return what the run can dispatch, when it has given way where another run is ahead."""
-    ready = dispatch.ready(conn, run.id, budget)
     while ready.followers:
         if run.state == RunState.PLANNED:
             runs.mark_running(conn, run.id)
@@ -197,7 +195,7 @@ def _give_way(conn: Connection, runtime: Runtime, run: Run, budget: int) -> Read
             expected = _expected(conn, runtime, run, ready.followers)
             flights.join(conn, expected, actor=ACTOR)
         # What has joined leaves room in the window. A leader that has ended meanwhile is none.
-        ready = dispatch.ready(conn, run.id, budget)
+        ready = dispatch.ready(conn, run.id)
     return ready
 
 

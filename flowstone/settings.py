@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     park_after: float = Field(
         60, ge=0, le=600, description="A retry that is due later, in seconds, waits in the ledger."
     )
+    prefetch: int = Field(
+        1, ge=1, le=100, description="Messages that a worker takes in reserve for each process."
+    )
     soft_time_limit: float = Field(
         3600, gt=0, description="Seconds after which a task is asked to stop."
     )

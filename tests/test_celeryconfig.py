@@ -56,6 +56,7 @@ def test_messages_are_json_acknowledged_late_and_not_held_in_reserve() -> None:
     assert found["task_serializer"] == "json"
     assert found["task_acks_late"] is True
     assert found["worker_prefetch_multiplier"] == 1
+    assert configuration(prefetch="4")["worker_prefetch_multiplier"] == 4
 
 
 def test_each_queue_has_an_exchange_and_a_key_of_its_own() -> None:

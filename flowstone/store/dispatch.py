@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, text
@@ -17,16 +17,10 @@ from flowstone.states import (
     in_state,
     sql_list,
 )
-from flowstone.store.prepared import Prepared
+from flowstone.store import runs
+from flowstone.store.prepared import Prepared, together
+from flowstone.store.runs import Run
 from flowstone.store.tables import SCHEMA
-
-# A step that is parked until its retry is due has no canvas, and takes no place in the window.
-_IN_FLIGHT = Prepared(
-    f"""
-    SELECT count(*) AS steps FROM {SCHEMA}.steps
-    WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying') AND canvas IS NOT NULL
-    """
-)
 
 LOW_PART: Final = 4
 """The coordinator refills the window when less than this part of it could start."""
@@ -57,13 +51,20 @@ _DUE = Prepared(
 
 # From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
 # and no more of the run than that. Each comes with the active step of the same asset x partition,
-# which belongs to another run, if there is one.
+# which belongs to another run, if there is one; and with the room that is left in the window. A
+# step that is parked until its retry is due has no canvas, and takes no place there.
 _AHEAD = Prepared(
     f"""
-    WITH RECURSIVE ready AS (
+    WITH RECURSIVE window_left AS (
+        SELECT greatest(0, r.max_in_flight - (
+            SELECT count(*) FROM {SCHEMA}.steps
+            WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
+              AND canvas IS NOT NULL)) AS room
+        FROM {SCHEMA}.runs r WHERE r.id = :run_id
+    ), ready AS (
         SELECT id, asset, partition, feeds, open_deps FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND state = 'pending' AND open_deps = 0
-        ORDER BY id LIMIT :budget
+        ORDER BY id LIMIT (SELECT room FROM window_left)
     ), ahead AS (
         SELECT id, asset, partition, feeds, open_deps, 0 AS depth FROM ready
         UNION
@@ -74,8 +75,8 @@ _AHEAD = Prepared(
         SELECT DISTINCT id, asset, partition, feeds, open_deps FROM ahead
     )
     SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps,
-        o.id AS leader, o.run_id AS leading_run
-    FROM once a
+        o.id AS leader, o.run_id AS leading_run, w.room
+    FROM once a CROSS JOIN window_left w
     LEFT JOIN {SCHEMA}.steps o ON o.asset = a.asset AND o.partition = a.partition
         AND o.state IN ({sql_list(ACTIVE_STEP_STATES)})
     ORDER BY a.id
@@ -159,12 +160,6 @@ def due(conn: Connection, run_id: UUID, step_id: int) -> Due:
     return Due(row.coordinator, row.followers)
 
 
-def window_left(conn: Connection, run_id: UUID, max_in_flight: int) -> int:
-    """Return how many more steps of the run may be dispatched now."""
-    in_flight: int = _IN_FLIGHT.first(conn, {"run_id": run_id}).steps
-    return max(0, max_in_flight - in_flight)
-
-
 @dataclass(frozen=True)
 class Follower:
     """A ready step, and the active one of the same asset x partition in another run."""
@@ -186,23 +181,41 @@ class Ready:
     """These, with all that a canvas could add to them."""
     followers: Sequence[Follower]
     """Ready steps that another run is computing; they are not among the others."""
+    budget: int
+    """How many steps the window has room for; 0 where nothing is ready."""
 
 
-def ready(conn: Connection, run_id: UUID, budget: int) -> Ready:
-    """Return up to `budget` ready steps, and what could follow them in a canvas.
+def ready(conn: Connection, run_id: UUID) -> Ready:
+    """Return the ready steps for which the window has room, and what could follow them.
 
     A step further ahead that another run is computing is left out, so that no canvas
     holds it; it may be free when it is ready.
     """
-    values = {"run_id": run_id, "budget": budget, "reach": 2 * MAX_CHAIN}
-    rows = _AHEAD.all(conn, values)
+    return _ready(_AHEAD.all(conn, _ahead_of(run_id)))
+
+
+def lock_and_look(conn: Connection, run_id: UUID) -> tuple[Run, Ready]:
+    """Return a run, kept from other coordinators, and then what of it is ready.
+
+    One round trip for both; the look comes after the lock. Raises UnknownRun.
+    """
+    locked, ahead = together(conn, (runs.LOCK, {"run_id": run_id}), (_AHEAD, _ahead_of(run_id)))
+    return runs.of_row(run_id, next(iter(locked), None)), _ready(ahead)
+
+
+def _ahead_of(run_id: UUID) -> Mapping[str, object]:
+    return {"run_id": run_id, "reach": 2 * MAX_CHAIN}
+
+
+def _ready(rows: Sequence[Any]) -> Ready:
     nodes = {row.id: Node(row.id, row.feeds, row.open_deps) for row in rows if row.leader is None}
     followers = [
         Follower(row.id, row.asset, row.partition, row.leader, row.leading_run)
         for row in rows
         if row.leader is not None and row.open_deps == 0
     ]
-    return Ready([id for id, node in nodes.items() if node.open_deps == 0], nodes, followers)
+    starts = [id for id, node in nodes.items() if node.open_deps == 0]
+    return Ready(starts, nodes, followers, rows[0].room if rows else 0)
 
 
 def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedStep]:

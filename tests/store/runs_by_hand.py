@@ -70,13 +70,11 @@ class HandRun:
         return self.ledger.in_turn(self._dispatch)
 
     def _dispatch(self, conn: Connection) -> list[Canvas]:
-        run = runs.lock(conn, self.id)
-        budget = dispatch.window_left(conn, self.id, run.max_in_flight)
-        found = dispatch.ready(conn, self.id, budget)
+        run, found = dispatch.lock_and_look(conn, self.id)
         while found.followers:
             flights.join(conn, dict.fromkeys(found.followers, self.expects), actor="test")
-            found = dispatch.ready(conn, self.id, budget)
-        canvases = expand(found.steps, found.nodes, budget)
+            found = dispatch.ready(conn, self.id)
+        canvases = expand(found.steps, found.nodes, found.budget)
         if run.state == RunState.PLANNED:
             runs.mark_running(conn, self.id)
         marked = dispatch.mark(conn, canvases)
