@@ -168,13 +168,13 @@ def _take_ready(
 ) -> tuple[Sequence[Canvas], Mapping[int, DispatchedStep]]:
     # The lock lets one coordinator at a time dispatch; one that comes while another
     # works waits for it, and then sees all that the other did not.
-    run, ready = dispatch.lock_and_look(conn, run_id)
+    run = runs.lock(conn, run_id)
     if run.is_being_cancelled:
         cancellation.sweep(conn, run, actor=ACTOR)
         return (), {}
     if run.state not in (RunState.PLANNED, RunState.RUNNING):
         return (), {}
-    ready = _give_way(conn, runtime, run, ready)
+    ready = _give_way(conn, runtime, run)
     canvases = expand(ready.steps, ready.nodes, ready.budget)
     if not canvases:
         runs.close_if_done(conn, run_id, actor=ACTOR)
@@ -184,8 +184,9 @@ def _take_ready(
     return canvases, dispatch.mark(conn, canvases)
 
 
-def _give_way(conn: Connection, runtime: Runtime, run: Run, ready: Ready) -> Ready:
+def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:
     """Return what the run can dispatch, when it has given way where another run is ahead."""
+    ready = dispatch.ready(conn, run.id)
     while ready.followers:
         if run.state == RunState.PLANNED:
             runs.mark_running(conn, run.id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, text
@@ -17,9 +17,7 @@ from flowstone.states import (
     in_state,
     sql_list,
 )
-from flowstone.store import runs
-from flowstone.store.prepared import Prepared, together
-from flowstone.store.runs import Run
+from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
 
 LOW_PART: Final = 4
@@ -191,23 +189,7 @@ def ready(conn: Connection, run_id: UUID) -> Ready:
     A step further ahead that another run is computing is left out, so that no canvas
     holds it; it may be free when it is ready.
     """
-    return _ready(_AHEAD.all(conn, _ahead_of(run_id)))
-
-
-def lock_and_look(conn: Connection, run_id: UUID) -> tuple[Run, Ready]:
-    """Return a run, kept from other coordinators, and then what of it is ready.
-
-    One round trip for both; the look comes after the lock. Raises UnknownRun.
-    """
-    locked, ahead = together(conn, (runs.LOCK, {"run_id": run_id}), (_AHEAD, _ahead_of(run_id)))
-    return runs.of_row(run_id, next(iter(locked), None)), _ready(ahead)
-
-
-def _ahead_of(run_id: UUID) -> Mapping[str, object]:
-    return {"run_id": run_id, "reach": 2 * MAX_CHAIN}
-
-
-def _ready(rows: Sequence[Any]) -> Ready:
+    rows = _AHEAD.all(conn, {"run_id": run_id, "reach": 2 * MAX_CHAIN})
     nodes = {row.id: Node(row.id, row.feeds, row.open_deps) for row in rows if row.leader is None}
     followers = [
         Follower(row.id, row.asset, row.partition, row.leader, row.leading_run)

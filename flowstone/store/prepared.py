@@ -6,8 +6,7 @@ through SQLAlchemy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import psycopg
@@ -33,33 +32,14 @@ class Prepared:
         return self._run(conn, values).fetchone()
 
     def _run(self, conn: Connection, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
-        with _errors_as_of_sqlalchemy(conn, self._sql) as driver:
-            return self._send(driver, values)
-
-    def _send(
-        self, driver: psycopg.Connection[Any], values: Mapping[str, Any]
-    ) -> psycopg.Cursor[Any]:
-        return driver.cursor(row_factory=namedtuple_row).execute(self._sql, values, prepare=True)
-
-
-def together(conn: Connection, *asked: tuple[Prepared, Mapping[str, Any]]) -> list[list[Any]]:
-    """Run statements one after the other, in one round trip; return the rows of each.
-
-    Each sees what was committed before it began, as if it had been sent by itself.
-    """
-    with _errors_as_of_sqlalchemy(conn, "a pipeline") as driver, driver.pipeline():
-        cursors = [statement._send(driver, values) for statement, values in asked]  # noqa: SLF001
-        return [cursor.fetchall() for cursor in cursors]
-
-
-@contextmanager
-def _errors_as_of_sqlalchemy(conn: Connection, statement: str) -> Iterator[psycopg.Connection[Any]]:
-    driver = conn.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    try:
-        yield driver
-    except psycopg.Error as error:
-        if driver.closed:
-            # SQLAlchemy has not seen it break, and would keep it in its pool.
-            conn.invalidate()
-        raise DBAPIError.instance(statement, None, error, psycopg.Error) from error
+        driver = conn.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        try:
+            return driver.cursor(row_factory=namedtuple_row).execute(
+                self._sql, values, prepare=True
+            )
+        except psycopg.Error as error:
+            if driver.closed:
+                # SQLAlchemy has not seen it break, and would keep it in its pool.
+                conn.invalidate()
+            raise DBAPIError.instance(self._sql, None, error, psycopg.Error) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, update
@@ -28,7 +28,7 @@ from flowstone.store.tables import SCHEMA, runs, steps
 from flowstone.summary import summarize
 
 # Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
-LOCK: Final = Prepared(
+_LOCK = Prepared(
     f"""
     SELECT {", ".join(column.name for column in runs.columns)}
     FROM {SCHEMA}.runs WHERE id = :run_id FOR NO KEY UPDATE
@@ -141,14 +141,9 @@ def lock(conn: Connection, run_id: UUID) -> Run:
 
 def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
     if lock:
-        row = LOCK.first(conn, {"run_id": run_id})
+        row = _LOCK.first(conn, {"run_id": run_id})
     else:
         row = conn.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
-    return of_row(run_id, row)
-
-
-def of_row(run_id: UUID, row: Any) -> Run:  # noqa: ANN401 - a row of either kind
-    """Return the run of a row of the table; raise UnknownRun for None."""
     if row is None:
         raise UnknownRun(f"run {run_id} is not in the ledger")
     return Run(

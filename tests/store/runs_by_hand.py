@@ -70,7 +70,8 @@ class HandRun:
         return self.ledger.in_turn(self._dispatch)
 
     def _dispatch(self, conn: Connection) -> list[Canvas]:
-        run, found = dispatch.lock_and_look(conn, self.id)
+        run = runs.lock(conn, self.id)
+        found = dispatch.ready(conn, self.id)
         while found.followers:
             flights.join(conn, dict.fromkeys(found.followers, self.expects), actor="test")
             found = dispatch.ready(conn, self.id)

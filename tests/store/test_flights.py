@@ -254,8 +254,8 @@ def test_a_commit_waits_for_one_who_joins_and_then_sees_him(ledger: Ledger) -> N
     claim = leader.claim(1)
     with ThreadPoolExecutor(1) as pool:
         with ledger.begin() as conn:
-            _, ready = dispatch.lock_and_look(conn, follower.id)
-            (found,) = ready.followers
+            runs.lock(conn, follower.id)
+            (found,) = dispatch.ready(conn, follower.id).followers
             flights.join(conn, {found: follower.expects}, actor="test")
             commit = pool.submit(leader.commit, claim)
             until_somebody_waits_for_a_lock(ledger)
