@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from flowstone.asset import Asset, Dependency
 from flowstone.context import Context
@@ -293,5 +294,14 @@ def asset_config(asset: Asset, config: Mapping[str, Any]) -> Any:  # noqa: ANN40
 
 
 def config_values(config: Any) -> dict[str, Any] | None:  # noqa: ANN401 - the user's model
-    """Return the JSON values of a config that `asset_config` has returned, or None."""
-    return None if config is None else config.model_dump(mode="json")
+    """Return the JSON values of a config that `asset_config` has returned, or None.
+
+    Raises BadConfig for values that JSON does not have.
+    """
+    try:
+        return None if config is None else config.model_dump(mode="json")
+    except PydanticSerializationError as error:
+        raise BadConfig(
+            f"{type(config).__name__} holds a value that is not one of JSON, so that nobody can "
+            f"tell when it changes: {error}"
+        ) from error

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any, Final
 
 from flowstone.asset import Dependency
-from flowstone.errors import BadPartition, FlowStoneError, MissingInput
+from flowstone.errors import BadMapping, BadPartition, MissingInput
 from flowstone.freshness import Fingerprint, Input, digest, inputs_hash
 from flowstone.graph import AssetGraph
 from flowstone.partition import UNPARTITIONED, first_keys, parse_key
@@ -301,13 +301,19 @@ def _keys(graph: AssetGraph, node: Node, dependency: Dependency, now: datetime) 
     mapping = graph.mappings[asset.name, upstream.name]
     key = parse_key(asset.partitions, node[1], now)
     try:
-        keys = mapping.upstream_keys(key, asset.partitions, upstream.partitions, now)
-    except FlowStoneError as error:
+        keys = list(mapping.upstream_keys(key, asset.partitions, upstream.partitions, now))
+    except BadPartition as error:
         if dependency.optional:
             # There is no such partition, so it is as missing as one can be.
             return
         raise BadPartition(
             f"{step_name(*node)} reads {upstream.name!r} by {mapping}: {error.message}"
+        ) from error
+    except Exception as error:
+        # The mapping may be the user's own, and a run that cannot be planned has to end.
+        raise BadMapping(
+            f"{step_name(*node)} reads {upstream.name!r} by {mapping}, which failed: "
+            f"{type(error).__name__}: {error}"
         ) from error
     for up in keys:
         yield upstream.name, encode_key(up)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
+from flowstone.errors import DefinitionError
 from flowstone.freshness import digest
 
 _PLAIN = (str, int, float, bool, bytes, type(None))
@@ -20,15 +22,34 @@ def code_hash(function: Callable[..., Any], version: str | None) -> str:
     The source counts from `def` on: a decorator changes how a step is run, not what it
     makes. Plain values that the function closes over count too, for assets that a loop
     makes share their source. Functions that it calls do not; a version says what the
-    source cannot.
+    source cannot. Raises DefinitionError for a callable without code of its own.
     """
     if version is not None:
         return digest(["version", version])
-    plain = inspect.unwrap(function)
-    return digest(["source", _source(plain), _closed_over(plain)])
+    plain, bound = _unwrapped(function)
+    return digest(["source", _source(plain), [*bound, *_closed_over(plain)]])
 
 
-def _source(function: Callable[..., Any]) -> str:
+def _unwrapped(function: Callable[..., Any]) -> tuple[FunctionType, list[str]]:
+    """Return the function that holds the code, and the plain values that are bound to it."""
+    bound: list[str] = []
+    inner: Any = inspect.unwrap(function)
+    while isinstance(inner, functools.partial):
+        bound += [repr(value) for value in inner.args if _is_plain(value)]
+        bound += [f"{name}={value!r}" for name, value in inner.keywords.items() if _is_plain(value)]
+        inner = inspect.unwrap(inner.func)
+    inner = getattr(inner, "__func__", inner)
+    if not isinstance(inner, FunctionType):
+        inner = getattr(type(inner).__call__, "__func__", type(inner).__call__)
+    if not isinstance(inner, FunctionType):
+        raise DefinitionError(
+            f"the code of {function!r} cannot be read, so nobody can tell when it changes; "
+            "say @asset(version=...)"
+        )
+    return inner, bound
+
+
+def _source(function: FunctionType) -> str:
     try:
         text = textwrap.dedent(inspect.getsource(function))
         definition = ast.parse(text).body[0]
@@ -49,8 +70,12 @@ def _constant(value: object) -> object:
     return sorted(map(repr, value)) if isinstance(value, frozenset) else repr(value)
 
 
-def _closed_over(function: Callable[..., Any]) -> list[str]:
-    values = inspect.getclosurevars(function).nonlocals
+def _closed_over(function: FunctionType) -> list[str]:
+    try:
+        values = inspect.getclosurevars(function).nonlocals
+    except ValueError:
+        # A name that has no value yet.
+        return []
     return [f"{name}={value!r}" for name, value in sorted(values.items()) if _is_plain(value)]
 
 

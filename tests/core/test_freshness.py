@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowstone.asset import Asset, Dep, asset
-from flowstone.errors import MissingInput
+from flowstone.errors import DefinitionError, MissingInput
 from flowstone.freshness import Fingerprint, Input, digest, fingerprint
 from flowstone.graph import AssetGraph
 from flowstone.mapping import SameKey
 from flowstone.partition import UNPARTITIONED, DailyPartitions, StaticPartitions
 from flowstone.partition_key import encode_key
 from flowstone.plan import FRESH, Made, Node, Plan, Request, build_plan
+from flowstone.source import code_hash
 from tests.strategies import NOW, Dag, dags
 
 
@@ -326,6 +328,50 @@ def test_assets_that_a_loop_makes_differ_by_what_they_close_over() -> None:
         assert made(one).code_hash != made(other).code_hash
     # The text of an object may hold its address, which is another one in each process.
     assert made(object()).code_hash == made(object()).code_hash
+
+
+def test_the_code_of_any_callable_is_found() -> None:
+    def scaled(factor: int, other: int) -> int:
+        return factor * other
+
+    class Maker:
+        def __call__(self) -> int:
+            return 1
+
+        def made(self) -> int:
+            return 2
+
+    def wrapped() -> int:
+        return 3
+
+    @functools.wraps(wrapped)
+    def wrapper() -> int:
+        return wrapped()
+
+    two, three = functools.partial(scaled, 2), functools.partial(scaled, factor=3)
+    found = [code_hash(f, None) for f in (two, three, Maker(), Maker().made, wrapped)]
+    assert len(set(found)) == len(found)
+    assert code_hash(functools.partial(scaled, 2), None) == found[0]
+    assert code_hash(Maker(), None) == found[2]
+    assert code_hash(wrapper, None) == found[4]
+
+
+def test_a_callable_without_code_needs_a_version() -> None:
+    with pytest.raises(DefinitionError, match=r"say @asset\(version=...\)"):
+        code_hash(len, None)
+    assert code_hash(len, "1") == code_hash(max, "1")
+
+
+def test_a_function_may_refer_to_itself_before_it_has_a_name() -> None:
+    def outer() -> Any:
+        def inner() -> Any:
+            return later
+
+        found = code_hash(inner, None)
+        later = 1
+        return found, later
+
+    assert len(outer()[0]) == 32
 
 
 def test_code_without_a_source_is_known_by_its_instructions() -> None:

@@ -6,12 +6,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from flowstone.asset import Asset, Dep, asset
 from flowstone.client import materialize_sync
 from flowstone.errors import RunFailed
 from flowstone.handle import RunHandle
+from flowstone.mapping import SameKey
 from flowstone.partition import DailyPartitions, MonthlyPartitions
 from flowstone.registry import Registry, build_registry
 from flowstone.retry import Retry
@@ -202,6 +203,34 @@ def test_partitions_are_fresh_each_by_itself(make_runtime: Any) -> None:
     materialize_sync(day, partition="2024-01-03")
     materialize_sync(month, partition="2024-01", upstream=True)
     assert CALLS["month"] == 1, "the day was computed anew, to the same value"
+
+
+class Opaque(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    lock: Any = Field(default_factory=object)
+
+
+class Falls(SameKey):
+    def upstream_keys(self, *_: Any) -> Any:
+        return [1 // 0]
+
+
+def test_a_run_that_the_users_code_keeps_from_being_planned_fails_and_says_why(
+    make_runtime: Any,
+) -> None:
+    @asset(config=Opaque)
+    def opaque() -> int:
+        return 1
+
+    @asset(deps={"opaque": Dep("opaque", Falls())})
+    def falls(opaque: int) -> int:
+        return opaque
+
+    make_runtime(build_registry([opaque, falls]))
+    with pytest.raises(RunFailed, match="Opaque holds a value that is not one of JSON"):
+        materialize_sync(opaque)
+    with pytest.raises(RunFailed, match=r"which failed: ZeroDivisionError"):
+        materialize_sync(falls)
 
 
 # Optional inputs.
