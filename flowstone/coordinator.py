@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from flowstone.config_values import config_values
 from flowstone.errors import (
     BadConfig,
     BrokerUnavailable,
@@ -18,7 +19,7 @@ from flowstone.errors import (
     FlowStoneError,
     did_you_mean,
 )
-from flowstone.execution import asset_config, config_values, made_of
+from flowstone.execution import asset_config, made_of
 from flowstone.expand import Canvas, expand
 from flowstone.freshness import Input
 from flowstone.log import get_logger
@@ -46,6 +47,10 @@ def coordinate(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
     Raises UnknownRun, LedgerUnavailable, or what `publish` raises; in the last case
     all that was not published is ready again.
     """
+    with runtime.ledger.begin() as conn:
+        if runs.get(conn, run_id).driver == "inline":
+            # Its own process goes on with it, which may be the only one that has its assets.
+            return
     plan_run(runtime, run_id)
     go_on(runtime, run_id, publish)
 
@@ -175,7 +180,9 @@ def _take_ready(
     if run.state not in (RunState.PLANNED, RunState.RUNNING):
         return (), {}
     ready = _give_way(conn, runtime, run)
-    canvases = expand(ready.steps, ready.nodes, ready.budget)
+    # A process can run one step at a time; what it has not begun must stand in nobody's way.
+    budget = min(1, ready.budget) if run.driver == "inline" else ready.budget
+    canvases = expand(ready.steps, ready.nodes, budget)
     if not canvases:
         runs.close_if_done(conn, run_id, actor=ACTOR)
         return (), {}
@@ -223,6 +230,9 @@ def _expected(
 def _fingerprint(runtime: Runtime, run: Run, name: str, inputs: Sequence[Input]) -> str | None:
     try:
         asset = runtime.registry.graph[name]
+        if asset.volatile:
+            # What it has read is not in the fingerprint, so nothing that was begun earlier serves.
+            return None
         return str(made_of(asset, asset_config(asset, run.config), inputs))
     except FlowStoneError:
         # The definitions have changed since the run was planned; the step itself will say so.

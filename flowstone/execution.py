@@ -14,9 +14,9 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
 
 from flowstone.asset import Asset, Dependency
+from flowstone.config_values import config_values
 from flowstone.context import Context
 from flowstone.errors import BadConfig, LedgerUnavailable, MissingInput
 from flowstone.freshness import Fingerprint, Input, fingerprint
@@ -291,17 +291,8 @@ def asset_config(asset: Asset, config: Mapping[str, Any]) -> Any:  # noqa: ANN40
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadConfig(f"config of asset {asset.name!r}: {where}: {first['msg']}") from None
-
-
-def config_values(config: Any) -> dict[str, Any] | None:  # noqa: ANN401 - the user's model
-    """Return the JSON values of a config that `asset_config` has returned, or None.
-
-    Raises BadConfig for values that JSON does not have.
-    """
-    try:
-        return None if config is None else config.model_dump(mode="json")
-    except PydanticSerializationError as error:
+    except Exception as error:
+        # A validator may raise anything, a secret in its message too, and the run has to end.
         raise BadConfig(
-            f"{type(config).__name__} holds a value that is not one of JSON, so that nobody can "
-            f"tell when it changes: {error}"
+            f"config of asset {asset.name!r}: a validator raised {type(error).__name__}"
         ) from error

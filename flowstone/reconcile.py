@@ -40,8 +40,7 @@ def reconcile(
     again, except for the processes, which then run to their end for nothing.
     """
     # First, so that a step which is to end does not count as lost.
-    with runtime.ledger.begin() as conn:
-        taken = cancellation.overdue(conn, actor=ACTOR)
+    taken = runtime.ledger.in_turn(lambda conn: cancellation.overdue(conn, actor=ACTOR))
     if taken:
         kill((step.step_id, step.canvas) for step in taken)
     repaired = repair(runtime)

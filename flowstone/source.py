@@ -7,13 +7,15 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from types import CodeType, FunctionType
 from typing import Any
 
 from flowstone.errors import DefinitionError
 from flowstone.freshness import digest
 
-_PLAIN = (str, int, float, bool, bytes, type(None))
+_PLAIN = (str, int, float, bool, bytes, type(None), date, datetime, timedelta, Decimal)
 
 
 def code_hash(function: Callable[..., Any], version: str | None) -> str:
@@ -80,4 +82,6 @@ def _closed_over(function: FunctionType) -> list[str]:
 
 
 def _is_plain(value: object) -> bool:
-    return type(value) in _PLAIN or (type(value) is tuple and all(map(_is_plain, value)))
+    if isinstance(value, dict):
+        return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
+    return type(value) in _PLAIN or (type(value) in {tuple, list} and all(map(_is_plain, value)))  # type: ignore[call-overload]

@@ -182,8 +182,8 @@ def request(
 
 
 def _close(conn: Connection, run: Run, said: str, *, actor: str) -> RunState:
-    if run.state == RunState.REQUESTED:
-        # It has no steps to tell how it ended.
+    if run.state in (RunState.REQUESTED, RunState.PAUSED):
+        # Nothing of it has begun: there are no steps, or none that tell how it ended.
         runs.move(conn, run.id, RunState.CANCELLED, error=_reason(said))
         audit.record(conn, actor=actor, action="run.cancelled", run_id=run.id)
         return RunState.CANCELLED

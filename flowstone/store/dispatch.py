@@ -34,7 +34,7 @@ _DUE = Prepared(
             WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
         ) THEN (
             SELECT count(*) FROM {SCHEMA}.steps
-            WHERE run_id = r.id AND state = 'queued' AND open_deps = 0
+            WHERE run_id = r.id AND state = 'queued' AND open_deps = 0 AND canvas IS NOT NULL
         ) < greatest(1, r.max_in_flight / {LOW_PART})
         ELSE NOT EXISTS (
             SELECT FROM {SCHEMA}.steps

@@ -107,7 +107,10 @@ _SERVE = text(
           AND l.id = f.joined_to AND {in_state("l.state", *DONE_STEP_STATES)}
           AND o.fingerprint = f.fingerprint
           AND r.id = f.run_id
-          AND (r.request->'force' IS DISTINCT FROM 'true' OR o.created_at > r.created_at)
+          AND (r.request->'force' IS DISTINCT FROM 'true' OR EXISTS (
+            SELECT FROM {SCHEMA}.attempts a
+            WHERE a.step_id = o.step_id AND a.outcome = 'succeeded'
+              AND a.started_at > r.created_at))
         RETURNING f.id, f.run_id, f.reuses, r.driver
     ), traced AS (
         INSERT INTO {SCHEMA}.lineage
@@ -149,13 +152,14 @@ _LET_GO = text(
 def _leaders_that_ended(condition: str) -> str:
     return f"""
     SELECT DISTINCT l.id FROM {SCHEMA}.steps f JOIN {SCHEMA}.steps l ON l.id = f.joined_to
-    WHERE f.state = 'joined' AND l.state NOT IN ({_ACTIVE}) {condition}
+    WHERE f.state = 'joined' AND NOT {in_state("l.state", *ACTIVE_STEP_STATES)} {condition}
     ORDER BY l.id LIMIT {BATCH}
     """
 
 
 _ENDED = text(_leaders_that_ended(""))
-_ENDED_IN_RUN = text(_leaders_that_ended("AND l.run_id = :run_id"))
+# As text, so that the leaders are found by their ids, and not by all steps of the run.
+_ENDED_IN_RUN = text(_leaders_that_ended("AND l.run_id::text = CAST(:run_id AS text)"))
 
 _OPEN_ELSEWHERE = text(
     f"""

@@ -114,6 +114,9 @@ def _engine(url: str) -> Engine:
         ) from error
 
 
+_JOINS: Final = ("enable_hashjoin", "enable_mergejoin")
+
+
 def _plan_by_index(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:  # noqa: ARG001
     """Have PostgreSQL look rows up one by one through indexes, which every query here has.
 
@@ -121,7 +124,7 @@ def _plan_by_index(connection: psycopg.Connection[Any], record: ConnectionPoolEn
     table is cheap, and a prepared statement would keep that guess while the table grows: the
     cost of a run would be the square of its steps.
     """
-    for setting in ("enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit"):
+    for setting in ("enable_seqscan", "enable_bitmapscan", *_JOINS, "jit"):
         connection.execute(f"SET {setting} = off")
     connection.commit()
 

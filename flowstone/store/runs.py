@@ -221,8 +221,9 @@ def fail(
     **values: Any,  # noqa: ANN401
 ) -> bool:
     """Fail a run that could not be planned; return False if it is past that."""
-    if not move(conn, run_id, RunState.FAILED, error=dict(error), **values):
+    if lock(conn, run_id).state != RunState.REQUESTED:
         return False
+    move(conn, run_id, RunState.FAILED, error=dict(error), **values)
     audit.record(conn, actor=actor, action="run.failed", run_id=run_id, details=dict(error))
     return True
 

@@ -180,13 +180,18 @@ _LOWER = text(
     """
 )
 
+_NOT_BEGUN = in_state("s.state", _S.PENDING, _S.QUEUED)
+
+# Not through steps that have failed with another one: what is below them has failed as well.
 _BELOW = f"""
     RECURSIVE below AS (
-        SELECT downstream AS id FROM {SCHEMA}.edges
-        WHERE upstream = :step_id AND NOT pinned AND NOT optional
+        SELECT s.id FROM {SCHEMA}.edges e JOIN {SCHEMA}.steps s ON s.id = e.downstream
+        WHERE e.upstream = :step_id AND NOT e.pinned AND NOT e.optional AND {_NOT_BEGUN}
         UNION
-        SELECT e.downstream FROM {SCHEMA}.edges e JOIN below ON e.upstream = below.id
-        WHERE NOT e.pinned AND NOT e.optional
+        SELECT s.id FROM below
+        JOIN {SCHEMA}.edges e ON e.upstream = below.id
+        JOIN {SCHEMA}.steps s ON s.id = e.downstream
+        WHERE NOT e.pinned AND NOT e.optional AND {_NOT_BEGUN}
     )
 """
 

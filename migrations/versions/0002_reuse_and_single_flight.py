@@ -70,6 +70,16 @@ def upgrade() -> None:
         "UPDATE flowstone.steps SET state = 'pending', canvas = NULL, queued_at = NULL "
         "WHERE state = 'queued'"
     )
+    # The other attempts at the same asset x partition are fenced off; their steps run again.
+    op.execute(
+        "WITH twice AS (SELECT id, row_number() OVER (PARTITION BY asset, partition ORDER BY id)"
+        " AS place FROM flowstone.steps WHERE state IN ('running', 'retrying')), again AS ("
+        "UPDATE flowstone.steps s SET state = 'pending', token = NULL, lease_until = NULL,"
+        " retry_at = NULL, canvas = NULL, queued_at = NULL"
+        " FROM twice WHERE twice.id = s.id AND twice.place > 1 RETURNING s.id)"
+        " UPDATE flowstone.attempts a SET outcome = 'lost', finished_at = now()"
+        " FROM again WHERE a.step_id = again.id AND a.outcome IS NULL"
+    )
     op.create_index(
         "uq_steps_active",
         "steps",

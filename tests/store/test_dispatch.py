@@ -272,3 +272,25 @@ def test_a_run_of_no_steps_succeeds_at_once(make_runtime: Any) -> None:
     assert coordinator.take_ready(runtime, run.id) == ((), {})
     with runtime.ledger.begin() as conn:
         assert runs.get(conn, run.id).state == "succeeded"
+
+
+def test_a_run_that_its_own_process_drives_is_left_to_it(make_runtime: Any) -> None:
+    runtime = make_runtime(registry())
+    run = HandRun(runtime.ledger, {1: ()}, driver="inline")
+    coordinate(runtime, run.id, lambda _c, _s: pytest.fail("nothing is to be sent"))
+    assert run.states() == {1: "pending"}
+
+
+def test_a_process_takes_one_step_at_a_time_into_flight(make_runtime: Any) -> None:
+    runtime = make_runtime(registry())
+    run = HandRun(runtime.ledger, {1: (), 2: (), 3: (1,)}, driver="inline")
+    coordinator.take_ready(runtime, run.id)
+    assert Counter(run.states().values()) == {"queued": 1, "pending": 2}
+
+
+def test_a_run_that_somebody_has_begun_is_not_withdrawn(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: ()})
+    run.dispatch()
+    with ledger.begin() as conn:
+        assert runs.withdraw(conn, run.id, {"type": "t", "message": "m"}, actor="test") is False
+        assert runs.get(conn, run.id).state == "running"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from flowstone.asset import Asset, Dep, asset
-from flowstone.client import materialize_sync
+from flowstone.client import materialize_sync, save_plan
 from flowstone.errors import RunFailed
 from flowstone.handle import RunHandle
 from flowstone.mapping import SameKey
@@ -205,6 +208,53 @@ def test_partitions_are_fresh_each_by_itself(make_runtime: Any) -> None:
     assert CALLS["month"] == 1, "the day was computed anew, to the same value"
 
 
+class Login(BaseModel):
+    key: SecretStr = SecretStr("")
+    scopes: set[str] = set()
+    retries: int = Field(default=1, exclude=True)
+
+
+def test_secrets_sets_and_hidden_fields_count_by_what_they_hold(make_runtime: Any) -> None:
+    @asset(config=Login)
+    def login(context: Any) -> str:
+        CALLS["login"] += 1
+        return str(context.config.key.get_secret_value())
+
+    runtime = make_runtime(build_registry([login]))
+
+    def asked(**config: Any) -> Any:
+        return materialize_sync(login, upstream=True, config={"login": config}).result()
+
+    assert asked(key="A") == "A"
+    assert asked(key="B") == "B"
+    asked(key="B", scopes=["x", "y", "z"])
+    asked(key="B", scopes=["z", "y", "x"])
+    asked(key="B", scopes=["x", "y", "z"], retries=2)
+    assert CALLS["login"] == 4
+    kept = query(runtime.ledger, "SELECT string_agg(fingerprint, ' ') FROM flowstone.outputs")
+    assert "key" not in kept[0][0]
+
+
+def test_a_config_has_the_same_hash_in_every_process() -> None:
+    script = (
+        "from flowstone.config_values import config_values\n"
+        "from pydantic import BaseModel\n"
+        "class C(BaseModel):\n    names: set[str] = {'a', 'b', 'c', 'd'}\n"
+        "print(config_values(C()))"
+    )
+    written = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert written == {"{'names': ['a', 'b', 'c', 'd']}\n"}
+
+
 class Opaque(BaseModel):
     model_config = ConfigDict(arbitrary_types_allowed=True)
     lock: Any = Field(default_factory=object)
@@ -227,7 +277,7 @@ def test_a_run_that_the_users_code_keeps_from_being_planned_fails_and_says_why(
         return opaque
 
     make_runtime(build_registry([opaque, falls]))
-    with pytest.raises(RunFailed, match="Opaque holds a value that is not one of JSON"):
+    with pytest.raises(RunFailed, match="a value of the type object, of which nobody can tell"):
         materialize_sync(opaque)
     with pytest.raises(RunFailed, match=r"which failed: ZeroDivisionError"):
         materialize_sync(falls)
@@ -321,3 +371,11 @@ def test_missing_keys_of_an_optional_fan_in_are_none(make_runtime: Any) -> None:
         "2024-01-02": 2,
         "2024-01-03": None,
     }
+
+
+def test_a_saved_plan_of_which_all_is_fresh_can_be_cancelled(make_runtime: Any) -> None:
+    make_runtime(build_registry([source()]))
+    materialize_sync("source")
+    saved = save_plan("source", force=False)
+    assert saved.cancel().state == "cancelled"
+    assert saved.status() == "cancelled"

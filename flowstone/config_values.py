@@ -1,0 +1,48 @@
+"""Configs as JSON values, to be hashed: equal where the configs are, in every process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel, SecretBytes, SecretStr
+
+from flowstone.errors import BadConfig
+
+_BY_TEXT: Final = (date, time, timedelta, Decimal, UUID, PurePath, bytes, complex)
+
+
+def config_values(config: Any) -> Any:  # noqa: ANN401, PLR0911 - any model; one line a type
+    """Return the values of a validated config as JSON has them; None for None.
+
+    They hold secrets, and are for hashing only. Not what pydantic would write: that hides
+    secrets, leaves out fields, and gives the members of a set in an order of the process.
+    Raises BadConfig for a value of a type that nobody can compare.
+    """
+    match config:
+        case None | bool() | int() | float() | str():
+            return config
+        case BaseModel():
+            return {name: config_values(value) for name, value in config}
+        case SecretStr() | SecretBytes():
+            return config_values(config.get_secret_value())
+        case Enum():
+            return config_values(config.value)
+        case Mapping():
+            return [[config_values(key), config_values(value)] for key, value in config.items()]
+        case list() | tuple():
+            return [config_values(value) for value in config]
+        case set() | frozenset():
+            return sorted(map(config_values, config), key=json.dumps)
+        case _ if isinstance(config, _BY_TEXT):
+            return [type(config).__name__, repr(config)]
+    raise BadConfig(
+        f"a config holds a value of the type {type(config).__name__}, of which nobody can tell "
+        "when it changes; use plain values, models, lists and sets of them"
+    )
