@@ -208,7 +208,7 @@ class _Pause:
         if time.monotonic() > self._next:
             self._next = self._later()
             with contextlib.suppress(LedgerUnavailable):
-                reconcile.repair(self._here)
+                wake_others(self._here, reconcile.repair(self._here).to_wake)
 
 
 def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:

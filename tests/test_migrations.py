@@ -151,6 +151,41 @@ def test_a_downgrade_leaves_nothing_and_an_upgrade_makes_it_all_again(
     assert dump(empty_database) == first
 
 
+def test_an_upgrade_lets_one_of_several_steps_of_an_asset_go_on_and_runs_the_others_again(
+    empty: Ledger,
+) -> None:
+    settings = migrate.config()
+    with empty.engine.begin() as conn:
+        settings.attributes["connection"] = conn
+        command.upgrade(settings, "0001")
+    with empty.engine.begin() as conn:
+        conn.execute(
+            text(
+                """
+                INSERT INTO flowstone.runs (id, driver, request, config, max_in_flight, actor)
+                SELECT gen_random_uuid(), 'celery', '{}', '{}', 9, 'test'
+                FROM generate_series(1, 3);
+                INSERT INTO flowstone.steps (run_id, asset, partition, reason, queue, open_deps,
+                    state, attempt, token, lease_until, canvas)
+                SELECT id, 'a', '-', 'requested', 'assets', 0,
+                    'running', 1, gen_random_uuid(), now(), gen_random_uuid()
+                FROM flowstone.runs;
+                INSERT INTO flowstone.attempts (step_id, number, token, worker)
+                SELECT id, 1, token, 'w' FROM flowstone.steps
+                """
+            )
+        )
+    migrate.upgrade(empty)
+    with empty.begin() as conn:
+        found = conn.execute(
+            text(
+                "SELECT s.state, a.outcome FROM flowstone.steps s "
+                "JOIN flowstone.attempts a ON a.step_id = s.id ORDER BY s.id"
+            )
+        ).all()
+    assert found == [("running", None), ("pending", "lost"), ("pending", "lost")]
+
+
 def test_processes_that_upgrade_at_once_all_succeed(empty_database: str) -> None:
     ledgers = [Ledger(empty_database) for _ in range(4)]
     with ThreadPoolExecutor(len(ledgers)) as pool:
