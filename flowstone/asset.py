@@ -11,6 +11,7 @@ from types import CodeType
 from typing import Any, Final, cast, overload
 
 from flowstone.errors import BadSignature, DefinitionError
+from flowstone.freshness import digest
 from flowstone.mapping import PartitionMapping
 from flowstone.partition import PartitionSet, UnpartitionedSet
 from flowstone.retry import Retry
@@ -60,8 +61,15 @@ class Asset:
 
     @cached_property
     def code_hash(self) -> str:
-        """The hash of the version, or of the function's source."""
-        return code_hash(self.function, self.version)
+        """The hash of the version, or of the function's source, and of how it gets its inputs.
+
+        By another mapping the same partitions may come as one value, or as a dict of them.
+        """
+        reads = [
+            [d.parameter, d.asset, d.mapping and type(d.mapping).__name__]
+            for d in self.dependencies
+        ]
+        return digest([code_hash(self.function, self.version), reads])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the user's own types
         """Call the function itself, as a test of the asset would."""

@@ -18,7 +18,7 @@ from flowstone.asset import Asset, Dep, asset
 from flowstone.errors import DefinitionError, MissingInput
 from flowstone.freshness import Fingerprint, Input, digest, fingerprint
 from flowstone.graph import AssetGraph
-from flowstone.mapping import SameKey
+from flowstone.mapping import AllKeys, SameKey
 from flowstone.partition import UNPARTITIONED, DailyPartitions, StaticPartitions
 from flowstone.partition_key import encode_key
 from flowstone.plan import FRESH, Made, Node, Plan, Request, build_plan
@@ -175,6 +175,19 @@ def test_each_reason_is_told() -> None:
     }
     more = AssetGraph.build([*graph.assets.values(), make("d", ["a", "b", "c"])])
     assert reasons(plan_of(more, Record()))["d"] == "missing"
+
+
+def test_another_mapping_counts_as_other_code_even_where_it_gives_the_same_keys() -> None:
+    one = StaticPartitions(["eu"])
+    up = make("up", partitions=one)
+    record = Record()
+    before = AssetGraph.build([up, make("down", [Dep("up", SameKey())], partitions=one)])
+    record.run(before, plan_of(before, record, "down", key="eu"))
+    after = AssetGraph.build([up, make("down", [Dep("up", AllKeys())], partitions=one)])
+    assert reasons(plan_of(after, record, "down", key="eu")) == {
+        "up": FRESH,
+        "down": "code changed",
+    }
 
 
 def test_several_upstream_steps_that_run_are_counted() -> None:
