@@ -230,9 +230,6 @@ def _expected(
 def _fingerprint(runtime: Runtime, run: Run, name: str, inputs: Sequence[Input]) -> str | None:
     try:
         asset = runtime.registry.graph[name]
-        if asset.volatile:
-            # What it has read is not in the fingerprint, so nothing that was begun earlier serves.
-            return None
         return str(made_of(asset, asset_config(asset, run.config), inputs))
     except FlowStoneError:
         # The definitions have changed since the run was planned; the step itself will say so.

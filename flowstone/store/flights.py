@@ -107,10 +107,7 @@ _SERVE = text(
           AND l.id = f.joined_to AND {in_state("l.state", *DONE_STEP_STATES)}
           AND o.fingerprint = f.fingerprint
           AND r.id = f.run_id
-          AND (r.request->'force' IS DISTINCT FROM 'true' OR EXISTS (
-            SELECT FROM {SCHEMA}.attempts a
-            WHERE a.step_id = o.step_id AND a.outcome = 'succeeded'
-              AND a.started_at > r.created_at))
+          AND (r.request->'force' IS DISTINCT FROM 'true' OR o.created_at > r.created_at)
         RETURNING f.id, f.run_id, f.reuses, r.driver
     ), traced AS (
         INSERT INTO {SCHEMA}.lineage

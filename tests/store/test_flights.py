@@ -478,15 +478,3 @@ def test_a_run_that_queues_computes_when_the_other_has_ended(make_runtime: Any) 
     assert ended.wake == {first, second}
     states = "SELECT state FROM flowstone.steps ORDER BY id"
     assert query(runtime.ledger, states) == [("succeeded",), ("pending",)]
-
-
-def test_a_forced_run_takes_nothing_that_was_begun_before_it_was_asked_for(ledger: Ledger) -> None:
-    leader = HandRun(ledger, {1: ()})
-    leader.dispatch()
-    claim = leader.claim(1)
-    follower = HandRun(ledger, {1: ()}, force=True)
-    follower.dispatch()
-    assert follower.states() == {1: "joined"}
-    leader.commit(claim)
-    leader.settle()
-    assert follower.states() == {1: "pending"}
