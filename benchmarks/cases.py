@@ -17,9 +17,10 @@ from benchmarks import plain, shapes
 from benchmarks.stage import ALL_QUEUES, Stage, wait_until
 from flowstone import RunState, materialize_all, runtime
 from flowstone.graph import AssetGraph
-from flowstone.plan import Request, build_plan
+from flowstone.plan import build_plan
 from flowstone.queues import QUEUES
 from flowstone.registry import load_registry
+from flowstone.request import Request
 from flowstone.store import plans, runs
 
 ROUNDS = 3

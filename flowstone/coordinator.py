@@ -24,14 +24,15 @@ from flowstone.expand import Canvas, expand
 from flowstone.freshness import Input
 from flowstone.log import get_logger
 from flowstone.partition_key import step_name
-from flowstone.plan import OnConflict, Plan, Request, build_plan
+from flowstone.plan import Plan, build_plan
+from flowstone.request import OnConflict, Request
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
-from flowstone.store import cancellation, dispatch, flights, plans, runs, steps
+from flowstone.store import cancellation, dispatch, failing, flights, plans, runs
 from flowstone.store.dispatch import DispatchedStep, Follower, Ready
+from flowstone.store.failing import Reason
 from flowstone.store.ledger import Connection
 from flowstone.store.runs import Run
-from flowstone.store.steps import Reason
 
 log = get_logger("flowstone.coordinator")
 
@@ -211,7 +212,7 @@ def _refuse(conn: Connection, run: Run, followers: Sequence[Follower]) -> None:
     for follower in followers:
         name = step_name(follower.asset, follower.partition)
         reason = Reason(Conflict.type, _conflict(name, follower.leading_run))
-        steps.fail_pending(conn, follower.step_id, name, run.id, reason, actor=ACTOR)
+        failing.fail_pending(conn, follower.step_id, name, run.id, reason, actor=ACTOR)
 
 
 def _expected(

@@ -36,7 +36,7 @@ from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, flights, steps
+from flowstone.store import cancellation, dispatch, failing, flights, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
@@ -150,7 +150,7 @@ def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying 
         case Retrying(failure, delay, parked):
             return steps.retry(conn, claim, failure, delay, park=parked)
         case Failed(failure):
-            return steps.fail(conn, claim, failure)
+            return failing.fail(conn, claim, failure)
         case Stopped(failure):
             return cancellation.stop(conn, claim, failure)
 

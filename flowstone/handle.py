@@ -21,7 +21,7 @@ from flowstone.errors import (
 )
 from flowstone.log import get_logger
 from flowstone.partition_key import decode_key
-from flowstone.plan import StoredStep
+from flowstone.remaining import StoredStep
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState
 from flowstone.store import (

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from functools import cache
 from typing import Any, Final
 
@@ -16,21 +15,10 @@ from flowstone.freshness import Fingerprint, Input, digest, inputs_hash
 from flowstone.graph import AssetGraph
 from flowstone.partition import UNPARTITIONED, first_keys, parse_key
 from flowstone.partition_key import decode_key, encode_key, step_name
-from flowstone.states import DONE_STEP_STATES, StepState
+from flowstone.request import Request
 
 Node = tuple[str, str]
 """An asset's name and an encoded partition key."""
-
-
-class OnConflict(StrEnum):
-    """What a run does where another one is computing the same asset x partition."""
-
-    JOIN = "join"
-    """Wait for it, and take its output if it was made of the same."""
-    QUEUE = "queue"
-    """Wait for it, and then compute."""
-    REFUSE = "refuse"
-    """Fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,57 +60,6 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     pinned: dict[Node, int]
     """Inputs from outside the run: the step whose output is the latest at planning time."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a caller asked for: names and encoded keys, nothing that needs the assets' code."""
-
-    assets: tuple[str, ...]
-    partition: str
-    upstream: bool
-    force: bool = False
-    """Compute every step, be it fresh or not."""
-    on_conflict: OnConflict = OnConflict.JOIN
-
-
-@dataclass(frozen=True)
-class StoredStep:
-    """A step as the ledger has it; `reads` holds each input and the step that makes it."""
-
-    id: int
-    asset: str
-    partition: str
-    queue: str
-    state: StepState
-    reads: tuple[tuple[Node, int], ...]
-    optional: frozenset[Node] = frozenset()
-    reason: str = ""
-
-
-def remaining(steps: Sequence[StoredStep], run: str) -> Plan:
-    """Return the plan that does what a run has left undone, and nothing else of it.
-
-    `steps` are all those of `run`, each after what it reads. What is done is not done
-    again: the others read exactly the outputs that the first plan gave them, be they of
-    this run or of an earlier one, and not the latest.
-    """
-    undone = [step for step in steps if step.state not in DONE_STEP_STATES]
-    again = {step.id for step in undone}
-    return Plan(
-        steps=tuple(
-            PlannedStep(
-                asset=step.asset,
-                partition=step.partition,
-                queue=step.queue,
-                reason=f"{step.state} in run {run}",
-                upstream=tuple(node for node, _ in step.reads),
-                optional=step.optional,
-            )
-            for step in undone
-        ),
-        pinned={node: id for step in undone for node, id in step.reads if id not in again},
-    )
 
 
 Latest = Callable[[Sequence[Node]], Mapping[Node, Made]]

@@ -21,7 +21,8 @@ from flowstone.cli.options import Detach, Force, Partition, RunId, Timeout, Upst
 from flowstone.cli.run import watch
 from flowstone.graph import AssetGraph
 from flowstone.partition_key import label, step_name
-from flowstone.plan import Node, Plan, StoredStep
+from flowstone.plan import Node, Plan
+from flowstone.remaining import StoredStep
 
 
 @dataclass(frozen=True)

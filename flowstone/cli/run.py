@@ -12,7 +12,7 @@ from flowstone.cli.display import follow
 from flowstone.cli.options import Detach, Force, Partition, Timeout, Upstream, key_of
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import RunHandle
-from flowstone.plan import OnConflict
+from flowstone.request import OnConflict
 from flowstone.states import RunState
 
 

@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, bindparam, text
 
 from flowstone.freshness import Fingerprint
-from flowstone.plan import Made, Node, Plan, StoredStep
+from flowstone.plan import Made, Node, Plan
+from flowstone.remaining import StoredStep
 from flowstone.states import RunState, StepState
 from flowstone.store import audit, runs
 from flowstone.store.tables import SCHEMA

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from flowstone.partition_key import step_name
 from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, RunState, sql_list
-from flowstone.store import audit, dispatch, steps
+from flowstone.store import audit, dispatch, failing
 from flowstone.store.tables import SCHEMA
 
 MAX_LOST = 3
@@ -121,7 +121,7 @@ def expired_leases(conn: Connection) -> list[Repaired]:
     """
     lost = _reset(conn, _EXPIRED, "step.lost")
     for row in conn.execute(_POISONED, {"ids": [step.step_id for step in lost]}).all():
-        steps.fail_lost(conn, row.id, step_name(row.asset, row.partition), row.run_id, MAX_LOST)
+        failing.fail_lost(conn, row.id, step_name(row.asset, row.partition), row.run_id, MAX_LOST)
     return lost
 
 

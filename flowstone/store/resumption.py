@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from flowstone.errors import CannotResume
-from flowstone.plan import remaining
+from flowstone.remaining import remaining
 from flowstone.states import RunState
 from flowstone.store import audit, plans, runs
 from flowstone.store.runs import Run

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, sele
 from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import CannotStart, UnknownRun
-from flowstone.plan import OnConflict, Request
+from flowstone.request import OnConflict, Request
 from flowstone.states import (
     DONE_STEP_STATES,
     FINAL_RUN_STATES,

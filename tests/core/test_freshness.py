@@ -21,7 +21,8 @@ from flowstone.graph import AssetGraph
 from flowstone.mapping import AllKeys, SameKey
 from flowstone.partition import UNPARTITIONED, DailyPartitions, StaticPartitions
 from flowstone.partition_key import encode_key
-from flowstone.plan import FRESH, Made, Node, Plan, Request, build_plan
+from flowstone.plan import FRESH, Made, Node, Plan, build_plan
+from flowstone.request import Request
 from flowstone.source import code_hash
 from tests.strategies import NOW, Dag, dags
 

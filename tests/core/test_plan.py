@@ -23,7 +23,8 @@ from flowstone.partition import (
     StaticPartitions,
 )
 from flowstone.partition_key import encode_key
-from flowstone.plan import Made, Node, Plan, Request, build_plan
+from flowstone.plan import Made, Node, Plan, build_plan
+from flowstone.request import Request
 from tests.strategies import NOW, Dag, dags
 
 DAILY = DailyPartitions("2024-01-01", "2024-03-31")

@@ -7,7 +7,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstone.plan import Node, Plan, StoredStep, remaining
+from flowstone.plan import Node, Plan
+from flowstone.remaining import StoredStep, remaining
 from flowstone.states import DONE_STEP_STATES, StepState
 from tests.strategies import Dag, dags
 

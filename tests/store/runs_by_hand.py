@@ -12,9 +12,10 @@ from sqlalchemy import Connection, text
 from flowstone.expand import Canvas, expand, members
 from flowstone.freshness import Fingerprint
 from flowstone.outcome import Failure, StoredOutput
-from flowstone.plan import Plan, PlannedStep, Request
+from flowstone.plan import Plan, PlannedStep
+from flowstone.request import Request
 from flowstone.states import RunState
-from flowstone.store import dispatch, flights, plans, runs, steps
+from flowstone.store import dispatch, failing, flights, plans, runs, steps
 from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim
 from tests.strategies import Dag
@@ -105,7 +106,7 @@ class HandRun:
 
     def fail(self, claim: Claim) -> bool:
         with self.ledger.begin() as conn:
-            return steps.fail(conn, claim, FAILURE)
+            return failing.fail(conn, claim, FAILURE)
 
     def retry(self, claim: Claim, delay: float = 0) -> bool:
         with self.ledger.begin() as conn:

@@ -18,9 +18,9 @@ from flowstone import Cancelled, Context, Retry, RunState, StepState, asset, coo
 from flowstone.errors import BadConfig, RunEnded, RunFailed
 from flowstone.execution import _record
 from flowstone.outcome import Failed, Failure, Retrying, Stopped, decide
-from flowstone.plan import Request
 from flowstone.reconcile import reconcile
 from flowstone.registry import build_registry
+from flowstone.request import Request
 from flowstone.runtime import Runtime
 from flowstone.store import cancellation, repairs, runs, steps
 from flowstone.store.cancellation import Cancellation

@@ -17,8 +17,8 @@ from flowstone.errors import BrokerUnavailable, UnknownRun
 from flowstone.execution import Ended, execute
 from flowstone.expand import Canvas, Chain, members
 from flowstone.partition import StaticPartitions
-from flowstone.plan import Request
 from flowstone.registry import Registry, build_registry
+from flowstone.request import Request
 from flowstone.runtime import Runtime
 from flowstone.store import dispatch, runs
 from flowstone.store.dispatch import DispatchedStep

@@ -16,9 +16,9 @@ from flowstone.coordinator import coordinate
 from flowstone.errors import Conflict, LedgerUnavailable
 from flowstone.execution import Ended, execute
 from flowstone.expand import members
-from flowstone.plan import OnConflict
 from flowstone.reconcile import reconcile
 from flowstone.registry import Registry, build_registry
+from flowstone.request import OnConflict
 from flowstone.runtime import Runtime
 from flowstone.store import cancellation, dispatch, flights, repairs, runs, steps
 from flowstone.store.ledger import Ledger

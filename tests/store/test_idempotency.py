@@ -7,13 +7,13 @@ from typing import Any, get_args
 import pytest
 from pydantic import SecretStr
 
-from flowstone import client, materialize, materialize_sync
+from flowstone import materialize, materialize_sync, submission
 from flowstone.asset import asset
 from flowstone.canvas import Publisher
 from flowstone.embedded import ValkeyServer
 from flowstone.errors import BadConfig, BrokerUnavailable, KeyReused, RunFailed
-from flowstone.plan import OnConflict
 from flowstone.registry import build_registry
+from flowstone.request import OnConflict
 from flowstone.runtime import Runtime
 from tests.store.runs_by_hand import query
 from tests.store.test_concurrency import at_once
@@ -119,4 +119,4 @@ def test_a_sync_run_of_another_process_is_waited_for(here: Runtime, calls: list[
 
 
 def test_client_has_the_choices_of_the_request() -> None:
-    assert set(OnConflict) == set(get_args(client.Conflicts))
+    assert set(OnConflict) == set(get_args(submission.Conflicts))

@@ -14,8 +14,8 @@ from flowstone.coordinator import plan_run, take_ready
 from flowstone.errors import LedgerUnavailable
 from flowstone.execution import Ended, execute
 from flowstone.outcome import Succeeded
-from flowstone.plan import Request
 from flowstone.registry import build_registry
+from flowstone.request import Request
 from flowstone.runtime import Runtime
 from flowstone.store import runs
 from flowstone.store.ledger import Ledger

@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
-from flowstone.plan import Request
 from flowstone.reconcile import reconcile
 from flowstone.registry import build_registry
+from flowstone.request import Request
 from flowstone.store import repairs, runs
 from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import HandRun, query, run_sql

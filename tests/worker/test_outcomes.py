@@ -15,7 +15,7 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup
 
 import flowstone
-from flowstone import RunHandle, RunState, client, coordinator
+from flowstone import RunHandle, RunState, coordinator, submission
 from flowstone import reconcile as reconciler
 from flowstone.canvas import Publisher
 from flowstone.expand import Canvas
@@ -282,6 +282,6 @@ def test_an_attempt_that_wakes_up_after_its_lease_writes_nothing(
 
 def _request_quietly(here: Runtime, asset: str) -> RunHandle:
     """Record a request without a message, so that only the test coordinates the run at first."""
-    request = client._request(asset, flowstone.UNPARTITIONED, upstream=True, force=True)
-    run_id, _ = client._record(here, request, None, None, driver="celery", key=None)
+    request = submission.request(asset, flowstone.UNPARTITIONED, upstream=True, force=True)
+    run_id, _ = submission.record(here, request, None, None, driver="celery", key=None)
     return RunHandle(run_id, here)

@@ -1,0 +1,83 @@
+"""A run in the process that asked for it: the worker's functions in a loop, without a broker."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from uuid import UUID
+
+from flowstone import coordinator, reconcile
+from flowstone.errors import FlowStoneError, LedgerUnavailable
+from flowstone.execution import Ended, execute
+from flowstone.expand import members
+from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
+from flowstone.outcome import Retrying
+from flowstone.runtime import Runtime, whoami
+from flowstone.states import FINAL_RUN_STATES
+
+
+def drive_to_the_end(here: Runtime, handle: RunHandle) -> None:
+    """Bring a run to its end in this process; whatever goes wrong cancels it."""
+    try:
+        with here.leases.driven(handle.id):
+            _drive(here, handle)
+    except BaseException:
+        # Nobody else would go on with it.
+        with contextlib.suppress(FlowStoneError):
+            handle.cancel(reason="interrupted")
+        raise
+
+
+def _drive(here: Runtime, handle: RunHandle) -> None:
+    """Bring a run to its end in this process."""
+    coordinator.plan_run(here, handle.id)
+    pause = _Pause(here)
+    while handle.status() not in FINAL_RUN_STATES:
+        canvases, steps = coordinator.take_ready(here, handle.id)
+        for canvas in canvases:
+            for member in members(canvas):
+                _execute_here(here, member, steps[member].canvas)
+        if not canvases and handle.status() not in FINAL_RUN_STATES:
+            # All that is left is joined to steps of other runs.
+            pause.wait()
+
+
+def watch(here: Runtime, handle: RunHandle) -> None:
+    """Wait for the end of a run that another process brings there."""
+    pause = _Pause(here)
+    while handle.status() not in FINAL_RUN_STATES:
+        pause.wait()
+
+
+class _Pause:
+    """Waits for other processes, and now and then looks whether they still live.
+
+    There may be no worker on this machine that would apply the reconciler's rules.
+    """
+
+    def __init__(self, here: Runtime) -> None:
+        self._here = here
+        self._next = self._later()
+
+    def _later(self) -> float:
+        return time.monotonic() + self._here.leases.seconds / 3
+
+    def wait(self) -> None:
+        """Wait for a moment."""
+        time.sleep(POLL_SECONDS)
+        if time.monotonic() > self._next:
+            self._next = self._later()
+            with contextlib.suppress(LedgerUnavailable):
+                wake_others(self._here, reconcile.repair(self._here).to_wake)
+
+
+def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
+    while True:
+        ended = execute(here, step_id, canvas, worker=whoami())
+        if isinstance(ended, Ended):
+            wake_others(here, ended.wake - {ended.claim.run_id})
+        if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):
+            raise ended.error
+        if not (isinstance(ended, Ended) and isinstance(ended.outcome, Retrying)):
+            return
+        time.sleep(ended.outcome.delay)

@@ -1,0 +1,48 @@
+"""What a run has left undone, as the plan of the run that resumes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flowstone.plan import Node, Plan, PlannedStep
+from flowstone.states import DONE_STEP_STATES, StepState
+
+
+@dataclass(frozen=True)
+class StoredStep:
+    """A step as the ledger has it; `reads` holds each input and the step that makes it."""
+
+    id: int
+    asset: str
+    partition: str
+    queue: str
+    state: StepState
+    reads: tuple[tuple[Node, int], ...]
+    optional: frozenset[Node] = frozenset()
+    reason: str = ""
+
+
+def remaining(steps: Sequence[StoredStep], run: str) -> Plan:
+    """Return the plan that does what a run has left undone, and nothing else of it.
+
+    `steps` are all those of `run`, each after what it reads. What is done is not done
+    again: the others read exactly the outputs that the first plan gave them, be they of
+    this run or of an earlier one, and not the latest.
+    """
+    undone = [step for step in steps if step.state not in DONE_STEP_STATES]
+    again = {step.id for step in undone}
+    return Plan(
+        steps=tuple(
+            PlannedStep(
+                asset=step.asset,
+                partition=step.partition,
+                queue=step.queue,
+                reason=f"{step.state} in run {run}",
+                upstream=tuple(node for node, _ in step.reads),
+                optional=step.optional,
+            )
+            for step in undone
+        ),
+        pinned={node: id for step in undone for node, id in step.reads if id not in again},
+    )

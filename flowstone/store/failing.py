@@ -1,0 +1,143 @@
+"""Failure: a step fails, and with it, in the same transaction, all that cannot do without it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from flowstone.outcome import Failure
+from flowstone.states import StepState, in_state
+from flowstone.store import audit, dispatch, steps
+from flowstone.store.steps import Claim
+from flowstone.store.tables import SCHEMA
+from flowstone.summary import one_line
+
+_S = StepState
+
+_NOT_BEGUN = in_state("s.state", _S.PENDING, _S.QUEUED)
+
+# Not through steps that have failed with another one: what is below them has failed as well.
+_BELOW = f"""
+    RECURSIVE below AS (
+        SELECT s.id FROM {SCHEMA}.edges e JOIN {SCHEMA}.steps s ON s.id = e.downstream
+        WHERE e.upstream = :step_id AND NOT e.pinned AND NOT e.optional AND {_NOT_BEGUN}
+        UNION
+        SELECT s.id FROM below
+        JOIN {SCHEMA}.edges e ON e.upstream = below.id
+        JOIN {SCHEMA}.steps s ON s.id = e.downstream
+        WHERE NOT e.pinned AND NOT e.optional AND {_NOT_BEGUN}
+    )
+"""
+
+# A failure changes its readers, and then releases its canvas, whose ids lie between theirs: two
+# failures in one chord would deadlock if they did not lock all of these beforehand, in order.
+_LOCK_FAILING = text(
+    f"""
+    WITH {_BELOW}, touched AS (
+        SELECT id FROM below
+        UNION
+        SELECT e.downstream FROM {SCHEMA}.edges e
+        WHERE (e.upstream = :step_id OR e.upstream IN (SELECT id FROM below))
+          AND e.optional AND NOT e.pinned
+        UNION
+        SELECT id FROM {SCHEMA}.steps
+        WHERE canvas = :canvas AND state = 'queued' AND open_deps > 0
+    )
+    SELECT s.id FROM {SCHEMA}.steps s JOIN touched ON touched.id = s.id
+    WHERE {in_state("s.state", _S.PENDING, _S.QUEUED)}
+    ORDER BY s.id FOR NO KEY UPDATE OF s
+    """
+)
+
+# Ids grow along the edges, so the first step that a reader came to nothing `via` is the failed one
+# itself wherever it reads that.
+_FAIL_READERS = text(
+    f"""
+    WITH {_BELOW}, ways AS (
+        SELECT e.downstream AS id, min(e.upstream) AS via
+        FROM (SELECT id FROM below UNION SELECT CAST(:step_id AS bigint)) bad
+        JOIN {SCHEMA}.edges e ON e.upstream = bad.id
+        WHERE NOT e.pinned AND NOT e.optional
+        GROUP BY e.downstream
+    )
+    UPDATE {SCHEMA}.steps s
+    SET state = 'upstream_failed', finished_at = now(),
+        error = CAST(:error AS jsonb) || jsonb_build_object('via', ways.via)
+    FROM ways WHERE s.id = ways.id AND {in_state("s.state", _S.PENDING, _S.QUEUED)}
+    RETURNING s.id
+    """
+)
+
+
+_FAIL_PENDING = text(
+    f"""
+    UPDATE {SCHEMA}.steps
+    SET state = 'failed', finished_at = now(), error = CAST(:error AS jsonb)
+    WHERE id = :step_id AND {in_state("state", _S.PENDING)}
+    """
+)
+
+
+def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
+    """Fail the step, and with it all that depends on it; return False if stale."""
+    values = {"finished_at": text("now()"), "error": failure.as_json()}
+    if not steps.finish(conn, claim, StepState.FAILED, values, failure=failure):
+        return False
+    conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
+    # Before the counters are lowered, by which the rest of a broken canvas is known.
+    dispatch.release(conn, [claim.canvas])
+    _fail_readers(conn, claim.step_id, claim.name, one_line(failure.type, failure.message))
+    return True
+
+
+def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int) -> None:
+    """Fail a step that has been freed after its last attempt was lost, and its readers."""
+    said = (
+        f"the process that ran {name} has died {lost} times; look for what kills it, "
+        "such as the memory that it takes or the time limit"
+    )
+    fail_pending(conn, step_id, name, run_id, Reason("poison", said), actor="reconciler")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a step fails that does not run."""
+
+    type: str
+    message: str
+
+
+def fail_pending(
+    conn: Connection, step_id: int, name: str, run_id: UUID, reason: Reason, *, actor: str
+) -> None:
+    """Fail a step that is not dispatched, and its readers."""
+    error = {"type": reason.type, "message": reason.message, "retryable": False}
+    failed = conn.execute(_FAIL_PENDING, {"step_id": step_id, "error": json.dumps(error)})
+    if failed.rowcount:
+        _fail_readers(conn, step_id, name, one_line(reason.type, reason.message))
+        audit.record(
+            conn,
+            actor=actor,
+            action="step.failed",
+            run_id=run_id,
+            step_id=step_id,
+            details={"step": name} | error,
+        )
+
+
+def _fail_readers(conn: Connection, step_id: int, name: str, error: str) -> None:
+    """Fail all that depends on a failed step.
+
+    Each says which step failed, and `via` which step that it reads could not run or failed.
+    """
+    reason = {
+        "type": "upstream_failed",
+        "message": f"{name} failed: {error}",
+        "step": name,
+        "step_id": step_id,
+    }
+    failed = conn.scalars(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
+    steps.lower_readers(conn, [step_id, *failed], done=False)

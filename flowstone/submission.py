@@ -1,0 +1,143 @@
+"""What callers give becomes a request, and is recorded as a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from uuid import UUID, uuid4
+
+from flowstone.asset import NAME, Asset
+from flowstone.errors import BadConfig, KeyReused, UnknownAsset
+from flowstone.partition import Key
+from flowstone.partition_key import encode_key
+from flowstone.request import OnConflict, Request
+from flowstone.runtime import Runtime, whoami
+from flowstone.store import runs
+from flowstone.store.ledger import Connection
+
+MAX_WINDOW = 1_000_000
+"""The largest window of a run; beyond it, no window would serve as well."""
+
+Assets = str | Asset | Sequence[str | Asset]
+Config = Mapping[str, Mapping[str, Any]]
+Conflicts = Literal["join", "queue", "refuse"]
+Driver = Literal["celery", "inline"]
+
+MAX_IDEMPOTENCY_KEY = 200
+"""Characters of an idempotency key."""
+
+
+def request(
+    assets: Assets,
+    partition: Key,
+    *,
+    upstream: bool,
+    force: bool,
+    on_conflict: str = OnConflict.JOIN,
+) -> Request:
+    """Return what these arguments ask for; raise UnknownAsset, BadPartition or BadConfig."""
+    many = [assets] if isinstance(assets, str | Asset) else list(assets)
+    names = tuple(dict.fromkeys(str(asset) for asset in many))
+    if not names:
+        raise UnknownAsset("no asset is named; give at least one")
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UnknownAsset(f"{name!r} is not the name of an asset")
+    return Request(names, encode_key(partition), upstream, force, _on_conflict(on_conflict))
+
+
+def _on_conflict(given: str) -> OnConflict:
+    try:
+        return OnConflict(given)
+    except ValueError:
+        known = ", ".join(repr(str(choice)) for choice in OnConflict)
+        raise BadConfig(f"on_conflict is {given!r}; it must be one of {known}") from None
+
+
+def record(
+    here: Runtime,
+    request: Request,
+    config: Config | None,
+    max_in_flight: int | None,
+    *,
+    driver: Driver,
+    key: str | None,
+) -> tuple[UUID, bool]:
+    """Record a request, unless there is a run with its key; return the run, and if it is new."""
+    _check_key(key)
+    run_id = uuid4()
+    values = json_config(config or {}), window(here, max_in_flight)
+    lease = here.leases.seconds if driver == "inline" else None
+    with here.ledger.begin() as conn:
+        if create(conn, run_id, request, *values, driver=driver, key=key, lease=lease):
+            return run_id, True
+        assert key is not None
+        return _same(runs.of_key(conn, key), request, values[0], key), False
+
+
+def _same(found: runs.Run, request: Request, config: Mapping[str, Any], key: str) -> UUID:
+    """Return the run of an idempotency key; raise KeyReused if it is not the one asked for."""
+    if (found.request, found.config) != (request, config):
+        raise KeyReused(
+            f"the idempotency key {key!r} belongs to run {found.id}, whose request or config is "
+            "a different one; use another key"
+        )
+    return found.id
+
+
+def _check_key(key: str | None) -> None:
+    given: Any = key  # as the caller may not check types
+    if given is None:
+        return
+    if not isinstance(given, str) or not given.strip() or len(given) > MAX_IDEMPOTENCY_KEY:
+        raise BadConfig(f"an idempotency key is a text of 1 to {MAX_IDEMPOTENCY_KEY} characters")
+    if not given.isprintable():
+        raise BadConfig(f"the idempotency key {given!r} holds characters that cannot be printed")
+
+
+def create(
+    conn: Connection,
+    run_id: UUID,
+    request: Request,
+    config: Mapping[str, Any],
+    max_in_flight: int,
+    *,
+    driver: Driver,
+    key: str | None = None,
+    lease: float | None = None,
+) -> bool:
+    """Record a run; return False, and record nothing, if there is one with that key."""
+    return runs.create(
+        conn,
+        run_id,
+        request,
+        config=config,
+        driver=driver,
+        max_in_flight=max_in_flight,
+        actor=whoami(),
+        idempotency_key=key,
+        lease=lease,
+    )
+
+
+def window(here: Runtime, max_in_flight: int | None) -> int:
+    """Return the window of a run, by default that of the settings; raise BadConfig."""
+    if max_in_flight is not None and not 0 < max_in_flight <= MAX_WINDOW:
+        raise BadConfig(f"max_in_flight is {max_in_flight}; it must lie from 1 to {MAX_WINDOW}")
+    return max_in_flight or here.settings.max_in_flight
+
+
+def json_config(config: Config) -> dict[str, Any]:
+    """Return a config as it is stored with its run; raise BadConfig."""
+    given: Any = config  # as the caller may not check types
+    if not isinstance(given, Mapping) or not all(isinstance(c, Mapping) for c in given.values()):
+        raise BadConfig("config must be a mapping of asset -> mapping of values")
+    try:
+        text = json.dumps(config, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadConfig(f"config must hold JSON values only: {error}") from None
+    if "\\u0000" in text:
+        raise BadConfig("config holds the character NUL, which PostgreSQL cannot store")
+    back: dict[str, Any] = json.loads(text)
+    return back
