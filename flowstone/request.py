@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class OnConflict(StrEnum):
@@ -27,3 +29,7 @@ class Request:
     force: bool = False
     """Compute every step, be it fresh or not."""
     on_conflict: OnConflict = OnConflict.JOIN
+    io: Mapping[str, str] = field(default_factory=dict)
+    """The IO managers of assets in this run, by name, where not those of their definitions."""
+    resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Values for the config of resources in this run, as JSON, and never a secret."""

@@ -20,7 +20,7 @@ from flowstone.embedded.account import postgres_account
 from flowstone.embedded.binaries import postgres_programs
 from flowstone.store import migrate
 from flowstone.store.ledger import HEAD, Ledger, revision
-from flowstone.store.tables import AUDIT_FUNCTION, AUDIT_TRIGGER, SCHEMA, metadata
+from flowstone.store.tables import FUNCTIONS_AND_TRIGGERS, SCHEMA, metadata
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def dump(url: str) -> list[str]:
 def create_declared(conn: Connection) -> None:
     conn.execute(text(f"CREATE SCHEMA {SCHEMA}"))
     metadata.create_all(conn)
-    conn.execute(text(AUDIT_FUNCTION))
-    conn.execute(text(AUDIT_TRIGGER))
+    for statement in FUNCTIONS_AND_TRIGGERS:
+        conn.execute(text(statement))
     conn.execute(
         text(
             f"CREATE TABLE {SCHEMA}.alembic_version (version_num varchar(32) NOT NULL "

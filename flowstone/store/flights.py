@@ -34,6 +34,7 @@ from flowstone.states import (
 from flowstone.store import steps
 from flowstone.store.dispatch import Follower
 from flowstone.store.tables import SCHEMA
+from flowstone.store.tracing import trace
 
 BATCH = 500
 """The most leaders whose followers the reconciler settles in one pass."""
@@ -110,13 +111,7 @@ _SERVE = text(
           AND (r.request->'force' IS DISTINCT FROM 'true' OR o.created_at > r.created_at)
         RETURNING f.id, f.run_id, f.reuses, r.driver
     ), traced AS (
-        INSERT INTO {SCHEMA}.lineage
-            (step_id, upstream_step_id, upstream_output_id, upstream_sha256)
-        SELECT e.downstream, e.upstream, o.id, o.sha256
-        FROM served
-        JOIN {SCHEMA}.edges e ON e.downstream = served.id
-        JOIN {SCHEMA}.steps s ON s.id = e.upstream
-        JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(s.reuses, s.id)
+        {trace("served")}
     ), recorded AS (
         INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
         SELECT :actor, 'step.succeeded', run_id, id, jsonb_build_object('reuses', reuses)

@@ -18,6 +18,7 @@ from flowstone.states import StepState, in_state
 from flowstone.store import audit, dispatch
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
+from flowstone.store.tracing import trace
 
 _S = StepState
 
@@ -130,13 +131,7 @@ _COMMIT = Prepared(
         FROM done
         RETURNING id
     ), traced AS (
-        INSERT INTO {SCHEMA}.lineage
-            (step_id, upstream_step_id, upstream_output_id, upstream_sha256)
-        SELECT e.downstream, e.upstream, o.id, o.sha256
-        FROM done
-        JOIN {SCHEMA}.edges e ON e.downstream = done.id
-        JOIN {SCHEMA}.steps s ON s.id = e.upstream
-        JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(s.reuses, s.id)
+        {trace("done")}
     ), pointed AS (
         INSERT INTO {SCHEMA}.latest (asset, partition, output_id)
         SELECT done.asset, done.partition, output.id FROM done, output

@@ -2,290 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Final
-
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    CheckConstraint,
-    Column,
-    DateTime,
-    Double,
-    ForeignKey,
-    Identity,
-    Index,
-    Integer,
-    MetaData,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-    UniqueConstraint,
-    Uuid,
-    text,
+from flowstone.store.record_tables import (
+    FUNCTIONS_AND_TRIGGERS,
+    audit,
+    audit_seals,
+    audit_unsealed,
+    check_results,
+    latest,
+    lineage,
+    outputs,
+    quarantine,
+    rollbacks,
+    stored_values,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from flowstone.store.run_tables import SINGLE_FLIGHT, attempts, edges, runs, steps
+from flowstone.store.schema import SCHEMA, metadata
 
-from flowstone.partition_key import MAX_KEY_LENGTH
-from flowstone.states import (
-    ACTIVE_STEP_STATES,
-    FINAL_RUN_STATES,
-    FINAL_STEP_STATES,
-    RunState,
-    StepState,
-    sql_list,
-)
-
-SCHEMA: Final = "flowstone"
-
-SINGLE_FLIGHT: Final = "uq_steps_active"
-"""The index that lets one step of an asset x partition be active, over all runs."""
-
-metadata = MetaData(
-    schema=SCHEMA,
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "ck": "ck_%(table_name)s_%(constraint_name)s",
-    },
-)
-
-_TIME = DateTime(timezone=True)
-_NOW = text("now()")
-
-
-def _only(column: str, states: type[RunState | StepState]) -> str:
-    return f"{column} IN ({sql_list(states)})"
-
-
-def _exactly_in(column: str, final: frozenset[RunState] | frozenset[StepState]) -> str:
-    return f"({column} IS NOT NULL) = (state IN ({sql_list(final)}))"
-
-
-runs = Table(
-    "runs",
-    metadata,
-    Column("id", Uuid, primary_key=True),
-    Column("state", Text, nullable=False, server_default=RunState.REQUESTED.value),
-    Column("driver", Text, nullable=False),
-    Column("request", JSONB, nullable=False),
-    Column("config", JSONB, nullable=False),
-    Column("max_in_flight", Integer, nullable=False),
-    Column("actor", Text, nullable=False),
-    Column("error", JSONB),
-    Column("created_at", _TIME, nullable=False, server_default=_NOW),
-    Column("planned_at", _TIME),
-    Column("started_at", _TIME),
-    Column("finished_at", _TIME),
-    Column("cancel_requested_at", _TIME),
-    Column("cancel_grace", Double, comment="Seconds that running steps have to end by themselves"),
-    Column("cancel_reason", Text),
-    Column(
-        "resumed_from",
-        Uuid,
-        ForeignKey(f"{SCHEMA}.runs.id"),
-        comment="The run that this one goes on with",
-    ),
-    Column("idempotency_key", Text, comment="Chosen by the caller; a second request gets this run"),
-    Column(
-        "lease_until", _TIME, comment="Of an inline run: until when its process counts as alive"
-    ),
-    UniqueConstraint("resumed_from"),
-    UniqueConstraint("idempotency_key"),
-    CheckConstraint(_only("state", RunState), "state"),
-    CheckConstraint("driver IN ('celery', 'inline')", "driver"),
-    CheckConstraint("max_in_flight > 0", "max_in_flight"),
-    CheckConstraint(_exactly_in("finished_at", FINAL_RUN_STATES), "finished_at"),
-    CheckConstraint(
-        "num_nulls(cancel_requested_at, cancel_grace, cancel_reason) IN (0, 3)", "cancel"
-    ),
-    CheckConstraint("cancel_grace >= 0", "cancel_grace"),
-    Index(
-        "ix_runs_open",
-        "created_at",
-        postgresql_where=text(f"state NOT IN ({sql_list(FINAL_RUN_STATES)})"),
-    ),
-    comment="One request to materialize something",
-)
-
-steps = Table(
-    "steps",
-    metadata,
-    Column("id", BigInteger, Identity(always=False), primary_key=True),
-    Column("run_id", Uuid, ForeignKey(runs.c.id), nullable=False),
-    Column("asset", Text, nullable=False),
-    Column("partition", Text, nullable=False),
-    Column("state", Text, nullable=False, server_default=StepState.PENDING.value),
-    Column("reason", Text, nullable=False, comment="Why the plan holds this step"),
-    Column("queue", Text, nullable=False),
-    Column("open_deps", Integer, nullable=False, comment="Dependencies that have not committed"),
-    Column("feeds", BigInteger, comment="The one step of the run that reads this one, if just one"),
-    Column("attempt", Integer, nullable=False, server_default=text("0")),
-    Column("token", Uuid, comment="The fencing token of the running attempt"),
-    Column("lease_until", _TIME),
-    Column("retry_at", _TIME),
-    Column("canvas", Uuid, comment="The chain or chord that carries the step now"),
-    Column("error", JSONB),
-    Column("queued_at", _TIME),
-    Column("started_at", _TIME),
-    Column("finished_at", _TIME),
-    Column(
-        "reuses",
-        BigInteger,
-        ForeignKey(f"{SCHEMA}.steps.id"),
-        comment="The step whose output stands for this one's",
-    ),
-    Column(
-        "joined_to",
-        BigInteger,
-        ForeignKey(f"{SCHEMA}.steps.id"),
-        comment="The step of another run that this one waits for, or has waited for",
-    ),
-    Column("fingerprint", Text, comment="What the output of joined_to must be made of to serve"),
-    UniqueConstraint("run_id", "asset", "partition"),
-    CheckConstraint(_only("state", StepState), "state"),
-    CheckConstraint("open_deps >= 0", "open_deps"),
-    CheckConstraint(f"length(partition) <= {MAX_KEY_LENGTH}", "partition"),
-    CheckConstraint(_exactly_in("finished_at", FINAL_STEP_STATES), "finished_at"),
-    CheckConstraint(
-        "(state = 'running') = (token IS NOT NULL) AND (token IS NULL) = (lease_until IS NULL)",
-        "lease",
-    ),
-    CheckConstraint("(state = 'retrying') = (retry_at IS NOT NULL)", "retry_at"),
-    CheckConstraint("state <> 'joined' OR joined_to IS NOT NULL", "joined_to"),
-    Index(
-        SINGLE_FLIGHT,
-        "asset",
-        "partition",
-        unique=True,
-        postgresql_where=text(f"state IN ({sql_list(ACTIVE_STEP_STATES)})"),
-    ),
-    Index("ix_steps_joined_to", "joined_to", postgresql_where=text("state = 'joined'")),
-    Index(
-        "ix_steps_ready",
-        "run_id",
-        "id",
-        postgresql_where=text("state = 'pending' AND open_deps = 0"),
-    ),
-    Index(
-        "ix_steps_in_flight",
-        "run_id",
-        postgresql_where=text("state IN ('queued', 'running', 'retrying') AND canvas IS NOT NULL"),
-    ),
-    Index(
-        "ix_steps_open",
-        "run_id",
-        postgresql_where=text(f"state NOT IN ({sql_list(FINAL_STEP_STATES)})"),
-    ),
-    Index("ix_steps_retry_at", "retry_at", postgresql_where=text("state = 'retrying'")),
-    Index("ix_steps_lease", "lease_until", postgresql_where=text("state = 'running'")),
-    Index("ix_steps_canvas", "canvas", postgresql_where=text("state = 'queued'")),
-    Index("ix_steps_asset", "asset", "partition"),
-    comment="One asset x partition inside one run: the materialization record",
-)
-
-edges = Table(
-    "edges",
-    metadata,
-    Column("downstream", BigInteger, ForeignKey(steps.c.id), nullable=False),
-    Column("upstream", BigInteger, ForeignKey(steps.c.id), nullable=False),
-    Column("position", Integer, nullable=False, comment="The place among the step's inputs"),
-    Column("pinned", Boolean, nullable=False, comment="The upstream step is one of an earlier run"),
-    Column(
-        "optional",
-        Boolean,
-        nullable=False,
-        server_default=text("false"),
-        comment="The reader runs without the upstream output if there is none",
-    ),
-    PrimaryKeyConstraint("downstream", "upstream"),
-    Index("ix_edges_upstream", "upstream"),
-    comment="What each step of a plan reads",
-)
-
-attempts = Table(
+__all__ = [
+    "FUNCTIONS_AND_TRIGGERS",
+    "SCHEMA",
+    "SINGLE_FLIGHT",
     "attempts",
-    metadata,
-    Column("step_id", BigInteger, ForeignKey(steps.c.id), nullable=False),
-    Column("number", Integer, nullable=False),
-    Column("token", Uuid, nullable=False, unique=True),
-    Column("worker", Text, nullable=False),
-    Column("outcome", Text),
-    Column("error_type", Text),
-    Column("error_message", Text),
-    Column("traceback", Text),
-    Column("started_at", _TIME, nullable=False, server_default=_NOW),
-    Column("finished_at", _TIME),
-    PrimaryKeyConstraint("step_id", "number"),
-    CheckConstraint("number >= 1", "number"),
-    CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", "finished_at"),
-    comment="Each try at a step, and how it ended",
-)
-
-outputs = Table(
-    "outputs",
-    metadata,
-    Column("id", BigInteger, Identity(always=False), primary_key=True),
-    Column("step_id", BigInteger, ForeignKey(steps.c.id), nullable=False, unique=True),
-    Column("location", Text, nullable=False, unique=True),
-    Column("format", Text, nullable=False),
-    Column("size", BigInteger, nullable=False, comment="Bytes"),
-    Column("sha256", Text, nullable=False),
-    Column("rows", BigInteger),
-    Column("created_at", _TIME, nullable=False, server_default=_NOW),
-    Column("fingerprint", Text, comment="Hashes of code, config and inputs that it was made of"),
-    CheckConstraint("size >= 0", "size"),
-    CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", "sha256"),
-    comment="The stored value of each successful step; immutable",
-)
-
-latest = Table(
-    "latest",
-    metadata,
-    Column("asset", Text, nullable=False),
-    Column("partition", Text, nullable=False),
-    Column("output_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
-    Column("updated_at", _TIME, nullable=False, server_default=_NOW),
-    PrimaryKeyConstraint("asset", "partition"),
-    comment="The latest success of each asset x partition, in the order of commits",
-)
-
-lineage = Table(
-    "lineage",
-    metadata,
-    Column("step_id", BigInteger, ForeignKey(steps.c.id), nullable=False),
-    Column("upstream_step_id", BigInteger, ForeignKey(steps.c.id), nullable=False),
-    Column("upstream_output_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
-    Column("upstream_sha256", Text, nullable=False),
-    PrimaryKeyConstraint("step_id", "upstream_step_id"),
-    Index("ix_lineage_upstream_step_id", "upstream_step_id"),
-    comment="The exact outputs that each committed step has read",
-)
-
-audit = Table(
     "audit",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("at", _TIME, nullable=False, server_default=text("clock_timestamp()")),
-    Column("actor", Text, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("run_id", Uuid, ForeignKey(runs.c.id)),
-    Column("step_id", BigInteger, ForeignKey(steps.c.id)),
-    Column("details", JSONB, nullable=False, server_default=text("'{}'::jsonb")),
-    Index("ix_audit_run_id", "run_id"),
-    comment="Every change of state, append-only",
-)
-
-AUDIT_FUNCTION: Final = f"""
-CREATE FUNCTION {SCHEMA}.refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION 'the table %.% is append-only', TG_TABLE_SCHEMA, TG_TABLE_NAME
-        USING ERRCODE = 'insufficient_privilege';
-END $$
-"""
-
-AUDIT_TRIGGER: Final = f"""
-CREATE TRIGGER audit_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {SCHEMA}.audit
-FOR EACH STATEMENT EXECUTE FUNCTION {SCHEMA}.refuse_change()
-"""
+    "audit_seals",
+    "audit_unsealed",
+    "check_results",
+    "edges",
+    "latest",
+    "lineage",
+    "metadata",
+    "outputs",
+    "quarantine",
+    "rollbacks",
+    "runs",
+    "steps",
+    "stored_values",
+]
