@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
 from typing import Any, Final, cast, overload
@@ -13,12 +12,10 @@ from typing import Any, Final, cast, overload
 from flowstone.errors import BadSignature, DefinitionError
 from flowstone.freshness import digest
 from flowstone.mapping import PartitionMapping
+from flowstone.names import DEFAULT_IO, NAME
 from flowstone.partition import PartitionSet, UnpartitionedSet
 from flowstone.retry import Retry
 from flowstone.source import code_hash
-
-NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,199}")
-"""Asset names are part of paths, task names and metric labels, so they stay plain."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,8 @@ class Asset:
     dependencies: tuple[Dependency, ...]
     partitions: PartitionSet
     context_parameter: str | None
-    resources: tuple[str, ...]
+    requires: tuple[str, ...]
+    """The resources that the function may use."""
     config: type[Any] | None
     retry: Retry
     queue: str
@@ -58,6 +56,14 @@ class Asset:
     location: str
     version: str | None = None
     volatile: bool = False
+    io: str = DEFAULT_IO
+    """The name of the IO manager that keeps the outputs."""
+    pickle: bool = False
+    """Whether values that have no other format are pickled."""
+    keep: int | None = None
+    """How many versions of a partition are kept; None keeps all."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The columns, as "asset.column", that each declared column is made of."""
 
     @cached_property
     def code_hash(self) -> str:
@@ -124,12 +130,16 @@ def asset(
     name: str | None = ...,
     deps: Sequence[str | Dep] | Mapping[str, str | Dep] = ...,
     partitions: PartitionSet | None = ...,
-    resources: Sequence[str] = ...,
+    requires: Sequence[str] = ...,
     config: type[Any] | None = ...,
     retry: Retry | None = ...,
     queue: str = ...,
     version: str | None = ...,
     volatile: bool = ...,
+    io: str = ...,
+    pickle: bool = ...,
+    keep: int | None = ...,
+    columns: Mapping[str, Sequence[str]] | None = ...,
     description: str | None = ...,
 ) -> Callable[[Callable[..., Any]], Asset]: ...
 def asset(
@@ -139,12 +149,16 @@ def asset(
     name: str | None = None,
     deps: Sequence[str | Dep] | Mapping[str, str | Dep] = (),
     partitions: PartitionSet | None = None,
-    resources: Sequence[str] = (),
+    requires: Sequence[str] = (),
     config: type[Any] | None = None,
     retry: Retry | None = None,
     queue: str = "assets",
     version: str | None = None,
     volatile: bool = False,
+    io: str = DEFAULT_IO,
+    pickle: bool = False,
+    keep: int | None = None,
+    columns: Mapping[str, Sequence[str]] | None = None,
     description: str | None = None,
 ) -> Asset | Callable[[Callable[..., Any]], Asset]:
     """Declare that a function makes an asset.
@@ -171,7 +185,7 @@ def asset(
             dependencies=_dependencies(function, deps),
             partitions=partitions or UnpartitionedSet(),
             context_parameter="context" if "context" in _parameters(function) else None,
-            resources=tuple(resources),
+            requires=tuple(requires),
             config=config,
             retry=retry or Retry(),
             queue=queue,
@@ -183,6 +197,10 @@ def asset(
             location=_location(function),
             version=version,
             volatile=volatile,
+            io=io,
+            pickle=pickle,
+            keep=keep,
+            columns={name: tuple(made_of) for name, made_of in (columns or {}).items()},
         )
         DEFINED.add(made)
         return made

@@ -29,7 +29,7 @@ class Resources(Mapping[str, Any]):
         """Return the resource; raise UnknownResource or ResourceUnavailable."""
         if name not in self._makers:
             raise UnknownResource(
-                f"resource {name!r} is not declared by this asset; add it to resources="
+                f"resource {name!r} is not declared by this asset; add it to requires="
                 + did_you_mean(name, self._makers)
             )
         try:

@@ -69,7 +69,14 @@ def execute(
     whatever the asset raises becomes an outcome.
     """
     with runtime.ledger.autocommit() as conn:
-        claim = steps.claim(conn, step_id, canvas, worker=worker, lease=runtime.leases.seconds)
+        claim = steps.claim(
+            conn,
+            step_id,
+            canvas,
+            worker=worker,
+            lease=runtime.leases.seconds,
+            release=runtime.settings.release,
+        )
     if isinstance(claim, Refused):
         return claim
     with runtime.leases.held(claim.token):
@@ -135,8 +142,8 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
     """Write an outcome, in one transaction, and return it; None if the attempt is fenced off."""
     if isinstance(outcome, Succeeded):
         with runtime.ledger.autocommit() as conn:
-            made_of = outcome.fingerprint
-            return outcome if steps.commit(conn, claim, outcome.output, made_of) else None
+            made = outcome.output, outcome.fingerprint, outcome.version
+            return outcome if steps.commit(conn, claim, *made) else None
     with runtime.ledger.begin() as conn:
         if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
             outcome = Stopped(outcome.failure)
@@ -180,7 +187,7 @@ def _attempt(
         if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
             return Skipped(claim.earlier.step_id), None
         value = asset.function(**_arguments(runtime, asset, claim, config))
-        return Succeeded(_stage(runtime, claim, value), expected), None
+        return Succeeded(_stage(runtime, claim, value), expected, asset.version), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
     except BaseException as error:
         if _is_termination(error):

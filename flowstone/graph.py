@@ -91,7 +91,7 @@ def _check(asset: Asset, by_name: Mapping[str, Asset], resources: set[str]) -> N
                 f"{did_you_mean(dependency.asset, by_name)} "
                 f"(read by {asset.name!r}, {asset.location})"
             )
-    for name in asset.resources:
+    for name in asset.requires:
         if name not in resources:
             raise UnknownResource(
                 f"resource {name!r} is not defined{did_you_mean(name, resources)} "

@@ -8,6 +8,7 @@ from typing import Any
 
 from flowstone.errors import Cancelled
 from flowstone.freshness import Fingerprint
+from flowstone.names import DEFAULT_IO
 from flowstone.retry import Retry, error_type, is_retryable
 
 
@@ -24,6 +25,8 @@ class StoredOutput:
     size: int
     sha256: str
     rows: int | None
+    io: str = DEFAULT_IO
+    """The name of the IO manager that keeps it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Succeeded:
 
     output: StoredOutput
     fingerprint: Fingerprint
+    version: str | None = None
+    """What the definition of the asset calls its code."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ class Registry:
 
     def resources_of(self, asset: Asset) -> Resources:
         """Return the resources that `asset` declares; each is made once in this process."""
-        return Resources({name: self._maker(name) for name in asset.resources})
+        return Resources({name: self._maker(name) for name in asset.requires})
 
     def _maker(self, name: str) -> Callable[[], Any]:
         def make() -> Any:  # noqa: ANN401 - the user's own types

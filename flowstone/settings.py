@@ -70,6 +70,9 @@ class Settings(BaseSettings):
         3600, gt=0, description="Seconds after which a task is asked to stop."
     )
     time_limit: float = Field(3660, gt=0, description="Seconds after which a task is killed.")
+    release: str | None = Field(
+        None, description="What runs here, such as a git commit or an image; kept with attempts."
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="Where `flowstone dev` puts Flower.")
 
     @field_validator("assets", mode="before")

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from flowstone.asset import NAME, Asset
+from flowstone.asset import Asset
 from flowstone.errors import BadConfig, KeyReused, UnknownAsset
+from flowstone.names import NAME
 from flowstone.partition import Key
 from flowstone.partition_key import encode_key
 from flowstone.request import OnConflict, Request
@@ -35,6 +36,8 @@ def request(
     upstream: bool,
     force: bool,
     on_conflict: str = OnConflict.JOIN,
+    io: Mapping[str, str] | None = None,
+    resources: Config | None = None,
 ) -> Request:
     """Return what these arguments ask for; raise UnknownAsset, BadPartition or BadConfig."""
     many = [assets] if isinstance(assets, str | Asset) else list(assets)
@@ -44,7 +47,15 @@ def request(
     for name in names:
         if not NAME.fullmatch(name):
             raise UnknownAsset(f"{name!r} is not the name of an asset")
-    return Request(names, encode_key(partition), upstream, force, _on_conflict(on_conflict))
+    return Request(
+        assets=names,
+        partition=encode_key(partition),
+        upstream=upstream,
+        force=force,
+        on_conflict=_on_conflict(on_conflict),
+        io=dict(io or {}),
+        resources=json_config(resources or {}),
+    )
 
 
 def _on_conflict(given: str) -> OnConflict:

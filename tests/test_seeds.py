@@ -76,7 +76,7 @@ def test_resources_reach_the_asset_without_being_passed_along(make_runtime: Any)
     def client() -> str:
         return "injected"
 
-    @asset(resources=["client"])
+    @asset(requires=["client"])
     def uses(context: Context) -> str:
         return str(context.resources["client"])
 

@@ -56,7 +56,7 @@ def _facts(asset: Asset, graph: AssetGraph) -> Table:
         "reads": "\n".join(reads),
         "read by": ", ".join(graph.readers(asset.name)),
         "queue": asset.queue,
-        "resources": ", ".join(asset.resources),
+        "resources": ", ".join(asset.requires),
         "defined": asset.location,
     }.items():
         if value:

@@ -18,6 +18,7 @@ _COLUMNS = (
     outputs.c.size,
     outputs.c.sha256,
     outputs.c.rows,
+    outputs.c.io,
 )
 
 
@@ -71,4 +72,5 @@ def _stored(row: Row[*tuple[Any, ...]]) -> StoredOutput:
         size=row.size,
         sha256=row.sha256,
         rows=row.rows,
+        io=row.io,
     )

@@ -50,6 +50,10 @@ class Claim:
     """
     config: Mapping[str, Any]
     """The config of the run, by asset."""
+    io: Mapping[str, str]
+    """The IO managers of assets that the run chooses, by asset."""
+    resources: Mapping[str, Mapping[str, Any]]
+    """Values for the config of resources that the run gives, by resource."""
     earlier: Earlier | None
     """What the step may be able to reuse; None if there is nothing, or the run is forced."""
 
@@ -80,12 +84,14 @@ _CLAIM = Prepared(
             OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
         RETURNING id, run_id, asset, partition, attempt
     ), attempted AS (
-        INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker)
-        SELECT id, attempt, :token, :worker FROM claimed
+        INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker, release)
+        SELECT id, attempt, :token, :worker, CAST(:release AS text) FROM claimed
     )
-    SELECT c.run_id, c.asset, c.partition, c.attempt, r.config, (
+    SELECT c.run_id, c.asset, c.partition, c.attempt, r.config,
+        r.request->'io' AS io, r.request->'resources' AS resources, (
         SELECT jsonb_agg(
-            jsonb_build_array(s.asset, s.partition, o.location, o.format, o.size, o.sha256, o.rows)
+            jsonb_build_array(
+                s.asset, s.partition, o.location, o.format, o.size, o.sha256, o.rows, o.io)
             ORDER BY e.position)
         FROM {SCHEMA}.edges e
         JOIN {SCHEMA}.steps s ON s.id = e.upstream
@@ -96,7 +102,7 @@ _CLAIM = Prepared(
         FROM {SCHEMA}.latest l
         JOIN {SCHEMA}.outputs o ON o.id = l.output_id
         WHERE l.asset = c.asset AND l.partition = c.partition
-          AND r.request->'force' IS DISTINCT FROM 'true'
+          AND r.request->'force' IS DISTINCT FROM 'true' AND o.stale_at IS NULL
     ) AS earlier
     FROM claimed c JOIN {SCHEMA}.runs r ON r.id = c.run_id
     """
@@ -125,9 +131,10 @@ _COMMIT = Prepared(
         UPDATE {SCHEMA}.attempts a SET outcome = 'succeeded', finished_at = now()
         FROM done WHERE a.step_id = done.id AND a.number = done.attempt
     ), output AS (
-        INSERT INTO {SCHEMA}.outputs (step_id, location, format, size, sha256, rows, fingerprint)
+        INSERT INTO {SCHEMA}.outputs
+            (step_id, location, format, size, sha256, rows, io, fingerprint, version)
         SELECT id, :location, :format, CAST(:size AS bigint), :sha256, CAST(:rows AS bigint),
-            :fingerprint
+            :io, :fingerprint, CAST(:version AS text)
         FROM done
         RETURNING id
     ), traced AS (
@@ -176,13 +183,29 @@ _LOWER = text(
 
 
 def claim(
-    conn: Connection, step_id: int, canvas: UUID, *, worker: str, lease: float
+    conn: Connection,
+    step_id: int,
+    canvas: UUID,
+    *,
+    worker: str,
+    lease: float,
+    release: str | None = None,
 ) -> Claim | Refused:
-    """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere."""
+    """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere.
+
+    `release` names the code that the worker runs.
+    """
     token = uuid4()
     row = _CLAIM.first(
         conn,
-        {"step_id": step_id, "canvas": canvas, "token": token, "lease": lease, "worker": worker},
+        {
+            "step_id": step_id,
+            "canvas": canvas,
+            "token": token,
+            "lease": lease,
+            "worker": worker,
+            "release": release,
+        },
     )
     if row is None:
         return Refused(_state(conn, step_id, canvas))
@@ -200,6 +223,9 @@ def claim(
             for asset, key, location, *rest in row.inputs or ()
         },
         config=row.config,
+        # A run of an older version has neither.
+        io=row.io or {},
+        resources=row.resources or {},
         earlier=Earlier(*row.earlier) if row.earlier else None,
     )
 
@@ -220,8 +246,16 @@ def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> set[UUID]:
     return {row.token for row in renewed if row.goes_on}
 
 
-def commit(conn: Connection, claim: Claim, output: StoredOutput, fingerprint: Fingerprint) -> bool:
+def commit(
+    conn: Connection,
+    claim: Claim,
+    output: StoredOutput,
+    fingerprint: Fingerprint,
+    version: str | None = None,
+) -> bool:
     """Make an output the step's, with lineage, pointer, counters and audit row.
+
+    `version` is what the asset's definition calls its code.
 
     Returns False if the token is stale: then nothing is written.
     """
@@ -231,6 +265,7 @@ def commit(conn: Connection, claim: Claim, output: StoredOutput, fingerprint: Fi
         "worker": claim.worker,
         "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
         "fingerprint": str(fingerprint),
+        "version": version,
     }
     return _COMMIT.first(conn, values | asdict(output)) is not None
 

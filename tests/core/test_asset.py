@@ -82,7 +82,7 @@ def test_options_are_taken_as_they_are_given() -> None:
     @asset(
         name="a.b-c",
         partitions=daily,
-        resources=["db"],
+        requires=["db"],
         config=int,
         retry=Retry(max_attempts=1),
         queue="priority",
@@ -91,7 +91,7 @@ def test_options_are_taken_as_they_are_given() -> None:
     def made() -> None:
         """Not the description."""
 
-    assert (made.name, made.partitions, made.resources) == ("a.b-c", daily, ("db",))
+    assert (made.name, made.partitions, made.requires) == ("a.b-c", daily, ("db",))
     assert (made.config, made.retry.max_attempts, made.queue) == (int, 1, "priority")
     assert made.description == ""
 

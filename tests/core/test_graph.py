@@ -107,7 +107,7 @@ def test_a_queue_that_celery_does_not_serve_is_refused() -> None:
 
 
 def test_a_resource_that_is_not_defined_is_named_with_the_nearest() -> None:
-    @asset(resources=["clint"])
+    @asset(requires=["clint"])
     def needs() -> None: ...
 
     with pytest.raises(UnknownResource, match="'clint' is not defined; did you mean 'client'"):

@@ -145,10 +145,10 @@ def test_an_asset_gets_only_the_resources_that_it_declares_each_made_once() -> N
     def other() -> None:
         raise ConnectionError("refused")
 
-    @asset(resources=["client"])
+    @asset(requires=["client"])
     def needs() -> None: ...
 
-    @asset(resources=["other"])
+    @asset(requires=["other"])
     def needs_other() -> None: ...
 
     built = build_registry([needs, needs_other], [client, other])

@@ -79,7 +79,7 @@ REFUSED = (
     ),
     (
         f"{INSERT_OUTPUT} SELECT 0, location, format, size, sha256 FROM flowstone.outputs",
-        "uq_outputs_location",
+        "uq_outputs_io_location",
     ),
 )
 

@@ -320,7 +320,7 @@ def test_an_asset_sees_only_the_resources_that_it_declares(make_runtime: Any) ->
         made.append("other")
         return "the other"
 
-    @asset(resources=["client"])
+    @asset(requires=["client"])
     def uses(context: Context) -> list[str]:
         assert list(context.resources) == ["client"]
         return [context.resources["client"], context.resources["client"]]
