@@ -109,6 +109,12 @@ class OutputError(FlowStoneError):
     type = "output_error"
 
 
+class CheckFailed(FlowStoneError):
+    """A blocking check has refused a value, which goes to quarantine."""
+
+    type = "check_failed"
+
+
 class ResourceUnavailable(FlowStoneError):
     """A resource that an asset needs could not be started."""
 
@@ -123,6 +129,12 @@ class LedgerUnavailable(FlowStoneError):
     retryable = True
     is_overtaken = False
     """Whether another transaction came first, so that the same may succeed at once."""
+
+
+class LedgerRefused(FlowStoneError):
+    """PostgreSQL was reached, and has refused what was to be written."""
+
+    type = "ledger_refused"
 
 
 class BrokerUnavailable(FlowStoneError):
