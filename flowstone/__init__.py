@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flowstone.handle import Cancellation, Progress, RunHandle
     from flowstone.history import Version, check_results, rollback, versions
     from flowstone.reading import AssetStatus, exists, get, status
+    from flowstone.rechecking import run_checks
 
 __version__ = "0.1.0"
 
@@ -71,6 +72,7 @@ __all__ = [
     "resource",
     "resume",
     "rollback",
+    "run_checks",
     "save_plan",
     "status",
     "versions",
@@ -95,6 +97,7 @@ _LAZY: Final = {
     "Version": "flowstone.history",
     "check_results": "flowstone.history",
     "rollback": "flowstone.history",
+    "run_checks": "flowstone.rechecking",
     "versions": "flowstone.history",
 }
 
