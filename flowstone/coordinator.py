@@ -141,6 +141,7 @@ def preview(
         lambda asset: config_values(asset_config(graph[asset], config)),
     )
     _check_config(plan, config)
+    _check_io(runtime, plan, request)
     return plan
 
 
@@ -159,6 +160,23 @@ def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
                 f"config is given for {name!r}, which this run does not compute"
                 + did_you_mean(name, planned)
             )
+
+
+def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:
+    """Raise BadConfig unless there is an IO manager for each asset that the run computes."""
+    planned = {step.asset for step in plan.steps}
+    for name in request.io:
+        if name not in planned:
+            raise BadConfig(
+                f"an IO manager is given for {name!r}, which this run does not compute"
+                + did_you_mean(name, planned)
+            )
+    graph = runtime.registry.graph
+    for name in planned:
+        try:
+            runtime.outputs.manager(request.io.get(name, graph[name].io))
+        except BadConfig as error:
+            raise BadConfig(f"asset {name!r}: {error.message}") from error
 
 
 def take_ready(

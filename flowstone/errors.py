@@ -115,6 +115,25 @@ class OutputError(FlowStoneError):
     type = "output_error"
 
 
+class MissingOutput(OutputError):
+    """An output that is in the ledger, and whose value is not in storage."""
+
+    type = "missing_output"
+
+
+class ChangedOutput(MissingOutput):
+    """What lies where an output was stored is not what was stored there."""
+
+    type = "changed_output"
+
+
+class StorageUnavailable(FlowStoneError):
+    """A storage of outputs cannot be used now; whether a value is there, nobody knows."""
+
+    type = "storage_unavailable"
+    retryable = True
+
+
 class CheckFailed(FlowStoneError):
     """A blocking check has refused a value, which goes to quarantine."""
 
