@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from flowstone.store import audit, dispatch
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
 from flowstone.store.tracing import trace
+from flowstone.summary import one_line
 
 _S = StepState
 
@@ -155,8 +155,15 @@ _COMMIT = Prepared(
             queued_at = CASE WHEN s.state = 'queued' THEN now() END
         FROM readers WHERE s.id = readers.id
     ), recorded AS (
-        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
-        SELECT :worker, 'step.succeeded', run_id, id, CAST(:details AS jsonb) FROM done
+        {
+        audit.recorded(
+            "done",
+            "step.succeeded",
+            before="'running'",
+            after="'succeeded'",
+            details="'attempt', attempt",
+        )
+    }
     )
     SELECT id FROM done
     """
@@ -262,8 +269,7 @@ def commit(
     values = {
         "step_id": claim.step_id,
         "token": claim.token,
-        "worker": claim.worker,
-        "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
+        "actor": claim.worker,
         "fingerprint": str(fingerprint),
         "version": version,
     }
@@ -276,7 +282,9 @@ def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
     Who reads it gets what the step `reuses` has made.
     """
     values = {"finished_at": text("now()"), "reuses": reuses}
-    if not finish(conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}):
+    if not finish(
+        conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}, reason="fresh"
+    ):
         return False
     lower_readers(conn, [claim.step_id])
     return True
@@ -325,8 +333,12 @@ def finish(
     *,
     failure: Failure | None = None,
     details: Mapping[str, Any] | None = None,
+    reason: str | None = None,
 ) -> bool:
-    """Move a running step on, if `claim` still holds it, and close its attempt."""
+    """Move a running step on, if `claim` still holds it, and close its attempt.
+
+    `reason` is for the audit log; by default it is the failure.
+    """
     moved = conn.execute(
         update(steps)
         .where(
@@ -356,8 +368,15 @@ def finish(
         action=f"step.{target}",
         run_id=claim.run_id,
         step_id=claim.step_id,
-        details={"step": claim.name, "attempt": claim.attempt}
-        | (failure.as_json() if failure else {})
-        | dict(details or {}),
+        details=audit.of_step(
+            claim.asset,
+            claim.partition,
+            attempt=claim.attempt,
+            **(failure.as_json() if failure else {}),
+            **(details or {}),
+        ),
+        reason=one_line(failure.type, failure.message) if failure else reason,
+        before={"state": StepState.RUNNING},
+        after={"state": target},
     )
     return True
