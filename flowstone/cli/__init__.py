@@ -9,7 +9,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from flowstone.cli import cancel, db, dev, plan, run, show, status
+from flowstone.cli import audit, cancel, db, dev, plan, run, show, status
 from flowstone.errors import (
     BrokerUnavailable,
     FlowStoneError,
@@ -47,6 +47,7 @@ app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)
 app.command("status")(status.status)
 app.command("show")(show.show)
+app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
 
 
