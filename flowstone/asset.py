@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
-from typing import Any, Final, cast, overload
+from typing import Any, Final, Protocol, cast, overload
 
 from flowstone.errors import BadSignature, DefinitionError
 from flowstone.freshness import digest
@@ -94,6 +94,17 @@ class Resource:
     location: str
 
 
+class Definition(Protocol):
+    """What a decorator makes."""
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def function(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def location(self) -> str: ...  # noqa: D102
+
+
 class Definitions:
     """What the decorators have recorded in this process.
 
@@ -104,16 +115,16 @@ class Definitions:
     """
 
     def __init__(self) -> None:
-        self._by_place: dict[tuple[str, str], list[Asset | Resource]] = {}
+        self._by_place: dict[tuple[str, str], list[Definition]] = {}
 
-    def add(self, made: Asset | Resource) -> None:
+    def add(self, made: Definition) -> None:
         """Record a definition."""
         here = self._by_place.setdefault((made.name, made.location), [])
         if here and _code(here[-1].function) is not _code(made.function):
             here.clear()
         here.append(made)
 
-    def __iter__(self) -> Iterator[Asset | Resource]:
+    def __iter__(self) -> Iterator[Definition]:
         """Yield all definitions in the order in which they were made first."""
         for here in self._by_place.values():
             yield from here
@@ -180,7 +191,7 @@ def asset(
 
     def declare(function: Callable[..., Any]) -> Asset:
         made = Asset(
-            name=_checked_name(function.__name__ if name is None else name),
+            name=checked_name(function.__name__ if name is None else name),
             function=function,
             dependencies=_dependencies(function, deps),
             partitions=partitions or UnpartitionedSet(),
@@ -194,7 +205,7 @@ def asset(
                 if description is None
                 else inspect.cleandoc(description)
             ),
-            location=_location(function),
+            location=location_of(function),
             version=version,
             volatile=volatile,
             io=io,
@@ -212,12 +223,13 @@ def resource(function: Callable[[], Any], /) -> Resource:
     """Declare a function without parameters that makes a resource, once in each process."""
     if inspect.signature(function).parameters:
         raise BadSignature(f"resource {function.__name__!r} must take no parameters")
-    made = Resource(_checked_name(function.__name__), function, _location(function))
+    made = Resource(checked_name(function.__name__), function, location_of(function))
     DEFINED.add(made)
     return made
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """Return a name that definitions may have; raise DefinitionError."""
     if NAME.fullmatch(name):
         return name
     raise DefinitionError(
@@ -225,7 +237,8 @@ def _checked_name(name: str) -> str:
     )
 
 
-def _location(function: Callable[..., Any]) -> str:
+def location_of(function: Callable[..., Any]) -> str:
+    """Return where a function is defined, as file:line."""
     code = _code(function)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else function.__module__
 
@@ -237,7 +250,7 @@ def _code(function: Callable[..., Any]) -> CodeType | None:
 
 def _parameters(function: Callable[..., Any]) -> list[str]:
     """Return the parameters that are to be filled, or raise BadSignature."""
-    where = f"asset {function.__name__!r} ({_location(function)})"
+    where = f"asset {function.__name__!r} ({location_of(function)})"
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_kind(function) for is_kind in kinds):
         raise BadSignature(f"{where} must be a plain function, not async and not a generator")
@@ -268,7 +281,7 @@ def _dependencies(
     stray = sorted(set(named) - set(parameters))
     if stray:
         raise BadSignature(
-            f"asset {function.__name__!r} ({_location(function)}): deps= names the parameter "
+            f"asset {function.__name__!r} ({location_of(function)}): deps= names the parameter "
             f"{stray[0]!r}, which the function does not have"
         )
     found = [

@@ -103,10 +103,22 @@ class MissingInput(FlowStoneError):
     type = "missing_input"
 
 
+class UnknownVersion(FlowStoneError):
+    """A version of an asset x partition that there is not, or whose value is gone."""
+
+    type = "unknown_version"
+
+
 class OutputError(FlowStoneError):
     """An output that cannot be stored, or does not match its record."""
 
     type = "output_error"
+
+
+class CheckFailed(FlowStoneError):
+    """A blocking check has refused a value, which goes to quarantine."""
+
+    type = "check_failed"
 
 
 class ResourceUnavailable(FlowStoneError):
@@ -123,6 +135,12 @@ class LedgerUnavailable(FlowStoneError):
     retryable = True
     is_overtaken = False
     """Whether another transaction came first, so that the same may succeed at once."""
+
+
+class LedgerRefused(FlowStoneError):
+    """PostgreSQL was reached, and has refused what was to be written."""
+
+    type = "ledger_refused"
 
 
 class BrokerUnavailable(FlowStoneError):

@@ -8,7 +8,7 @@ import signal
 import time
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -16,14 +16,16 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from flowstone.asset import Asset, Dependency
+from flowstone.check import Checked, examine
 from flowstone.config_values import config_values
 from flowstone.context import Context
-from flowstone.errors import BadConfig, LedgerUnavailable, MissingInput
+from flowstone.errors import BadConfig, CheckFailed, LedgerRefused, LedgerUnavailable, MissingInput
 from flowstone.freshness import Fingerprint, Input, fingerprint
 from flowstone.log import get_logger
 from flowstone.outcome import (
     Failed,
     Outcome,
+    RefusedValue,
     Retrying,
     Skipped,
     Stopped,
@@ -39,6 +41,8 @@ from flowstone.states import StepState
 from flowstone.store import cancellation, dispatch, failing, flights, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
+
+log = get_logger("flowstone.execution")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,13 @@ def execute(
         return claim
     with runtime.leases.held(claim.token):
         outcome, error = _attempt(runtime, claim, park_after)
-        recorded = _record_patiently(runtime, claim, outcome)
+        try:
+            recorded = _record_patiently(runtime, claim, outcome)
+        except LedgerRefused as refusal:
+            # Nothing of a success without its lineage and its audit row: the attempt has failed.
+            error = refusal
+            outcome = _failure(runtime, claim, error, Retry(), park_after)
+            recorded = _record_patiently(runtime, claim, outcome)
     if recorded is None:
         return Fenced(claim)
     return Ended(claim, recorded, _to_wake(runtime, claim, recorded), error)
@@ -142,8 +152,7 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
     """Write an outcome, in one transaction, and return it; None if the attempt is fenced off."""
     if isinstance(outcome, Succeeded):
         with runtime.ledger.autocommit() as conn:
-            made = outcome.output, outcome.fingerprint, outcome.version
-            return outcome if steps.commit(conn, claim, *made) else None
+            return outcome if steps.commit(conn, claim, outcome) else None
     with runtime.ledger.begin() as conn:
         if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
             outcome = Stopped(outcome.failure)
@@ -156,8 +165,8 @@ def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying 
             return steps.skip(conn, claim, reuses)
         case Retrying(failure, delay, parked):
             return steps.retry(conn, claim, failure, delay, park=parked)
-        case Failed(failure):
-            return failing.fail(conn, claim, failure)
+        case Failed(failure, refused):
+            return failing.fail(conn, claim, failure, refused)
         case Stopped(failure):
             return cancellation.stop(conn, claim, failure)
 
@@ -187,17 +196,57 @@ def _attempt(
         if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
             return Skipped(claim.earlier.step_id), None
         value = asset.function(**_arguments(runtime, asset, claim, config))
-        return Succeeded(_stage(runtime, claim, value), expected, asset.version), None
+        output = _stage(runtime, claim, value)
+        checks = _check(runtime, claim, output)
+        return Succeeded(output, expected, asset.version, checks), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
     except BaseException as error:
         if _is_termination(error):
             raise
-        trace = "".join(traceback.format_exception(error))
-        cancelled = runtime.leases.is_cancelled(claim.token)
-        outcome = decide(
-            error, trace, claim.attempt, policy, cancelled=cancelled, park_after=park_after
-        )
+        outcome = _failure(runtime, claim, error, policy, park_after)
+        if isinstance(error, _Refusal) and isinstance(outcome, Failed):
+            outcome = replace(outcome, refused=error.value)
         return outcome, error
+
+
+def _failure(
+    runtime: Runtime, claim: Claim, error: BaseException, policy: Retry, park_after: float
+) -> Failed | Retrying | Stopped:
+    trace = "".join(traceback.format_exception(error))
+    cancelled = runtime.leases.is_cancelled(claim.token)
+    return decide(error, trace, claim.attempt, policy, cancelled=cancelled, park_after=park_after)
+
+
+class _Refusal(CheckFailed):
+    """Carries what was refused to where the failure is recorded."""
+
+    def __init__(self, message: str, value: RefusedValue) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+def _check(runtime: Runtime, claim: Claim, output: StoredOutput) -> tuple[Checked, ...]:
+    """Run the checks of the asset on the staged value, as its readers would get it."""
+    checks = runtime.registry.checks.get(claim.asset, ())
+    if not checks:
+        return ()
+    value = runtime.outputs.load(output)
+    said = tuple(examine(checks, lambda _: value, decode_key(claim.partition)))
+    for one in said:
+        if not one.passed:
+            log.warning(
+                "a check did not pass", step=claim.name, check=one.name, message=one.message
+            )
+    refusing = [one for one in said if one.refuses]
+    if refusing:
+        first, more = refusing[0], len(refusing) - 1
+        raise _Refusal(
+            f"check {first.name!r} refused the value of {claim.name}"
+            + (f": {first.message}" if first.message else "")
+            + (f" (and {more} more checks)" if more else ""),
+            RefusedValue(output, said),
+        )
+    return said
 
 
 def _is_termination(error: BaseException) -> bool:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from flowstone.check import Checked
 from flowstone.errors import Cancelled
 from flowstone.freshness import Fingerprint
 from flowstone.names import DEFAULT_IO
@@ -30,6 +31,14 @@ class StoredOutput:
 
 
 @dataclass(frozen=True)
+class RefusedValue:
+    """A staged value that a blocking check has refused, and what all checks said of it."""
+
+    output: StoredOutput
+    checks: tuple[Checked, ...]
+
+
+@dataclass(frozen=True)
 class Failure:
     """What the ledger keeps of an exception."""
 
@@ -51,6 +60,8 @@ class Succeeded:
     fingerprint: Fingerprint
     version: str | None = None
     """What the definition of the asset calls its code."""
+    checks: tuple[Checked, ...] = ()
+    """What the checks of the asset have said; none of them refuses it."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Failed:
-    """The step has failed for good."""
+    """The step has failed for good; what a check has `refused` goes to quarantine."""
 
     failure: Failure
+    refused: RefusedValue | None = None
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
 from flowstone.asset import asset
 from flowstone.client import materialize_sync
 from flowstone.context import Context
-from flowstone.errors import BadMessage, FlowStoneError, RunFailed
+from flowstone.errors import BadMessage, FlowStoneError, LedgerRefused, RunFailed
 from flowstone.messages import STEP, CoordinateMessage, Message, StepMessage, parse
-from flowstone.outcome import StoredOutput
+from flowstone.outcome import StoredOutput, Succeeded
 from flowstone.registry import build_registry
 from flowstone.retry import Retry
 from flowstone.store import outputs, runs
@@ -91,7 +90,7 @@ def test_an_error_is_an_exception_that_can_be_raised() -> None:
 def test_a_record_cannot_be_there_twice(ledger: Ledger) -> None:
     HandRun(ledger, {1: ()})
     with (
-        pytest.raises(IntegrityError, match="uq_steps_run_id_asset_partition"),
+        pytest.raises(LedgerRefused, match="uq_steps_run_id_asset_partition"),
         ledger.begin() as c,
     ):
         run_sql(
@@ -118,8 +117,8 @@ def test_metadata_and_success_are_one_transaction(ledger: Ledger) -> None:
     bad = StoredOutput("somewhere", "json", 2, "not a hash", None)
     from flowstone.store import steps  # noqa: PLC0415 - the only test that needs it
 
-    with pytest.raises(IntegrityError), ledger.begin() as conn:
-        steps.commit(conn, claim, bad, MADE_OF)
+    with pytest.raises(LedgerRefused), ledger.begin() as conn:
+        steps.commit(conn, claim, Succeeded(bad, MADE_OF))
     assert run.states() == {1: "running", 2: "queued"}
     assert run.rows()[2]["open_deps"] == 1
     done = "SELECT count(*) FROM flowstone.audit WHERE action = 'step.succeeded'"

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from flowstone.outcome import Failure
+from flowstone.outcome import Failure, RefusedValue
 from flowstone.states import StepState, in_state
-from flowstone.store import audit, dispatch, steps
+from flowstone.store import audit, checks, dispatch, steps
 from flowstone.store.steps import Claim
 from flowstone.store.tables import SCHEMA
 from flowstone.summary import one_line
@@ -99,11 +99,18 @@ _FAIL_PENDING = text(
 )
 
 
-def fail(conn: Connection, claim: Claim, failure: Failure) -> bool:
-    """Fail the step, and with it all that depends on it; return False if stale."""
+def fail(
+    conn: Connection, claim: Claim, failure: Failure, refused: RefusedValue | None = None
+) -> bool:
+    """Fail the step, and with it all that depends on it; return False if stale.
+
+    A value that a check has `refused` is recorded as in quarantine.
+    """
     values = {"finished_at": text("now()"), "error": failure.as_json()}
     if not steps.finish(conn, claim, StepState.FAILED, values, failure=failure):
         return False
+    if refused is not None:
+        checks.quarantine(conn, claim.step_id, claim.attempt, refused, actor=claim.worker)
     conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
     # Before the counters are lowered, by which the rest of a broken canvas is known.
     dispatch.release(conn, [claim.canvas])

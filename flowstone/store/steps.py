@@ -9,12 +9,12 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, select, text, update
 
-from flowstone.freshness import Fingerprint
-from flowstone.outcome import Failure, StoredOutput
+from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
 from flowstone.states import StepState, in_state
 from flowstone.store import audit, dispatch
+from flowstone.store.checks import CHECKED, as_json
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
 from flowstone.store.tracing import trace
@@ -137,6 +137,10 @@ _COMMIT = Prepared(
             :io, :fingerprint, CAST(:version AS text)
         FROM done
         RETURNING id
+    ), checked AS (
+        INSERT INTO {SCHEMA}.check_results
+            (output_id, actor, name, passed, blocking, severity, message, metadata)
+        SELECT output.id, CAST(:actor AS text), c.* FROM output, {CHECKED}
     ), traced AS (
         {trace("done")}
     ), pointed AS (
@@ -253,16 +257,8 @@ def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> set[UUID]:
     return {row.token for row in renewed if row.goes_on}
 
 
-def commit(
-    conn: Connection,
-    claim: Claim,
-    output: StoredOutput,
-    fingerprint: Fingerprint,
-    version: str | None = None,
-) -> bool:
-    """Make an output the step's, with lineage, pointer, counters and audit row.
-
-    `version` is what the asset's definition calls its code.
+def commit(conn: Connection, claim: Claim, made: Succeeded) -> bool:
+    """Make an output the step's, with checks, lineage, pointer, counters and audit row.
 
     Returns False if the token is stale: then nothing is written.
     """
@@ -270,10 +266,11 @@ def commit(
         "step_id": claim.step_id,
         "token": claim.token,
         "actor": claim.worker,
-        "fingerprint": str(fingerprint),
-        "version": version,
+        "fingerprint": str(made.fingerprint),
+        "version": made.version,
+        "checks": as_json(made.checks),
     }
-    return _COMMIT.first(conn, values | asdict(output)) is not None
+    return _COMMIT.first(conn, values | asdict(made.output)) is not None
 
 
 def skip(conn: Connection, claim: Claim, reuses: int) -> bool:

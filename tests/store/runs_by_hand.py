@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from flowstone.expand import Canvas, expand, members
 from flowstone.freshness import Fingerprint
-from flowstone.outcome import Failure, StoredOutput
+from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.plan import Plan, PlannedStep
 from flowstone.request import Request
 from flowstone.states import RunState
@@ -97,7 +97,7 @@ class HandRun:
 
     def commit(self, claim: Claim, sha: str | None = None, made_of: Fingerprint = MADE_OF) -> bool:
         with self.ledger.begin() as conn:
-            return steps.commit(conn, claim, output(sha), made_of)
+            return steps.commit(conn, claim, Succeeded(output(sha), made_of))
 
     def needs_coordinator(self) -> bool:
         """What a worker asks after each commit."""

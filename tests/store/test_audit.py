@@ -12,6 +12,7 @@ from sqlalchemy import text
 from flowstone.asset import asset
 from flowstone.client import materialize_sync, save_plan
 from flowstone.coordinator import ACTOR as COORDINATOR
+from flowstone.errors import LedgerRefused
 from flowstone.outcome import Failure
 from flowstone.registry import build_registry
 from flowstone.states import FINAL_STEP_STATES, RUN_MOVES, STEP_MOVES, RunState, StepState
@@ -295,9 +296,9 @@ def test_a_change_whose_row_cannot_be_written_is_not_made(ledger: Ledger) -> Non
         conn.execute(text("ALTER TABLE flowstone.audit ADD CHECK (action NOT LIKE 'step.%')"))
     before = run.rows()
     for change in (lambda: run.commit(claim), lambda: run.fail(claim), lambda: run.retry(claim)):
-        with pytest.raises(Exception, match="audit"):
+        with pytest.raises(LedgerRefused, match="audit"):
             change()
-    with pytest.raises(Exception, match="audit"), ledger.begin() as conn:
+    with pytest.raises(LedgerRefused, match="audit"), ledger.begin() as conn:
         cancellation.request(conn, run.id, grace=30, reason=None, actor="me")
     assert run.rows() == before
     assert {row.state for row in query(ledger, "SELECT state FROM flowstone.runs")} == {"running"}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from flowstone import audit
 from flowstone.errors import BadConfig
@@ -392,7 +393,7 @@ def test_log_and_chain_only_grow(here: Runtime, ledger: Ledger, table: str) -> N
         f"TRUNCATE flowstone.{table} CASCADE",
     ):
         with (
-            pytest.raises(Exception, match=f"the table flowstone.{table} is append-only"),
+            pytest.raises(DBAPIError, match=f"the table flowstone.{table} is append-only"),
             ledger.engine.begin() as conn,
         ):
             conn.execute(text(statement))

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from flowstone.expand import Chain
+from flowstone.outcome import Succeeded
 from flowstone.states import StepState
 from flowstone.store import steps
 from flowstone.store.ledger import Ledger
@@ -285,5 +286,5 @@ def test_what_a_pinned_step_does_later_does_not_touch_its_readers(
         before.fail(claim)
     else:
         with ledger.begin() as conn:
-            assert steps.commit(conn, claim, output(), MADE_OF) is True
+            assert steps.commit(conn, claim, Succeeded(output(), MADE_OF)) is True
     assert (run.states()[2], run.rows()[2]["open_deps"]) == ("pending", 0)
