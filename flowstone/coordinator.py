@@ -149,7 +149,7 @@ def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
     """Plan a requested run, and pause it before its first step; raises as `build_plan` does."""
     run = runs.lock(conn, run_id)
     plans.write(conn, run_id, _plan(conn, runtime, run), actor=ACTOR)
-    runs.move(conn, run_id, RunState.PAUSED)
+    runs.move(conn, run_id, RunState.PAUSED, actor=ACTOR)
 
 
 def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
@@ -206,7 +206,7 @@ def _take_ready(
         runs.close_if_done(conn, run_id, actor=ACTOR)
         return (), {}
     if run.state == RunState.PLANNED:
-        runs.mark_running(conn, run_id)
+        runs.mark_running(conn, run_id, actor=ACTOR)
     return canvases, dispatch.mark(conn, canvases)
 
 
@@ -215,7 +215,7 @@ def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:
     ready = dispatch.ready(conn, run.id)
     while ready.followers:
         if run.state == RunState.PLANNED:
-            runs.mark_running(conn, run.id)
+            runs.mark_running(conn, run.id, actor=ACTOR)
         if run.request.on_conflict == OnConflict.REFUSE:
             _refuse(conn, run, ready.followers)
         else:
