@@ -20,6 +20,7 @@ from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
+    from flowstone import lineage
     from flowstone.client import (
         cancel,
         materialize,
@@ -53,6 +54,7 @@ __all__ = [
     "Window",
     "asset",
     "cancel",
+    "lineage",
     "materialize",
     "materialize_all",
     "materialize_sync",
@@ -80,4 +82,6 @@ _LAZY: Final = {
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature of PEP 562
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "lineage":
+        return importlib.import_module("flowstone.lineage")
     raise AttributeError(f"module 'flowstone' has no attribute {name!r}")
