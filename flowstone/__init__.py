@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from flowstone.asset import Asset, Dep, asset, resource
+from flowstone.asset import Asset, Dep, asset
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError
 from flowstone.partition import (
@@ -16,6 +16,7 @@ from flowstone.partition import (
     StaticPartitions,
     Window,
 )
+from flowstone.resource import Env, resource
 from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
@@ -41,6 +42,7 @@ __all__ = [
     "Context",
     "DailyPartitions",
     "Dep",
+    "Env",
     "FlowStoneError",
     "Month",
     "MonthlyPartitions",

@@ -15,6 +15,7 @@ from flowstone.errors import BadMessage, FlowStoneError, LedgerRefused, RunFaile
 from flowstone.messages import STEP, CoordinateMessage, Message, StepMessage, parse
 from flowstone.outcome import StoredOutput, Succeeded
 from flowstone.registry import build_registry
+from flowstone.resource import resource
 from flowstone.retry import Retry
 from flowstone.store import outputs, runs
 from flowstone.store.ledger import Ledger
@@ -69,8 +70,6 @@ def test_options_that_are_not_given_leave_retry_and_partitions_at_their_defaults
 
 
 def test_resources_reach_the_asset_without_being_passed_along(make_runtime: Any) -> None:
-    from flowstone.asset import resource  # noqa: PLC0415 - the only test that needs it
-
     @resource
     def client() -> str:
         return "injected"
