@@ -92,7 +92,7 @@ def check_settings(resources: Mapping[str, Resource], settings: Mapping[str, Val
                 f"resource {name!r}, {_SAID['settings']}, is not defined"
                 + did_you_mean(name, resources)
             )
-        _check(resources[name], "settings", values, values)
+        _check(resources[name], "settings", values, merge(values))
 
 
 def check_overrides(
@@ -149,14 +149,13 @@ def _misfit(
     """Return what does not fit in a layer, as far as it can be told without any reference."""
     plain = {key: value for key, value in merged.items() if not _refers(value)}
     whole = len(plain) == len(merged)
+    given = {id(fields.get(key)) for key in layer if key in plain}
     try:
         model(**plain)
     except ValidationError as error:
-        asked = {id(fields.get(key)) for key in layer if key in plain}
         for one in _errors(error):
-            key = str(one["loc"][0]) if one["loc"] else None
-            of_layer = key in layer or id(fields.get(str(key))) in asked
-            if whole if key is None else of_layer:
+            # pydantic names a field by its alias, whichever key it was given under.
+            if id(fields.get(str(one["loc"][0]))) in given if one["loc"] else whole:
                 return _told(one)
     except Exception as error:  # noqa: BLE001 - a validator may raise anything, a secret in it
         # It may have been at a loss without the value that a reference stands for.

@@ -167,6 +167,8 @@ class Settings(BaseSettings):
 def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
     """Return the settings of this process; raise BadConfig that names the bad one."""
     _refuse_unknown()
+    if "resources" in values:
+        values["resources"] = without_none(values["resources"])
     try:
         return Settings(**values)
     except ValidationError as error:
