@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -273,9 +272,9 @@ def dump(here: Runtime) -> str:
     )
     assert len(tables) > 10
     return "\n".join(
-        str(row)
+        row
         for (table,) in tables
-        for row in query(here.ledger, f"SELECT t::text FROM flowstone.{table} t")
+        for (row,) in query(here.ledger, f"SELECT t::text FROM flowstone.{table} t")
     )
 
 
@@ -316,7 +315,7 @@ def test_no_row_holds_a_secret_whoever_says_it(
     assert materialize_sync(users, resources={"db": reference}).result() == "default"
     dumped = dump(here)
     assert "DB_PASSWORD" in dumped
-    assert re.search(r"login with \W+\*\*\*\W+ failed", dumped)
+    assert "login with '***' failed" in dumped
     assert SECRET not in dumped
     types = query(here.ledger, "SELECT error_type FROM flowstone.attempts WHERE outcome = 'failed'")
     assert types == [("resource_unavailable",), ("KeyError",), ("SystemExit",)]

@@ -73,9 +73,18 @@ class WorkerProcess:
     It dies with the process of the tests, and its pool with it.
     """
 
-    def __init__(self, nodename: str, env: Mapping[str, str], log: Path, broker_url: str) -> None:
+    def __init__(
+        self,
+        nodename: str,
+        env: Mapping[str, str],
+        log: Path,
+        broker_url: str,
+        *,
+        pool: str = "prefork",
+    ) -> None:
         self.name = nodename
         self.celeryconfig = {"url": broker_url, "host_url": broker_url}
+        self._pool = pool
         self._env = {**_outer_environment(), **env, "PYTHONPATH": str(ROOT)}
         self._log = log
         self._log_start = 0
@@ -98,7 +107,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the worker and return when it takes messages."""
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        options = ["-P", "prefork", "-c", "2", "-l", "INFO", "-E", "-n", self.name]
+        options = ["-P", self._pool, "-c", "2", "-l", "INFO", "-E", "-n", self.name]
         quick = ["--without-mingle", "--without-gossip"]
         command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", *options, *quick]
         self._process = launch(
