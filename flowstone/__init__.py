@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 from flowstone.asset import Asset, Dep, asset
+from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError
 from flowstone.partition import (
@@ -31,14 +32,20 @@ if TYPE_CHECKING:
         save_plan,
     )
     from flowstone.handle import Cancellation, Progress, RunHandle
+    from flowstone.history import Version, check_results, rollback, versions
+    from flowstone.reading import AssetStatus, exists, get, status
+    from flowstone.rechecking import run_checks
 
 __version__ = "0.1.0"
 
 __all__ = [
     "UNPARTITIONED",
     "Asset",
+    "AssetStatus",
     "Cancellation",
     "Cancelled",
+    "Check",
+    "CheckResult",
     "Context",
     "DailyPartitions",
     "Dep",
@@ -52,16 +59,25 @@ __all__ = [
     "RunState",
     "StaticPartitions",
     "StepState",
+    "Version",
     "Window",
     "asset",
     "cancel",
+    "check",
+    "check_results",
+    "exists",
+    "get",
     "materialize",
     "materialize_all",
     "materialize_sync",
     "preview",
     "resource",
     "resume",
+    "rollback",
+    "run_checks",
     "save_plan",
+    "status",
+    "versions",
 ]
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.
@@ -76,6 +92,15 @@ _LAZY: Final = {
     "preview": "flowstone.client",
     "resume": "flowstone.client",
     "save_plan": "flowstone.client",
+    "AssetStatus": "flowstone.reading",
+    "exists": "flowstone.reading",
+    "get": "flowstone.reading",
+    "status": "flowstone.reading",
+    "Version": "flowstone.history",
+    "check_results": "flowstone.history",
+    "rollback": "flowstone.history",
+    "run_checks": "flowstone.rechecking",
+    "versions": "flowstone.history",
 }
 
 

@@ -103,6 +103,12 @@ class MissingInput(FlowStoneError):
     type = "missing_input"
 
 
+class UnknownVersion(FlowStoneError):
+    """A version of an asset x partition that there is not, or whose value is gone."""
+
+    type = "unknown_version"
+
+
 class OutputError(FlowStoneError):
     """An output that cannot be stored, or does not match its record."""
 

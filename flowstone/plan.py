@@ -51,6 +51,8 @@ class Made:
     step_id: int
     sha256: str
     fingerprint: Fingerprint | None
+    stale: str | None = None
+    """Why it is not fresh, whatever it was made of."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ class _Why:
             return "forced"
         if made is None:
             return "missing"
-        if asset.volatile:
-            return "volatile"
+        if made.stale or asset.volatile:
+            return made.stale or "volatile"
         of = made.fingerprint or _NOT_KEPT
         if of.code != asset.code_hash:
             return "code changed" if made.fingerprint else "not known what it was made of"

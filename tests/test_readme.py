@@ -127,4 +127,4 @@ def test_the_example_of_resources_gets_the_config_of_its_run(tmp_path: Path) -> 
         timeout=60,
         check=False,
     )
-    assert (done.stdout, done.stderr) == ("connected to localhost / connected to test\n", "")
+    assert (done.stdout, done.stderr) == ("connected to localhost\nconnected to test\n", "")

@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from flowstone.check import Checked
 from flowstone.outcome import RefusedValue
@@ -57,11 +58,24 @@ _HISTORY = text(
 )
 
 
+_LAST = text(
+    f"""
+    SELECT DISTINCT ON (r.name) r.*, s.run_id, s.id AS step_id
+    FROM {SCHEMA}.check_results r
+    JOIN {SCHEMA}.outputs o ON o.id = r.output_id
+    JOIN {SCHEMA}.steps s ON s.id = o.step_id
+    WHERE r.output_id = :output_id
+    ORDER BY r.name, r.id DESC
+    """
+)
+
+
 @dataclass(frozen=True)
 class RecordedCheck(Checked):
     """What a check said of one value of an asset x partition, and when."""
 
     step_id: int
+    run_id: UUID
     output_id: int | None
     """None for a value that went to quarantine."""
     checked_at: datetime
@@ -90,18 +104,25 @@ def history(conn: Connection, node: Node, limit: int = 100) -> list[RecordedChec
     """Return what checks have said of the values of an asset x partition, the newest first."""
     asset, partition = node
     found = conn.execute(_HISTORY, {"asset": asset, "partition": partition, "limit": limit})
-    return [
-        RecordedCheck(
-            name=row.name,
-            passed=row.passed,
-            blocking=row.blocking,
-            severity=row.severity,
-            message=row.message,
-            metadata=row.metadata,
-            step_id=row.step_id,
-            output_id=row.output_id,
-            checked_at=row.checked_at,
-            actor=row.actor,
-        )
-        for row in found
-    ]
+    return [_recorded(row) for row in found]
+
+
+def last_of(conn: Connection, output_id: int) -> list[RecordedCheck]:
+    """Return what each check has said last of an output, in the order of their names."""
+    return [_recorded(row) for row in conn.execute(_LAST, {"output_id": output_id})]
+
+
+def _recorded(row: Row[*tuple[Any, ...]]) -> RecordedCheck:
+    return RecordedCheck(
+        name=row.name,
+        passed=row.passed,
+        blocking=row.blocking,
+        severity=row.severity,
+        message=row.message,
+        metadata=row.metadata,
+        step_id=row.step_id,
+        run_id=row.run_id,
+        output_id=row.output_id,
+        checked_at=row.checked_at,
+        actor=row.actor,
+    )

@@ -24,7 +24,7 @@ _RESERVE = text(
 
 _LATEST = text(
     f"""
-    SELECT l.asset, l.partition, o.step_id, o.sha256, o.fingerprint
+    SELECT l.asset, l.partition, o.step_id, o.sha256, o.fingerprint, o.stale_reason
     FROM unnest(CAST(:assets AS text[]), CAST(:partitions AS text[])) AS n(asset, partition)
     JOIN {SCHEMA}.latest l ON l.asset = n.asset AND l.partition = n.partition
     JOIN {SCHEMA}.outputs o ON o.id = l.output_id
@@ -53,8 +53,8 @@ def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, Made]:
     """Return the latest output of each node that has one."""
     columns = {"assets": [n[0] for n in nodes], "partitions": [n[1] for n in nodes]}
     return {
-        (asset, partition): Made(step_id, sha256, of and Fingerprint.parse(of))
-        for asset, partition, step_id, sha256, of in conn.execute(_LATEST, columns)
+        (asset, partition): Made(step_id, sha256, of and Fingerprint.parse(of), stale)
+        for asset, partition, step_id, sha256, of, stale in conn.execute(_LATEST, columns)
     }
 
 

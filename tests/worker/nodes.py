@@ -79,12 +79,11 @@ class WorkerProcess:
         env: Mapping[str, str],
         log: Path,
         broker_url: str,
-        *,
-        pool: str = "prefork",
+        *options: str,
     ) -> None:
+        self._options = options
         self.name = nodename
         self.celeryconfig = {"url": broker_url, "host_url": broker_url}
-        self._pool = pool
         self._env = {**_outer_environment(), **env, "PYTHONPATH": str(ROOT)}
         self._log = log
         self._log_start = 0
@@ -107,9 +106,10 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the worker and return when it takes messages."""
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
-        options = ["-P", self._pool, "-c", "2", "-l", "INFO", "-E", "-n", self.name]
+        options = ["-P", "prefork", "-c", "2", "-l", "INFO", "-E", "-n", self.name]
         quick = ["--without-mingle", "--without-gossip"]
         command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", *options, *quick]
+        command += self._options
         self._process = launch(
             command,
             account=own_account(),

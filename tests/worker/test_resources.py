@@ -87,7 +87,7 @@ def test_a_pool_in_one_process_closes_them_too(
     pool: str, here: Runtime, worker_environment: dict[str, str], tmp_path: Path, folder: Path
 ) -> None:
     worker = WorkerProcess(
-        "one@local", worker_environment, tmp_path / "one.log", here.settings.broker, pool=pool
+        "one@local", worker_environment, tmp_path / "one.log", here.settings.broker, "-P", pool
     )
     try:
         worker.start()
