@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from flowstone.asset import Asset, Dep, asset, resource
+from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError
@@ -17,6 +17,7 @@ from flowstone.partition import (
     StaticPartitions,
     Window,
 )
+from flowstone.resource import Env, resource
 from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
@@ -49,6 +50,7 @@ __all__ = [
     "Context",
     "DailyPartitions",
     "Dep",
+    "Env",
     "FlowStoneError",
     "Month",
     "MonthlyPartitions",

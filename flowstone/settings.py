@@ -12,19 +12,33 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from flowstone.embedded import postgres_url, valkey_url
 from flowstone.errors import BadConfig, did_you_mean
 from flowstone.names import DEFAULT_IO, NAME
+from flowstone.resource_config import without_none
 
 PREFIX = "FLOWSTONE_"
 REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "valkey://", "valkeys://")
 FILE = "flowstone.toml"
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, in which null hides nothing that flowstone.toml says of a resource."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings that the environment gives."""
+        values = super().__call__()
+        if isinstance(values.get("resources"), dict):
+            values["resources"] = without_none(values["resources"])
+        return values
 
 
 class Settings(BaseSettings):
@@ -79,6 +93,11 @@ class Settings(BaseSettings):
     release: str | None = Field(
         None, description="What runs here, such as a git commit or an image; kept with attempts."
     )
+    resources: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Configs of resources, by name: tables of flowstone.toml, or JSON.",
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="Where `flowstone dev` puts Flower.")
 
     @field_validator("assets", mode="before")
@@ -122,12 +141,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then the environment, then flowstone.toml."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     @cached_property
     def database(self) -> str:
@@ -186,11 +205,18 @@ def _refuse_password(address: str) -> None:
 def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
     """Return the settings of this process; raise BadConfig that names the bad one."""
     _refuse_unknown()
+    if "resources" in values:
+        values["resources"] = without_none(values["resources"])
     try:
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadConfig(f"{_where(first['loc'])}: {first['msg']}") from None
+    except SettingsError:
+        # The only setting that is read as JSON; the error itself would quote it.
+        raise BadConfig(
+            'FLOWSTONE_RESOURCES is not JSON; it must be such as {"name": {"field": "value"}}'
+        ) from None
     except ValueError as error:
         raise BadConfig(f"{FILE}: {error}") from None
 
@@ -200,7 +226,7 @@ def _where(place: tuple[int | str, ...]) -> str:
     if not place:
         return "the settings"
     key = ".".join(str(part) for part in place)
-    variable = PREFIX + key.upper()
+    variable = PREFIX + str(place[0]).upper()
     if variable in os.environ:
         return variable
     near = "" if place[0] in Settings.model_fields else did_you_mean(key, Settings.model_fields)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flowstone.asset import asset, resource
+from flowstone.asset import asset
 from flowstone.client import materialize_sync, run, runs_list
 from flowstone.context import Context
 from flowstone.errors import FlowStoneError, RunFailed, UnknownAsset
@@ -23,6 +23,7 @@ from flowstone.partition import (
     StaticPartitions,
 )
 from flowstone.registry import build_registry
+from flowstone.resource import resource
 from flowstone.retry import Retry
 from tests.store.runs_by_hand import query
 
