@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
 from flowstone.states import (
     ACTIVE_STEP_STATES,
-    FINAL_STEP_STATES,
     StepState,
     in_state,
+    is_open,
     sql_list,
 )
 from flowstone.store.prepared import Prepared
@@ -34,14 +34,14 @@ _DUE = Prepared(
         WHEN (
             SELECT id FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
-            ORDER BY id LIMIT 1
+            ORDER BY id + 0 LIMIT 1
         ) IS NOT NULL THEN (
             SELECT count(*) FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'queued' AND open_deps = 0 AND canvas IS NOT NULL
         ) < greatest(1, r.max_in_flight / {LOW_PART})
         ELSE NOT EXISTS (
             SELECT FROM {SCHEMA}.steps
-            WHERE run_id = r.id AND state NOT IN ({sql_list(FINAL_STEP_STATES)})
+            WHERE run_id = r.id AND {is_open("state")}
         )
     END AS coordinator, EXISTS (
         SELECT FROM {SCHEMA}.steps WHERE joined_to = :step_id AND state = 'joined'
@@ -65,7 +65,7 @@ _AHEAD = Prepared(
     ), ready AS (
         SELECT id, asset, partition, feeds, open_deps FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND state = 'pending' AND open_deps = 0
-        ORDER BY id LIMIT (SELECT room FROM window_left)
+        ORDER BY id + 0 LIMIT (SELECT room FROM window_left)
     ), ahead AS (
         SELECT id, asset, partition, feeds, open_deps, 0 AS depth FROM ready
         UNION

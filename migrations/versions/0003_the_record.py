@@ -56,6 +56,30 @@ def upgrade() -> None:
         "ix_lineage_upstream_output_id", "lineage", ["upstream_output_id"], schema=SCHEMA
     )
 
+    _indexes(
+        "upper(state) NOT IN ('CANCELLED', 'FAILED', 'SKIPPED', 'SUCCEEDED', 'UPSTREAM_FAILED')",
+        "(id + 0)",
+    )
+
+
+def _indexes(is_open: str, order: str) -> None:
+    for name in ("ix_steps_ready", "ix_steps_open"):
+        op.drop_index(name, table_name="steps", schema=SCHEMA)
+    op.create_index(
+        "ix_steps_ready",
+        "steps",
+        ["run_id", sa.text(order)],
+        schema=SCHEMA,
+        postgresql_where=sa.text("state = 'pending' AND open_deps = 0"),
+    )
+    op.create_index(
+        "ix_steps_open",
+        "steps",
+        ["run_id"],
+        schema=SCHEMA,
+        postgresql_where=sa.text(is_open),
+    )
+
 
 def _outputs() -> None:
     for column in (
@@ -225,6 +249,9 @@ def _audit() -> None:
 
 
 def downgrade() -> None:
+    _indexes(
+        "state NOT IN ('cancelled', 'failed', 'skipped', 'succeeded', 'upstream_failed')", "id"
+    )
     op.drop_index("ix_lineage_upstream_output_id", table_name="lineage", schema=SCHEMA)
     op.drop_index("ix_steps_reuses", table_name="steps", schema=SCHEMA)
     op.drop_column("attempts", "release", schema=SCHEMA)
