@@ -51,7 +51,8 @@ _DUE = Prepared(
 )
 
 # From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
-# and no more of the run than that. Each comes with the active step of the same asset x partition,
+# and no more of the run than that (OFFSET 0 keeps PostgreSQL from turning the two sides of the
+# join around). Each comes with the active step of the same asset x partition,
 # which belongs to another run, if there is one; and with the room that is left in the window. A
 # step that is parked until its retry is due has no canvas, and takes no place there.
 _AHEAD = Prepared(
@@ -70,8 +71,10 @@ _AHEAD = Prepared(
         SELECT id, asset, partition, feeds, open_deps, 0 AS depth FROM ready
         UNION
         SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, a.depth + 1
-        FROM ahead a JOIN {SCHEMA}.steps s ON s.id = a.feeds
-        WHERE {in_state("s.state", StepState.PENDING)} AND a.depth < :reach
+        FROM ahead a CROSS JOIN LATERAL (
+            SELECT * FROM {SCHEMA}.steps
+            WHERE id = a.feeds AND {in_state("state", StepState.PENDING)} OFFSET 0) s
+        WHERE a.depth < :reach
     ), once AS (
         SELECT DISTINCT id, asset, partition, feeds, open_deps FROM ahead
     )
@@ -96,11 +99,12 @@ _MARK = Prepared(
     f"""
     WITH locked AS (
         SELECT s.id, s.asset, s.partition, n.canvas
-        FROM {SCHEMA}.steps s
-        JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[])) AS n(id, canvas)
-            ON n.id = s.id
-        WHERE {in_state("s.state", StepState.PENDING)}
-        ORDER BY s.id FOR NO KEY UPDATE OF s
+        FROM (
+            SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[]))
+                AS m(id, canvas) ORDER BY id
+        ) n CROSS JOIN LATERAL (
+            SELECT id, asset, partition FROM {SCHEMA}.steps
+            WHERE id = n.id AND {in_state("state", StepState.PENDING)} FOR NO KEY UPDATE) s
     )
     UPDATE {SCHEMA}.steps s
     -- The time of the transaction would be that of a coordinator which then waited for the lock.
