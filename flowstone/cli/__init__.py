@@ -9,7 +9,7 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from flowstone.cli import cancel, db, dev, plan, run, show, status
+from flowstone.cli import cancel, db, dev, lineage, plan, run, show, status
 from flowstone.errors import (
     BrokerUnavailable,
     FlowStoneError,
@@ -47,6 +47,8 @@ app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)
 app.command("status")(status.status)
 app.command("show")(show.show)
+app.command("lineage")(lineage.lineage)
+app.command("produced")(lineage.produced)
 app.add_typer(db.app, name="db")
 
 

@@ -79,7 +79,7 @@ def histories(draw: st.DrawFn, ledger: Ledger) -> History:
     history = History(ledger, draw(dags(max_steps=6)))
     nodes = st.sampled_from(sorted(history.dag))
     for _ in range(draw(st.integers(1, 4))):
-        deeds = st.sampled_from(("make", "make", "skip", "pin"))
+        deeds: st.SearchStrategy[Deed] = st.sampled_from(("make", "make", "skip", "pin"))
         drawn: dict[int, Deed] = {n: draw(deeds) for n in history.dag}
         shas = {n: draw(st.sampled_from("abc")) * 64 for n in history.dag}
         earlier = {n: draw(st.integers(0, 5)) for n in history.dag}
