@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from flowstone.asset import Asset, Dep, asset, resource
+from flowstone.asset import Asset, Dep, asset
+from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError
 from flowstone.partition import (
@@ -16,6 +17,7 @@ from flowstone.partition import (
     StaticPartitions,
     Window,
 )
+from flowstone.resource import Env, resource
 from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
@@ -31,17 +33,24 @@ if TYPE_CHECKING:
         save_plan,
     )
     from flowstone.handle import Cancellation, Progress, RunHandle
+    from flowstone.history import Version, check_results, rollback, versions
+    from flowstone.reading import AssetStatus, exists, get, status
+    from flowstone.rechecking import run_checks
 
 __version__ = "0.1.0"
 
 __all__ = [
     "UNPARTITIONED",
     "Asset",
+    "AssetStatus",
     "Cancellation",
     "Cancelled",
+    "Check",
+    "CheckResult",
     "Context",
     "DailyPartitions",
     "Dep",
+    "Env",
     "FlowStoneError",
     "Month",
     "MonthlyPartitions",
@@ -51,9 +60,14 @@ __all__ = [
     "RunState",
     "StaticPartitions",
     "StepState",
+    "Version",
     "Window",
     "asset",
     "cancel",
+    "check",
+    "check_results",
+    "exists",
+    "get",
     "lineage",
     "materialize",
     "materialize_all",
@@ -61,7 +75,11 @@ __all__ = [
     "preview",
     "resource",
     "resume",
+    "rollback",
+    "run_checks",
     "save_plan",
+    "status",
+    "versions",
 ]
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.
@@ -76,6 +94,15 @@ _LAZY: Final = {
     "preview": "flowstone.client",
     "resume": "flowstone.client",
     "save_plan": "flowstone.client",
+    "AssetStatus": "flowstone.reading",
+    "exists": "flowstone.reading",
+    "get": "flowstone.reading",
+    "status": "flowstone.reading",
+    "Version": "flowstone.history",
+    "check_results": "flowstone.history",
+    "rollback": "flowstone.history",
+    "run_checks": "flowstone.rechecking",
+    "versions": "flowstone.history",
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
-from typing import Any, Final, cast, overload
+from typing import Any, Final, Protocol, cast, overload
 
 from flowstone.errors import BadSignature, DefinitionError
 from flowstone.freshness import digest
@@ -64,6 +64,8 @@ class Asset:
     """How many versions of a partition are kept; None keeps all."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The columns, as "asset.column", that each declared column is made of."""
+    injected: tuple[str, ...] = ()
+    """The resources that parameters of the same names receive."""
 
     @cached_property
     def code_hash(self) -> str:
@@ -85,13 +87,15 @@ class Asset:
         return self.name
 
 
-@dataclass(frozen=True)
-class Resource:
-    """A named thing that assets need, such as a client. Made by `@resource`."""
+class Definition(Protocol):
+    """What a decorator makes."""
 
-    name: str
-    function: Callable[[], Any]
-    location: str
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def function(self) -> Callable[..., Any]: ...  # noqa: D102
+    @property
+    def location(self) -> str: ...  # noqa: D102
 
 
 class Definitions:
@@ -104,16 +108,16 @@ class Definitions:
     """
 
     def __init__(self) -> None:
-        self._by_place: dict[tuple[str, str], list[Asset | Resource]] = {}
+        self._by_place: dict[tuple[str, str], list[Definition]] = {}
 
-    def add(self, made: Asset | Resource) -> None:
+    def add(self, made: Definition) -> None:
         """Record a definition."""
         here = self._by_place.setdefault((made.name, made.location), [])
         if here and _code(here[-1].function) is not _code(made.function):
             here.clear()
         here.append(made)
 
-    def __iter__(self) -> Iterator[Asset | Resource]:
+    def __iter__(self) -> Iterator[Definition]:
         """Yield all definitions in the order in which they were made first."""
         for here in self._by_place.values():
             yield from here
@@ -164,7 +168,8 @@ def asset(
     """Declare that a function makes an asset.
 
     Each parameter of the function names the asset that it reads, but for
-    `context`, which receives the `Context`. `deps` says more: a mapping
+    `context`, which receives the `Context`, and those named like resources in `requires`,
+    which receive these. `deps` says more: a mapping
     `{"parameter": "asset"}` where the two names differ or the partition mapping
     is not the default, or a list of assets that must come first although the
     function does not receive them. `Dep(..., optional=True)` in either lets the asset
@@ -180,13 +185,14 @@ def asset(
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
+        needed = _requires(function, requires)
         made = Asset(
-            name=_checked_name(function.__name__ if name is None else name),
+            name=checked_name(function.__name__ if name is None else name),
             function=function,
-            dependencies=_dependencies(function, deps),
+            dependencies=_dependencies(function, deps, needed),
             partitions=partitions or UnpartitionedSet(),
             context_parameter="context" if "context" in _parameters(function) else None,
-            requires=tuple(requires),
+            requires=needed,
             config=config,
             retry=retry or Retry(),
             queue=queue,
@@ -195,13 +201,14 @@ def asset(
                 if description is None
                 else inspect.cleandoc(description)
             ),
-            location=_location(function),
+            location=location_of(function),
             version=version,
             volatile=volatile,
             io=io,
             pickle=pickle,
             keep=keep,
             columns=_columns(function, columns or {}),
+            injected=tuple(name for name in _parameters(function) if name in needed),
         )
         DEFINED.add(made)
         return made
@@ -209,16 +216,8 @@ def asset(
     return declare if function is None else declare(function)
 
 
-def resource(function: Callable[[], Any], /) -> Resource:
-    """Declare a function without parameters that makes a resource, once in each process."""
-    if inspect.signature(function).parameters:
-        raise BadSignature(f"resource {function.__name__!r} must take no parameters")
-    made = Resource(_checked_name(function.__name__), function, _location(function))
-    DEFINED.add(made)
-    return made
-
-
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """Return a name that definitions may have; raise DefinitionError."""
     if NAME.fullmatch(name):
         return name
     raise DefinitionError(
@@ -226,7 +225,8 @@ def _checked_name(name: str) -> str:
     )
 
 
-def _location(function: Callable[..., Any]) -> str:
+def location_of(function: Callable[..., Any]) -> str:
+    """Return where a function is defined, as file:line."""
     code = _code(function)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else function.__module__
 
@@ -238,7 +238,7 @@ def _code(function: Callable[..., Any]) -> CodeType | None:
 
 def _parameters(function: Callable[..., Any]) -> list[str]:
     """Return the parameters that are to be filled, or raise BadSignature."""
-    where = f"asset {function.__name__!r} ({_location(function)})"
+    where = f"asset {function.__name__!r} ({location_of(function)})"
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_kind(function) for is_kind in kinds):
         raise BadSignature(f"{where} must be a plain function, not async and not a generator")
@@ -257,19 +257,29 @@ def _parameters(function: Callable[..., Any]) -> list[str]:
     return names
 
 
+def _requires(function: Callable[..., Any], requires: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(requires, str):
+        raise BadSignature(f"asset {function.__name__!r}: requires= takes a list, not a string")
+    return tuple(dict.fromkeys(requires))
+
+
 def _dependencies(
-    function: Callable[..., Any], deps: Sequence[str | Dep] | Mapping[str, str | Dep]
+    function: Callable[..., Any],
+    deps: Sequence[str | Dep] | Mapping[str, str | Dep],
+    requires: Sequence[str],
 ) -> tuple[Dependency, ...]:
     if isinstance(deps, str):
         raise BadSignature(f"asset {function.__name__!r}: deps= takes a list, not a string")
     named = {k: _dep(v) for k, v in deps.items()} if isinstance(deps, Mapping) else {}
     unnamed = [] if isinstance(deps, Mapping) else [_dep(d) for d in cast("Sequence[str]", deps)]
     parameters = [name for name in _parameters(function) if name != "context"]
+    _refuse_both(function, {*named, *(d.asset for d in (*named.values(), *unnamed))}, requires)
+    parameters = [name for name in parameters if name not in requires]
     _refuse_twice(function, unnamed)
     stray = sorted(set(named) - set(parameters))
     if stray:
         raise BadSignature(
-            f"asset {function.__name__!r} ({_location(function)}): deps= names the parameter "
+            f"asset {function.__name__!r} ({location_of(function)}): deps= names the parameter "
             f"{stray[0]!r}, which the function does not have"
         )
     found = [
@@ -291,7 +301,7 @@ def _columns(
     for name, made_of in columns.items():
         if isinstance(made_of, str):
             raise BadSignature(
-                f"asset {function.__name__!r} ({_location(function)}): columns= takes a list for "
+                f"asset {function.__name__!r} ({location_of(function)}): columns= takes a list for "
                 f"each column, not a string; write {name!r}: [{made_of!r}]"
             )
     return {name: tuple(made_of) for name, made_of in columns.items()}
@@ -299,6 +309,15 @@ def _columns(
 
 def _listed(deps: Sequence[Dep], name: str) -> Dep | None:
     return next((dep for dep in deps if dep.asset == name), None)
+
+
+def _refuse_both(function: Callable[..., Any], read: set[str], requires: Sequence[str]) -> None:
+    for name in requires:
+        if name in read:
+            raise BadSignature(
+                f"asset {function.__name__!r} ({location_of(function)}): {name!r} is both an asset "
+                "that it reads and a resource that it requires; rename one of the two"
+            )
 
 
 def _refuse_twice(function: Callable[..., Any], found: Sequence[Dep | Dependency]) -> None:

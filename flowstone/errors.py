@@ -103,6 +103,12 @@ class MissingInput(FlowStoneError):
     type = "missing_input"
 
 
+class UnknownVersion(FlowStoneError):
+    """A version of an asset x partition that there is not, or whose value is gone."""
+
+    type = "unknown_version"
+
+
 class NeverMaterialized(FlowStoneError):
     """An output that there is not, in the run or at the time that is asked about."""
 
@@ -127,6 +133,31 @@ class OutputError(FlowStoneError):
     type = "output_error"
 
 
+class MissingOutput(OutputError):
+    """An output that is in the ledger, and whose value is not in storage."""
+
+    type = "missing_output"
+
+
+class ChangedOutput(MissingOutput):
+    """What lies where an output was stored is not what was stored there."""
+
+    type = "changed_output"
+
+
+class StorageUnavailable(FlowStoneError):
+    """A storage of outputs cannot be used now; whether a value is there, nobody knows."""
+
+    type = "storage_unavailable"
+    retryable = True
+
+
+class CheckFailed(FlowStoneError):
+    """A blocking check has refused a value, which goes to quarantine."""
+
+    type = "check_failed"
+
+
 class ResourceUnavailable(FlowStoneError):
     """A resource that an asset needs could not be started."""
 
@@ -141,6 +172,12 @@ class LedgerUnavailable(FlowStoneError):
     retryable = True
     is_overtaken = False
     """Whether another transaction came first, so that the same may succeed at once."""
+
+
+class LedgerRefused(FlowStoneError):
+    """PostgreSQL was reached, and has refused what was to be written."""
+
+    type = "ledger_refused"
 
 
 class BrokerUnavailable(FlowStoneError):

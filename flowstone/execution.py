@@ -8,22 +8,33 @@ import signal
 import time
 import traceback
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
 
+from flowstone import hints
 from flowstone.asset import Asset, Dependency
+from flowstone.check import Checked, examine
 from flowstone.config_values import config_values
-from flowstone.context import Context
-from flowstone.errors import BadConfig, LedgerUnavailable, MissingInput
+from flowstone.context import Context, Resources
+from flowstone.errors import (
+    BadConfig,
+    CheckFailed,
+    LedgerRefused,
+    LedgerUnavailable,
+    MissingInput,
+    MissingOutput,
+)
 from flowstone.freshness import Fingerprint, Input, fingerprint
+from flowstone.io import Place
 from flowstone.log import get_logger
 from flowstone.outcome import (
     Failed,
     Outcome,
+    RefusedValue,
     Retrying,
     Skipped,
     Stopped,
@@ -36,9 +47,11 @@ from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, failing, flights, steps
+from flowstone.store import cancellation, dispatch, failing, flights, steps, versions
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
+
+log = get_logger("flowstone.execution")
 
 
 @dataclass(frozen=True)
@@ -81,7 +94,13 @@ def execute(
         return claim
     with runtime.leases.held(claim.token):
         outcome, error = _attempt(runtime, claim, park_after)
-        recorded = _record_patiently(runtime, claim, outcome)
+        try:
+            recorded = _record_patiently(runtime, claim, outcome)
+        except LedgerRefused as refusal:
+            # Nothing of a success without its lineage and its audit row: the attempt has failed.
+            error = refusal
+            outcome = _failure(runtime, claim, error, Retry(), park_after)
+            recorded = _record_patiently(runtime, claim, outcome)
     if recorded is None:
         return Fenced(claim)
     return Ended(claim, recorded, _to_wake(runtime, claim, recorded), error)
@@ -142,8 +161,7 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
     """Write an outcome, in one transaction, and return it; None if the attempt is fenced off."""
     if isinstance(outcome, Succeeded):
         with runtime.ledger.autocommit() as conn:
-            made = outcome.output, outcome.fingerprint, outcome.version
-            return outcome if steps.commit(conn, claim, *made) else None
+            return outcome if steps.commit(conn, claim, outcome) else None
     with runtime.ledger.begin() as conn:
         if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
             outcome = Stopped(outcome.failure)
@@ -156,8 +174,8 @@ def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying 
             return steps.skip(conn, claim, reuses)
         case Retrying(failure, delay, parked):
             return steps.retry(conn, claim, failure, delay, park=parked)
-        case Failed(failure):
-            return failing.fail(conn, claim, failure)
+        case Failed(failure, refused):
+            return failing.fail(conn, claim, failure, refused)
         case Stopped(failure):
             return cancellation.stop(conn, claim, failure)
 
@@ -183,21 +201,68 @@ def _attempt(
         asset = runtime.registry.graph[claim.asset]
         policy = asset.retry
         config = asset_config(asset, claim.config)
-        expected = made_of(asset, config, _hashes(claim))
+        expected = made_of(asset, config, _hashes(claim), claim.resources)
         if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
             return Skipped(claim.earlier.step_id), None
-        value = asset.function(**_arguments(runtime, asset, claim, config))
-        return Succeeded(_stage(runtime, claim, value), expected, asset.version), None
+        with runtime.resources.lent(asset.requires, claim.resources) as resources:
+            value = asset.function(**_arguments(runtime, asset, claim, config, resources))
+            output = _stage(runtime, asset, claim, value)
+        checks = _check(runtime, claim, output)
+        return Succeeded(output, expected, asset.version, checks), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
     except BaseException as error:
         if _is_termination(error):
             raise
-        trace = "".join(traceback.format_exception(error))
-        cancelled = runtime.leases.is_cancelled(claim.token)
-        outcome = decide(
-            error, trace, claim.attempt, policy, cancelled=cancelled, park_after=park_after
+        told = runtime.resources.secrets.without(error)
+        outcome = _failure(runtime, claim, told, policy, park_after)
+        if isinstance(error, _Refusal) and isinstance(outcome, Failed):
+            outcome = replace(outcome, refused=error.value)
+        return outcome, told
+
+
+def _failure(
+    runtime: Runtime, claim: Claim, error: BaseException, policy: Retry, park_after: float
+) -> Failed | Retrying | Stopped:
+    trace = "".join(traceback.format_exception(error))
+    cancelled = runtime.leases.is_cancelled(claim.token)
+    return decide(error, trace, claim.attempt, policy, cancelled=cancelled, park_after=park_after)
+
+
+class _Refusal(CheckFailed):
+    """Carries what was refused to where the failure is recorded."""
+
+    def __init__(self, message: str, value: RefusedValue) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+def _check(runtime: Runtime, claim: Claim, output: StoredOutput) -> tuple[Checked, ...]:
+    """Run the checks of the asset on the staged value, as its readers would get it."""
+    checks = runtime.registry.checks.get(claim.asset, ())
+    if not checks:
+        return ()
+    said = tuple(
+        examine(
+            checks,
+            lambda kind: runtime.read(claim.asset, output, kind),
+            decode_key(claim.partition),
         )
-        return outcome, error
+    )
+    for one in said:
+        if not one.passed:
+            log.warning(
+                "a check did not pass", step=claim.name, check=one.name, message=one.message
+            )
+    refusing = [one for one in said if one.refuses]
+    if refusing:
+        first, more = refusing[0], len(refusing) - 1
+        raise _Refusal(
+            f"check {first.name!r} refused the value of {claim.name}"
+            + (f": {first.message}" if first.message else "")
+            + (f" (and {more} more checks)" if more else ""),
+            RefusedValue(output, said),
+        )
+    return said
 
 
 def _is_termination(error: BaseException) -> bool:
@@ -210,13 +275,13 @@ def _is_termination(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and error.code in codes
 
 
-def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
+def _stage(runtime: Runtime, asset: Asset, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
     return runtime.outputs.store(
         value,
-        asset=claim.asset,
-        partition=claim.partition,
-        step_id=claim.step_id,
-        attempt=claim.attempt,
+        Place(claim.asset, claim.partition, claim.step_id, claim.attempt, claim.token),
+        io=claim.io.get(asset.name, asset.io),
+        as_type=hints.of_result(asset.function),
+        pickle=asset.pickle,
     )
 
 
@@ -227,19 +292,46 @@ def _hashes(claim: Claim) -> list[Input]:
     ]
 
 
-def made_of(asset: Asset, config: Any, inputs: Iterable[Input]) -> Fingerprint:  # noqa: ANN401
-    """Return the fingerprint of what a step makes; `config` is what `asset_config` returns."""
-    return fingerprint(asset.code_hash, config_values(config), inputs)
+def made_of(
+    asset: Asset,
+    config: Any,  # noqa: ANN401 - the user's model
+    inputs: Iterable[Input],
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> Fingerprint:
+    """Return the fingerprint of what a step makes.
+
+    `config` is what `asset_config` returns, `overrides` what the run says of resources.
+    """
+    return fingerprint(asset.code_hash, chosen_values(asset, config, overrides), inputs)
 
 
-def _arguments(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> dict[str, Any]:  # noqa: ANN401
-    arguments = {
+def chosen_values(asset: Asset, config: Any, overrides: Mapping[str, Mapping[str, Any]]) -> Any:  # noqa: ANN401
+    """Return what a run chooses for an asset, to be hashed: its config, and its resources'.
+
+    The settings of resources do not count, for they are those of an environment.
+    """
+    values = config_values(config)
+    given = {name: overrides[name] for name in asset.requires if overrides.get(name)}
+    # Without an override it is the config alone, as in outputs of older versions.
+    return [values, given] if given else values
+
+
+def _arguments(
+    runtime: Runtime,
+    asset: Asset,
+    claim: Claim,
+    config: Any,  # noqa: ANN401 - the user's model
+    resources: Resources,
+) -> dict[str, Any]:
+    # First the resources: what cannot be computed needs no inputs.
+    arguments = {name: resources[name] for name in asset.injected}
+    arguments |= {
         dependency.parameter: _input(runtime, asset, dependency, claim.inputs)
         for dependency in asset.dependencies
         if dependency.parameter is not None
     }
     if asset.context_parameter:
-        arguments[asset.context_parameter] = _context(runtime, asset, claim, config)
+        arguments[asset.context_parameter] = _context(runtime, asset, claim, config, resources)
     return arguments
 
 
@@ -253,12 +345,14 @@ def _input(
 
     Where an optional dependency has no value, None stands for it.
     """
+    fan_in = runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in
+    kind = hints.of_parameter(asset.function, dependency.parameter or "", fan_in=fan_in)
     found = {
-        decode_key(partition): None if output is None else runtime.outputs.load(output)
+        decode_key(partition): None if output is None else _read(runtime, name, output, kind)
         for (name, partition), output in inputs.items()
         if name == dependency.asset
     }
-    if runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in:
+    if fan_in:
         return found
     if not found and dependency.optional:
         return None
@@ -270,7 +364,23 @@ def _input(
     return next(iter(found.values()))
 
 
-def _context(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> Context:  # noqa: ANN401
+def _read(runtime: Runtime, asset: str, output: StoredOutput, as_type: Any) -> Any:  # noqa: ANN401
+    try:
+        return runtime.read(asset, output, as_type)
+    except MissingOutput:
+        # The next run that asks for it computes it again, though nothing else has changed.
+        with runtime.ledger.begin() as conn:
+            versions.mark_missing(conn, output, actor="worker")
+        raise
+
+
+def _context(
+    runtime: Runtime,
+    asset: Asset,
+    claim: Claim,
+    config: Any,  # noqa: ANN401 - the user's model
+    resources: Resources,
+) -> Context:
     names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
     return Context(
         run_id=str(claim.run_id),
@@ -279,7 +389,7 @@ def _context(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> Conte
         partitions=asset.partitions,
         attempt=claim.attempt,
         config=config,
-        resources=runtime.registry.resources_of(asset),
+        resources=resources,
         logger=get_logger("flowstone.asset", **names),
         is_cancelled=partial(runtime.leases.is_cancelled, claim.token),
     )

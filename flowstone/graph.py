@@ -97,6 +97,11 @@ def _check(asset: Asset, by_name: Mapping[str, Asset], resources: set[str]) -> N
                 f"resource {name!r} is not defined{did_you_mean(name, resources)} "
                 f"(needed by {asset.name!r}, {asset.location})"
             )
+        if name in asset.injected and name in by_name:
+            raise DefinitionError(
+                f"the parameter {name!r} of {asset.name!r} ({asset.location}) means both an asset "
+                "and a resource that it requires; rename one of the two"
+            )
     _check_columns(asset)
     if asset.queue not in ASSET_QUEUES:
         raise DefinitionError(

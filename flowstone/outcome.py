@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from flowstone.check import Checked
 from flowstone.errors import Cancelled
 from flowstone.freshness import Fingerprint
 from flowstone.names import DEFAULT_IO
-from flowstone.retry import Retry, error_type, is_retryable
+from flowstone.retry import Retry, error_text, error_type, is_retryable
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,14 @@ class StoredOutput:
     rows: int | None
     io: str = DEFAULT_IO
     """The name of the IO manager that keeps it."""
+
+
+@dataclass(frozen=True)
+class RefusedValue:
+    """A staged value that a blocking check has refused, and what all checks said of it."""
+
+    output: StoredOutput
+    checks: tuple[Checked, ...]
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class Succeeded:
     fingerprint: Fingerprint
     version: str | None = None
     """What the definition of the asset calls its code."""
+    checks: tuple[Checked, ...] = ()
+    """What the checks of the asset have said; none of them refuses it."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +73,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Failed:
-    """The step has failed for good."""
+    """The step has failed for good; what a check has `refused` goes to quarantine."""
 
     failure: Failure
+    refused: RefusedValue | None = None
 
 
 @dataclass(frozen=True)
@@ -105,7 +117,7 @@ def decide(
     raises Cancelled has failed. A delay of more than `park_after` seconds is parked.
     """
     retryable = is_retryable(error)
-    message = _storable(_text(error))[:MAX_MESSAGE]
+    message = _storable(error_text(error))[:MAX_MESSAGE]
     failure = Failure(error_type(error), message, _storable(trace), retryable)
     if cancelled and isinstance(error, Cancelled):
         return Stopped(failure)
@@ -113,13 +125,6 @@ def decide(
         delay = policy.delay(attempt)
         return Retrying(failure, delay, parked=delay > park_after)
     return Failed(failure)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - the user's own __str__ must not hide the failure
-        return f"<str() of this {type(error).__name__} failed>"
 
 
 def _storable(text: str) -> str:

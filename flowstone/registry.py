@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
 
-from flowstone.asset import DEFINED, Asset, Resource
-from flowstone.context import Resources
-from flowstone.errors import DefinitionError, DuplicateAsset, FlowStoneError
+from flowstone.asset import DEFINED, Asset
+from flowstone.check import Check
+from flowstone.errors import (
+    DefinitionError,
+    DuplicateAsset,
+    FlowStoneError,
+    UnknownAsset,
+    did_you_mean,
+)
 from flowstone.graph import AssetGraph
+from flowstone.resource import Resource
 
 
 @dataclass(frozen=True)
@@ -21,19 +27,8 @@ class Registry:
 
     graph: AssetGraph
     resources: Mapping[str, Resource]
-    _made: dict[str, Any] = field(default_factory=dict)
-
-    def resources_of(self, asset: Asset) -> Resources:
-        """Return the resources that `asset` declares; each is made once in this process."""
-        return Resources({name: self._maker(name) for name in asset.requires})
-
-    def _maker(self, name: str) -> Callable[[], Any]:
-        def make() -> Any:  # noqa: ANN401 - the user's own types
-            if name not in self._made:
-                self._made[name] = self.resources[name].function()
-            return self._made[name]
-
-        return make
+    checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
+    """The checks of each asset that has any, by its name."""
 
 
 def load_registry(modules: Iterable[str]) -> Registry:
@@ -58,6 +53,7 @@ def load_registry(modules: Iterable[str]) -> Registry:
     return build_registry(
         [made for made in found if isinstance(made, Asset)],
         [made for made in found if isinstance(made, Resource)],
+        [made for made in found if isinstance(made, Check)],
     )
 
 
@@ -65,10 +61,32 @@ def _lies_in(module: str, names: list[str]) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in names)
 
 
-def build_registry(assets: Iterable[Asset], resources: Iterable[Resource] = ()) -> Registry:
+def build_registry(
+    assets: Iterable[Asset], resources: Iterable[Resource] = (), checks: Iterable[Check] = ()
+) -> Registry:
     """Return the registry of exactly these definitions."""
     by_name = _by_name(resources)
-    return Registry(AssetGraph.build(assets, by_name), by_name)
+    graph = AssetGraph.build(assets, by_name)
+    return Registry(graph, by_name, _by_asset(checks, graph))
+
+
+def _by_asset(checks: Iterable[Check], graph: AssetGraph) -> dict[str, list[Check]]:
+    by_asset: dict[str, list[Check]] = {}
+    for check in checks:
+        if check.asset not in graph.assets:
+            raise UnknownAsset(
+                f"asset {check.asset!r} is not defined{did_you_mean(check.asset, graph.assets)} "
+                f"(checked by {check.name!r}, {check.location})"
+            )
+        others = by_asset.setdefault(check.asset, [])
+        for other in others:
+            if other.name == check.name and other is not check:
+                raise DuplicateAsset(
+                    f"check {check.name!r} of {check.asset!r} is defined twice: "
+                    f"{other.location} and {check.location}"
+                )
+        others.append(check)
+    return by_asset
 
 
 def _by_name(resources: Iterable[Resource]) -> dict[str, Resource]:

@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from flowstone.embedded import postgres_url, valkey_url
 from flowstone.errors import BadConfig, did_you_mean
+from flowstone.names import DEFAULT_IO, NAME
+from flowstone.resource_config import without_none
 
 PREFIX = "FLOWSTONE_"
 REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "valkey://", "valkeys://")
 FILE = "flowstone.toml"
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, in which null hides nothing that flowstone.toml says of a resource."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings that the environment gives."""
+        values = super().__call__()
+        if isinstance(values.get("resources"), dict):
+            values["resources"] = without_none(values["resources"])
+        return values
 
 
 class Settings(BaseSettings):
@@ -52,6 +69,9 @@ class Settings(BaseSettings):
     output_url: str | None = Field(
         None, description="Where outputs are stored: a folder or an fsspec URL."
     )
+    io: Mapping[str, str] = Field(
+        {}, description="More places for outputs: names of IO managers, and their addresses."
+    )
     max_in_flight: int = Field(
         200, ge=1, description="The most steps of one run that are dispatched at once."
     )
@@ -73,6 +93,11 @@ class Settings(BaseSettings):
     release: str | None = Field(
         None, description="What runs here, such as a git commit or an image; kept with attempts."
     )
+    resources: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Configs of resources, by name: tables of flowstone.toml, or JSON.",
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="Where `flowstone dev` puts Flower.")
 
     @field_validator("assets", mode="before")
@@ -88,6 +113,24 @@ class Settings(BaseSettings):
             raise ValueError("FLOWSTONE_TIME_LIMIT must not be below FLOWSTONE_SOFT_TIME_LIMIT")
         return self
 
+    @field_validator("io")
+    @classmethod
+    def _named(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name, address in value.items():
+            if not NAME.fullmatch(name) or name == DEFAULT_IO:
+                raise ValueError(
+                    f"{name!r} cannot be the name of an IO manager; use letters, digits, '_', '.' "
+                    f"and '-', and FLOWSTONE_OUTPUT_URL for {DEFAULT_IO!r}"
+                )
+            _refuse_password(address)
+        return value
+
+    @field_validator("output_url")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        _refuse_password(value or "")
+        return value
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -98,12 +141,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then the environment, then flowstone.toml."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     @cached_property
     def database(self) -> str:
@@ -144,15 +187,36 @@ class Settings(BaseSettings):
         """The folder or URL below which outputs are stored."""
         return self.output_url or str(self.home / "outputs")
 
+    @cached_property
+    def addresses(self) -> Mapping[str, str]:
+        """Where each IO manager keeps outputs, by its name."""
+        return {DEFAULT_IO: self.outputs, **self.io}
+
+
+def _refuse_password(address: str) -> None:
+    if "://" in address and urlsplit(address).password is not None:
+        # An address is shown to people, and stands in messages of errors.
+        raise ValueError(
+            "an address of outputs holds no password; the library of the storage takes it from "
+            "the environment, such as AWS_SECRET_ACCESS_KEY"
+        )
+
 
 def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
     """Return the settings of this process; raise BadConfig that names the bad one."""
     _refuse_unknown()
+    if "resources" in values:
+        values["resources"] = without_none(values["resources"])
     try:
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadConfig(f"{_where(first['loc'])}: {first['msg']}") from None
+    except SettingsError:
+        # The only setting that is read as JSON; the error itself would quote it.
+        raise BadConfig(
+            'FLOWSTONE_RESOURCES is not JSON; it must be such as {"name": {"field": "value"}}'
+        ) from None
     except ValueError as error:
         raise BadConfig(f"{FILE}: {error}") from None
 
@@ -162,7 +226,7 @@ def _where(place: tuple[int | str, ...]) -> str:
     if not place:
         return "the settings"
     key = ".".join(str(part) for part in place)
-    variable = PREFIX + key.upper()
+    variable = PREFIX + str(place[0]).upper()
     if variable in os.environ:
         return variable
     near = "" if place[0] in Settings.model_fields else did_you_mean(key, Settings.model_fields)

@@ -146,3 +146,19 @@ def test_the_words_of_the_glossary_are_there() -> None:
         "word", "asset", "partition", "run", "plan", "step", "attempt", "output", "canvas",
         "continuation", "ledger",
     ]  # fmt: skip
+
+
+def test_the_example_of_resources_gets_the_config_of_its_run(tmp_path: Path) -> None:
+    (example,) = [block for block in blocks("python") if "@resource" in block]
+    (tmp_path / "users.py").write_text(example)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "users.py"],
+        cwd=tmp_path,
+        env=clean | {"PYTHONPATH": str(ROOT), "TEST_PASSWORD": "hunter2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("connected to localhost\nconnected to test\n", "")

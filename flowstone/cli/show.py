@@ -9,11 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flowstone import runtime
+from flowstone import reading, runtime
 from flowstone.asset import Asset
-from flowstone.errors import LedgerUnavailable, WrongMigration
+from flowstone.cli.options import Partition
+from flowstone.errors import LedgerUnavailable, StorageUnavailable, WrongMigration
 from flowstone.graph import AssetGraph
+from flowstone.outcome import StoredOutput
 from flowstone.partition_key import label
+from flowstone.reading import AssetStatus
 from flowstone.runtime import Runtime
 from flowstone.store import outputs
 
@@ -22,19 +25,52 @@ _SHOWN = 10
 
 def show(
     asset: Annotated[str | None, typer.Argument(help="An asset; all of them without.")] = None,
+    *,
+    partition: Partition = None,
 ) -> None:
     """Show an asset: what it reads, who reads it, and its latest outputs.
 
-    Example: flowstone show monthly_report
+    With a partition, show how that stands; this needs the ledger only.
+
+    Example: flowstone show monthly_report --partition 2013-01
     """
     here = runtime.current()
     console = Console()
+    if asset is not None and partition is not None:
+        console.print(_standing(reading.status(asset, partition)))
+        return
     if asset is None:
         console.print(_all(here.registry.graph))
         return
     found = here.registry.graph[asset]
     console.print(_facts(found, here.registry.graph))
     _print_outputs(console, here, found)
+
+
+def _standing(status: AssetStatus) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    facts = {
+        "asset": status.asset,
+        "partition": str(status.partition),
+        "state": status.state,
+        "because": status.latest and status.latest.stale_reason,
+        "version": status.latest and f"{status.latest.id} of run {status.latest.run_id}",
+        "made": status.latest and f"{status.latest.created_at.astimezone():%Y-%m-%d %H:%M:%S}",
+        "rows": status.latest and status.latest.output.rows,
+        "bytes": status.latest and f"{status.latest.output.size:,}",
+        "computing": "\n".join(f"{open.state} in run {open.run_id}" for open in status.computing),
+        "last failure": status.failure
+        and f"{status.failure.message} (run {status.failure.run_id})",
+        "checks": "\n".join(
+            f"{check.name} {'passed' if check.passed else 'did not pass'}"
+            + (f": {check.message}" if check.message else "")
+            for check in status.checks
+        ),
+    }
+    for name, value in facts.items():
+        if value not in (None, ""):
+            table.add_row(f"[bold]{name}", escape(str(value)))
+    return table
 
 
 def _all(graph: AssetGraph) -> Table:
@@ -64,6 +100,13 @@ def _facts(asset: Asset, graph: AssetGraph) -> Table:
     return table
 
 
+def _path(here: Runtime, output: StoredOutput) -> str:
+    try:
+        return here.outputs.describe(output).path
+    except StorageUnavailable:
+        return output.location
+
+
 def _print_outputs(console: Console, here: Runtime, asset: Asset) -> None:
     try:
         with here.ledger.begin() as conn:
@@ -81,6 +124,6 @@ def _print_outputs(console: Console, here: Runtime, asset: Asset) -> None:
             escape(label(named.partition)),
             rows,
             f"{named.output.size:,}",
-            escape(here.outputs.path(named.output)),
+            escape(_path(here, named.output)),
         )
     console.print(table)

@@ -21,7 +21,7 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from flowstone.errors import BadConfig, LedgerUnavailable, WrongMigration
+from flowstone.errors import BadConfig, LedgerRefused, LedgerUnavailable, WrongMigration
 from flowstone.store.tables import SCHEMA, SINGLE_FLIGHT
 
 __all__ = ["HEAD", "Connection", "Ledger", "check_revision", "first_line", "revision", "translated"]
@@ -166,12 +166,20 @@ def translated(engine: Engine) -> Iterator[None]:
         raise unavailable from error
     except IntegrityError as error:
         if not _is_single_flight(error):
-            raise
+            raise _refused(error) from error
         overtaken = LedgerUnavailable(
             "another run has begun to compute the same asset x partition", original=error
         )
         overtaken.is_overtaken = True
         raise overtaken from error
+    except DBAPIError as error:
+        raise _refused(error) from error
+
+
+def _refused(error: DBAPIError) -> LedgerRefused:
+    return LedgerRefused(
+        f"the ledger refused what was to be written: {first_line(error)}", original=error
+    )
 
 
 def _is_single_flight(error: IntegrityError) -> bool:

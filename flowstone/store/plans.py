@@ -12,7 +12,7 @@ from flowstone.freshness import Fingerprint
 from flowstone.plan import Made, Node, Plan
 from flowstone.remaining import StoredStep
 from flowstone.states import RunState, StepState
-from flowstone.store import audit, runs
+from flowstone.store import runs
 from flowstone.store.tables import SCHEMA
 
 _RESERVE = text(
@@ -24,7 +24,7 @@ _RESERVE = text(
 
 _LATEST = text(
     f"""
-    SELECT l.asset, l.partition, o.step_id, o.sha256, o.fingerprint
+    SELECT l.asset, l.partition, o.step_id, o.sha256, o.fingerprint, o.stale_reason
     FROM unnest(CAST(:assets AS text[]), CAST(:partitions AS text[])) AS n(asset, partition)
     JOIN {SCHEMA}.latest l ON l.asset = n.asset AND l.partition = n.partition
     JOIN {SCHEMA}.outputs o ON o.id = l.output_id
@@ -53,14 +53,18 @@ def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, Made]:
     """Return the latest output of each node that has one."""
     columns = {"assets": [n[0] for n in nodes], "partitions": [n[1] for n in nodes]}
     return {
-        (asset, partition): Made(step_id, sha256, of and Fingerprint.parse(of))
-        for asset, partition, step_id, sha256, of in conn.execute(_LATEST, columns)
+        (asset, partition): Made(step_id, sha256, of and Fingerprint.parse(of), stale)
+        for asset, partition, step_id, sha256, of, stale in conn.execute(_LATEST, columns)
     }
 
 
 def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
     """Store the plan of a requested run; return False if it has been planned already."""
-    if not runs.move(conn, run_id, RunState.PLANNED, planned_at=text("now()")):
+    skipped = sum(step.skipped for step in plan.steps)
+    details = {"steps": len(plan.steps), "skipped": skipped}
+    if not runs.move(
+        conn, run_id, RunState.PLANNED, actor=actor, details=details, planned_at=text("now()")
+    ):
         return False
     # Ids grow along the plan, and so along every edge: transactions that lock steps in the
     # order of their ids cannot deadlock.
@@ -104,8 +108,6 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
             for place, up in enumerate(s.upstream)
         ),
     )
-    details = {"steps": len(ids), "skipped": len(ids) - len(waits_for)}
-    audit.record(conn, actor=actor, action="run.planned", run_id=run_id, details=details)
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,15 +9,16 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, select, text, update
 
-from flowstone.freshness import Fingerprint
-from flowstone.outcome import Failure, StoredOutput
+from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
 from flowstone.states import StepState, in_state
 from flowstone.store import audit, dispatch
+from flowstone.store.checks import CHECKED, as_json
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
 from flowstone.store.tracing import trace
+from flowstone.summary import one_line
 
 _S = StepState
 
@@ -137,6 +137,10 @@ _COMMIT = Prepared(
             :io, :fingerprint, CAST(:version AS text)
         FROM done
         RETURNING id
+    ), checked AS (
+        INSERT INTO {SCHEMA}.check_results
+            (output_id, actor, name, passed, blocking, severity, message, metadata)
+        SELECT output.id, CAST(:actor AS text), c.* FROM output, {CHECKED}
     ), traced AS (
         {trace("done")}
     ), pointed AS (
@@ -155,8 +159,15 @@ _COMMIT = Prepared(
             queued_at = CASE WHEN s.state = 'queued' THEN now() END
         FROM readers WHERE s.id = readers.id
     ), recorded AS (
-        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
-        SELECT :worker, 'step.succeeded', run_id, id, CAST(:details AS jsonb) FROM done
+        {
+        audit.recorded(
+            "done",
+            "step.succeeded",
+            before="'running'",
+            after="'succeeded'",
+            details="'attempt', attempt",
+        )
+    }
     )
     SELECT id FROM done
     """
@@ -246,28 +257,20 @@ def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> set[UUID]:
     return {row.token for row in renewed if row.goes_on}
 
 
-def commit(
-    conn: Connection,
-    claim: Claim,
-    output: StoredOutput,
-    fingerprint: Fingerprint,
-    version: str | None = None,
-) -> bool:
-    """Make an output the step's, with lineage, pointer, counters and audit row.
-
-    `version` is what the asset's definition calls its code.
+def commit(conn: Connection, claim: Claim, made: Succeeded) -> bool:
+    """Make an output the step's, with checks, lineage, pointer, counters and audit row.
 
     Returns False if the token is stale: then nothing is written.
     """
     values = {
         "step_id": claim.step_id,
         "token": claim.token,
-        "worker": claim.worker,
-        "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
-        "fingerprint": str(fingerprint),
-        "version": version,
+        "actor": claim.worker,
+        "fingerprint": str(made.fingerprint),
+        "version": made.version,
+        "checks": as_json(made.checks),
     }
-    return _COMMIT.first(conn, values | asdict(output)) is not None
+    return _COMMIT.first(conn, values | asdict(made.output)) is not None
 
 
 def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
@@ -276,7 +279,9 @@ def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
     Who reads it gets what the step `reuses` has made.
     """
     values = {"finished_at": text("now()"), "reuses": reuses}
-    if not finish(conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}):
+    if not finish(
+        conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}, reason="fresh"
+    ):
         return False
     lower_readers(conn, [claim.step_id])
     return True
@@ -325,8 +330,12 @@ def finish(
     *,
     failure: Failure | None = None,
     details: Mapping[str, Any] | None = None,
+    reason: str | None = None,
 ) -> bool:
-    """Move a running step on, if `claim` still holds it, and close its attempt."""
+    """Move a running step on, if `claim` still holds it, and close its attempt.
+
+    `reason` is for the audit log; by default it is the failure.
+    """
     moved = conn.execute(
         update(steps)
         .where(
@@ -356,8 +365,15 @@ def finish(
         action=f"step.{target}",
         run_id=claim.run_id,
         step_id=claim.step_id,
-        details={"step": claim.name, "attempt": claim.attempt}
-        | (failure.as_json() if failure else {})
-        | dict(details or {}),
+        details=audit.of_step(
+            claim.asset,
+            claim.partition,
+            attempt=claim.attempt,
+            **(failure.as_json() if failure else {}),
+            **(details or {}),
+        ),
+        reason=one_line(failure.type, failure.message) if failure else reason,
+        before={"state": StepState.RUNNING},
+        after={"state": target},
     )
     return True

@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+
+from flowstone.embedded import ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 90.0
@@ -72,6 +75,17 @@ class Cli:
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path / "home")
+
+
+@pytest.fixture
+def flowstone(cli: Cli, database: str, valkey: ValkeyServer) -> Any:
+    """Call the command line on the test's ledger."""
+
+    def call(*arguments: str) -> Any:
+        urls = {"database_url": database, "broker_url": valkey.url, "result_url": valkey.url}
+        return cli(*arguments, **urls)
+
+    return call
 
 
 class Dev:

@@ -9,24 +9,12 @@ import sys
 from typing import Any
 from uuid import UUID
 
-import pytest
 from sqlalchemy import text
 
 from flowstone.embedded import ValkeyServer
 from flowstone.store.ledger import Ledger
 from tests.cli.conftest import DEADLINE, ROOT, Cli, wait_until
 from tests.store.runs_by_hand import HandRun, query, run_sql
-
-
-@pytest.fixture
-def flowstone(cli: Cli, database: str, valkey: ValkeyServer) -> Any:
-    """Call the command line on the test's ledger."""
-
-    def call(*arguments: str) -> Any:
-        urls = {"database_url": database, "broker_url": valkey.url, "result_url": valkey.url}
-        return cli(*arguments, **urls)
-
-    return call
 
 
 def test_a_run_is_cancelled_in_one_line_and_again_without_harm(

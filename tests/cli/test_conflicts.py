@@ -4,26 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from flowstone.coordinator import coordinate
-from flowstone.embedded import ValkeyServer
 from flowstone.registry import load_registry
 from flowstone.store.ledger import Ledger
 from tests.cli import small_assets
-from tests.cli.conftest import Cli
 from tests.store.runs_by_hand import query
-
-
-@pytest.fixture
-def flowstone(cli: Cli, database: str, valkey: ValkeyServer) -> Any:
-    """Call the command line on the test's ledger."""
-
-    def call(*arguments: str) -> Any:
-        urls = {"database_url": database, "broker_url": valkey.url, "result_url": valkey.url}
-        return cli(*arguments, **urls)
-
-    return call
 
 
 def test_the_same_key_prints_the_same_run(flowstone: Any, ledger: Ledger) -> None:

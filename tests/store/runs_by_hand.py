@@ -11,7 +11,7 @@ from sqlalchemy import Connection, text
 
 from flowstone.expand import Canvas, expand, members
 from flowstone.freshness import Fingerprint
-from flowstone.outcome import Failure, StoredOutput
+from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.plan import Plan, PlannedStep
 from flowstone.request import Request
 from flowstone.states import RunState
@@ -78,7 +78,7 @@ class HandRun:
             found = dispatch.ready(conn, self.id)
         canvases = expand(found.steps, found.nodes, found.budget)
         if run.state == RunState.PLANNED:
-            runs.mark_running(conn, self.id)
+            runs.mark_running(conn, self.id, actor="test")
         marked = dispatch.mark(conn, canvases)
         self.canvas |= {n: marked[i].canvas for n, i in self.ids.items() if i in marked}
         return canvases
@@ -97,7 +97,7 @@ class HandRun:
 
     def commit(self, claim: Claim, sha: str | None = None, made_of: Fingerprint = MADE_OF) -> bool:
         with self.ledger.begin() as conn:
-            return steps.commit(conn, claim, output(sha), made_of)
+            return steps.commit(conn, claim, Succeeded(output(sha), made_of))
 
     def needs_coordinator(self) -> bool:
         """What a worker asks after each commit."""

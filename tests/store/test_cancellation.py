@@ -17,7 +17,7 @@ import flowstone
 from flowstone import Cancelled, Context, Retry, RunState, StepState, asset, coordinator
 from flowstone.errors import BadConfig, RunEnded, RunFailed
 from flowstone.execution import _record
-from flowstone.outcome import Failed, Failure, Retrying, Stopped, decide
+from flowstone.outcome import Failed, Failure, Retrying, Stopped, Succeeded, decide
 from flowstone.reconcile import reconcile
 from flowstone.registry import build_registry
 from flowstone.request import Request
@@ -82,8 +82,8 @@ def test_a_run_of_which_nothing_runs_is_cancelled_at_once(ledger: Ledger) -> Non
         "message": "cancelled by me@here: a typo",
     }
     assert query(
-        ledger, "SELECT actor, details FROM flowstone.audit WHERE action LIKE '%requested%'"
-    )[1:] == [("me@here", {"reason": "a typo", "grace": 30, "cancelled": 3, "running": 0})]
+        ledger, "SELECT actor, reason, details FROM flowstone.audit WHERE action LIKE '%requested%'"
+    )[1:] == [("me@here", "a typo", {"grace": 30, "cancelled": 3, "running": 0})]
     assert actions(run)[-2:] == ["run.cancel_requested", "run.cancelled"]
     with ledger.begin() as conn:
         error = runs.get(conn, run.id).error
@@ -321,7 +321,7 @@ def test_a_commit_that_has_begun_is_waited_for_and_its_readers_are_cancelled(
     claim = run.claim(1)
     with ThreadPoolExecutor(1) as pool:
         with ledger.begin() as conn:
-            steps.commit(conn, claim, output(), MADE_OF)
+            steps.commit(conn, claim, Succeeded(output(), MADE_OF))
             cancelled = pool.submit(cancel, run)
             until_somebody_waits_for_a_lock(ledger)
         assert cancelled.result(PATIENCE).state == RunState.CANCELLED

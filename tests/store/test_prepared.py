@@ -6,9 +6,8 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import IntegrityError
 
-from flowstone.errors import LedgerUnavailable
+from flowstone.errors import LedgerRefused, LedgerUnavailable
 from flowstone.store import dispatch
 from flowstone.store.ledger import Ledger
 from flowstone.store.prepared import Prepared
@@ -45,10 +44,10 @@ def test_the_server_has_it_prepared_from_the_first_time_on(ledger: Ledger) -> No
     assert any("window_left" in statement for statement in prepared)
 
 
-def test_an_error_of_the_database_is_sqlalchemys(ledger: Ledger) -> None:
+def test_what_the_database_refuses_is_said_in_its_words(ledger: Ledger) -> None:
     run = HandRun(ledger, {1: ()})
     broken = Prepared("UPDATE flowstone.runs SET state = 'nonsense' WHERE id = :id RETURNING id")
-    with pytest.raises(IntegrityError, match="ck_runs_state"), ledger.begin() as conn:
+    with pytest.raises(LedgerRefused, match="ck_runs_state"), ledger.begin() as conn:
         broken.first(conn, {"id": run.id})
 
 

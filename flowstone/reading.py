@@ -1,0 +1,135 @@
+"""Reading back: values and how they stand, from the ledger, without the assets' code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from flowstone import runtime
+from flowstone.asset import Asset
+from flowstone.errors import BadPartition, MissingInput, UnknownAsset
+from flowstone.partition import UNPARTITIONED, Key
+from flowstone.partition_key import decode_key, encode_key, step_name
+from flowstone.plan import Node
+from flowstone.store import checks, nodes, runs, standing, versions
+from flowstone.store.checks import RecordedCheck
+from flowstone.store.ledger import Connection
+from flowstone.store.standing import LastFailure, OpenStep
+from flowstone.store.versions import Version
+
+__all__ = ["AssetStatus", "LastFailure", "OpenStep", "Version", "exists", "get", "status"]
+
+
+@dataclass(frozen=True)
+class AssetStatus:
+    """How an asset x partition stands."""
+
+    asset: str
+    partition: Key
+    latest: Version | None
+    """The output that readers get; None if there was never one."""
+    computing: Sequence[OpenStep]
+    """The steps, of any run, that are to compute it."""
+    failure: LastFailure | None
+    """How the last attempt to compute it ended, where that was not a good end."""
+    checks: Sequence[RecordedCheck]
+    """What each check has said last of the latest output."""
+
+    @property
+    def state(self) -> str:
+        """One word: "missing", "stale" or "materialized".
+
+        What is materialized may yet have changed code or inputs: `flowstone plan` knows.
+        """
+        if self.latest is None:
+            return "missing"
+        return "stale" if self.latest.stale_at else "materialized"
+
+
+def get(
+    asset: str | Asset,
+    partition: Key = UNPARTITIONED,
+    *,
+    run: str | UUID | None = None,
+    version: int | None = None,
+) -> Any:  # noqa: ANN401 - any value of a user
+    """Return the latest value of an asset x partition, or that of a run, or of a version.
+
+    `partition` is the key or its text. The value comes back as what it was; where this
+    process has not imported the asset, models and dataclasses come back as dicts. Raises
+    UnknownAsset, BadPartition, UnknownRun or UnknownVersion for what there is not,
+    MissingOutput where the value is not in storage any more, and StorageUnavailable.
+    """
+    here = runtime.current()
+    with here.ledger.begin() as conn:
+        found = _version(conn, str(asset), partition, run, version)
+    return here.read(found.asset, found.output)
+
+
+def exists(
+    asset: str | Asset, partition: Key = UNPARTITIONED, *, run: str | UUID | None = None
+) -> bool:
+    """Return whether `get` would find the value; it is not read for that.
+
+    Raises what `get` raises, except that nothing is missing: an asset, a partition or a run
+    that has no such output has none.
+    """
+    here = runtime.current()
+    with here.ledger.begin() as conn:
+        try:
+            found = _version(conn, str(asset), partition, run, None)
+        except (UnknownAsset, BadPartition, MissingInput):
+            return False
+    return found.deleted_at is None and here.outputs.exists(found.output)
+
+
+def status(asset: str | Asset, partition: Key = UNPARTITIONED) -> AssetStatus:
+    """Return how an asset x partition stands; raise UnknownAsset or BadPartition."""
+    with runtime.current().ledger.begin() as conn:
+        node = _planned(conn, str(asset), partition)
+        latest = versions.latest(conn, node)
+        return AssetStatus(
+            asset=node[0],
+            partition=decode_key(node[1]),
+            latest=latest,
+            computing=standing.open_steps(conn, node),
+            failure=standing.last_failure(conn, node),
+            checks=checks.last_of(conn, latest.id) if latest else (),
+        )
+
+
+def _planned(conn: Connection, asset: str, partition: Key) -> Node:
+    """Return the node that a caller means, which may never have had an output."""
+    try:
+        return nodes.find(conn, asset, partition)
+    except (UnknownAsset, BadPartition):
+        for encoded in _forms(partition):
+            if standing.is_planned(conn, (asset, encoded)):
+                return asset, encoded
+        raise
+
+
+def _forms(partition: Key) -> list[str]:
+    return nodes.forms(partition) if isinstance(partition, str) else [encode_key(partition)]
+
+
+def _version(
+    conn: Connection,
+    asset: str,
+    partition: Key,
+    run: str | UUID | None,
+    version: int | None,
+) -> Version:
+    node = nodes.find(conn, asset, partition)
+    if version is not None:
+        return versions.one(conn, node, version)
+    if run is None:
+        found = versions.latest(conn, node)
+    else:
+        found = versions.of_run(conn, node, runs.find(conn, str(run)))
+    if found is None:
+        where = "has no output" if run is None else f"has no output in run {run}"
+        raise MissingInput(f"{step_name(*node)} {where}")
+    return found
