@@ -94,7 +94,7 @@ def test_the_section_on_lineage_holds(make_runtime: RuntimeFactory) -> None:
     assert len(produced.inputs) == 29
     named: dict[str, Any] = {"__name__": "readme"}
     exec(declares, named)  # noqa: S102
-    flights = asset(name="flights")(list)
+    flights = asset(name="flights")(lambda: [1])
     make_runtime(build_registry([flights, named["delays"]]))
     (column,) = flowstone.lineage.columns_upstream("delays", "minutes")
     assert f"`{column.asset}.{column.column}`, one step away" in README
