@@ -16,12 +16,12 @@ from flowstone.errors import BadQuery
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.store import lineage as walks
 from flowstone.store import nodes, pointers, provenance, runs
+from flowstone.store.checks import RecordedCheck
 from flowstone.store.ledger import Connection
 from flowstone.store.lineage import Affected, Standing, TracedOutput
 from flowstone.store.pointers import Start
 from flowstone.store.provenance import (
     Attempt,
-    CheckedOutput,
     MadeOutput,
     Provenance,
     ReadInput,
@@ -31,11 +31,11 @@ from flowstone.store.provenance import (
 __all__ = [
     "Affected",
     "Attempt",
-    "CheckedOutput",
     "MadeOutput",
     "Provenance",
     "Question",
     "ReadInput",
+    "RecordedCheck",
     "RequestedStep",
     "Standing",
     "TracedColumn",

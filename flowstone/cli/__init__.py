@@ -16,6 +16,7 @@ from flowstone.cli import (
     db,
     dev,
     history,
+    lineage,
     plan,
     run,
     show,
@@ -59,6 +60,8 @@ app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)
 app.command("status")(status.status)
 app.command("show")(show.show)
+app.command("lineage")(lineage.lineage)
+app.command("produced")(lineage.produced)
 app.command("get")(values.get)
 app.command("exists")(values.exists)
 app.command("versions")(history.versions)

@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Row, text
 from flowstone.freshness import Fingerprint
 from flowstone.partition_key import Key, decode_key, encode_key, step_name
 from flowstone.states import StepState
+from flowstone.store import checks
+from flowstone.store.checks import RecordedCheck
 from flowstone.store.pointers import NOW, Start, pointed_at
 from flowstone.store.tables import SCHEMA
 
@@ -90,19 +92,6 @@ class ReadInput:
 
 
 @dataclass(frozen=True)
-class CheckedOutput:
-    """What a check said of an output."""
-
-    name: str
-    passed: bool
-    blocking: bool
-    severity: str
-    message: str
-    metadata: Mapping[str, Any]
-    checked_at: datetime
-
-
-@dataclass(frozen=True)
 class Provenance:
     """What produced one output of an asset x partition."""
 
@@ -117,7 +106,8 @@ class Provenance:
     """Hashes of code, config and inputs; None for an output from before they were kept."""
     inputs: tuple[ReadInput, ...]
     """In the order of the plan."""
-    checks: tuple[CheckedOutput, ...]
+    checks: tuple[RecordedCheck, ...]
+    """What each check has said last of the value."""
     reused_by: RequestedStep | None
     """The step of the run in question, if that reuses the output; None if it made it."""
 
@@ -162,21 +152,12 @@ _INPUTS = text(
     """
 )
 
-_CHECKS = text(
-    f"""
-    SELECT name, passed, blocking, severity, message, metadata, checked_at
-    FROM {SCHEMA}.check_results
-    WHERE output_id = :output_id AND checked_at <= CAST(:at AS timestamptz) ORDER BY id
-    """
-)
-
 
 def produced(conn: Connection, start: Start, at: datetime | None) -> Provenance:
     """Return what produced the output, as it stood at a time, or stands now."""
     times = {"at": at or NOW}
     output = conn.execute(_OUTPUT, {"output_id": start.output_id, **times}).one()
     inputs = conn.execute(_INPUTS, {"step_id": output.step_id, **times})
-    checks = conn.execute(_CHECKS, {"output_id": output.id, **times})
     return Provenance(
         asset=output.asset,
         partition=decode_key(output.partition),
@@ -188,7 +169,7 @@ def produced(conn: Connection, start: Start, at: datetime | None) -> Provenance:
         version=output.version,
         fingerprint=Fingerprint.parse(output.fingerprint) if output.fingerprint else None,
         inputs=tuple(_input(row) for row in inputs),
-        checks=tuple(CheckedOutput(*row) for row in checks),
+        checks=tuple(checks.last_of(conn, output.id, at)),
         reused_by=(
             _step(conn, start.asked_by) if start.asked_by not in (None, output.step_id) else None
         ),

@@ -82,7 +82,8 @@ rollbacks = Table(
     Column("partition", Text, nullable=False),
     Column("output_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
     Column("replaced_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
-    Column("at", TIME, nullable=False, server_default=NOW),
+    # Whoever moves the pointer has waited for a commit that moved it before.
+    Column("at", TIME, nullable=False, server_default=text("clock_timestamp()")),
     Column("actor", Text, nullable=False),
     Index("ix_rollbacks_asset_partition", "asset", "partition"),
     comment="Each time that the pointer to the latest success was moved back by hand",

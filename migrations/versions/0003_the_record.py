@@ -118,7 +118,7 @@ def _rollbacks() -> None:
         sa.Column("partition", sa.Text(), nullable=False),
         sa.Column("output_id", sa.BigInteger(), nullable=False),
         sa.Column("replaced_id", sa.BigInteger(), nullable=False),
-        sa.Column("at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.Column("at", TIME, server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["output_id"], ["flowstone.outputs.id"], name=op.f("fk_rollbacks_output_id")

@@ -205,6 +205,20 @@ def test_a_pinned_input_is_traced_and_not_the_latest(ledger: Ledger) -> None:
     assert (affected.asset, affected.standing) == ("a2", Standing.OUT_OF_DATE)
 
 
+def test_how_something_near_stands_depends_on_what_is_far_too(ledger: Ledger) -> None:
+    history = History(ledger, {1: (), 2: (1,), 3: (1, 2)})
+    history.run({1: "make", 2: "make", 3: "make"}, dict.fromkeys((1, 2, 3), "a" * 64), {})
+    # 3 reads the new 1, and 2, which was made of the old one.
+    history.run({1: "make", 2: "pin", 3: "make"}, dict.fromkeys((1, 2, 3), "b" * 64), {2: 0})
+    with ledger.begin() as conn:
+        start = pointers.latest(conn, (history.asset(1), "-")).output_id
+        for depth in (None, 1):
+            found = lineage.impact(conn, start, depth, None)[1:]
+            assert [(one.asset, one.depth, one.standing) for one in found] == [
+                (history.asset(n), 1, Standing.OUT_OF_DATE) for n in (2, 3)
+            ]
+
+
 def test_lineage_is_written_in_the_transaction_of_the_success(ledger: Ledger) -> None:
     run = HandRun(ledger, {1: (), 2: (1,)})
     run.do(1, 2)
