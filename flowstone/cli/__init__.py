@@ -17,6 +17,7 @@ from flowstone.cli import (
     dev,
     history,
     plan,
+    prune,
     run,
     show,
     status,
@@ -64,6 +65,7 @@ app.command("exists")(values.exists)
 app.command("versions")(history.versions)
 app.command("rollback")(history.rollback)
 app.command("check")(check.check)
+app.command("prune")(prune.prune)
 app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
 

@@ -58,6 +58,7 @@ latest = Table(
     Column("output_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
     Column("updated_at", TIME, nullable=False, server_default=NOW),
     PrimaryKeyConstraint("asset", "partition"),
+    Index("ix_latest_output_id", "output_id"),
     comment="The latest success of each asset x partition, in the order of commits",
 )
 
@@ -70,6 +71,7 @@ lineage = Table(
     Column("upstream_sha256", Text, nullable=False),
     PrimaryKeyConstraint("step_id", "upstream_step_id"),
     Index("ix_lineage_upstream_step_id", "upstream_step_id"),
+    Index("ix_lineage_upstream_output_id", "upstream_output_id"),
     comment="The exact outputs that each committed step has read",
 )
 
@@ -84,6 +86,8 @@ rollbacks = Table(
     Column("at", TIME, nullable=False, server_default=NOW),
     Column("actor", Text, nullable=False),
     Index("ix_rollbacks_asset_partition", "asset", "partition"),
+    Index("ix_rollbacks_output_id", "output_id"),
+    Index("ix_rollbacks_replaced_id", "replaced_id"),
     comment="Each time that the pointer to the latest success was moved back by hand",
 )
 
