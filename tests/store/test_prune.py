@@ -69,6 +69,13 @@ class History:
                 if self.random.random() < 0.5:
                     self._play([self._resumed(failed.id)])
 
+        leader, follower = HandRun(self.ledger, {1: ()}), HandRun(self.ledger, {1: ()})
+        leader.dispatch()
+        follower.dispatch()
+        leader.commit(leader.claim(1))
+        leader.settle()
+        self._play([leader, follower])
+
     def _latest(self) -> dict[int, int]:
         sql = (
             "SELECT l.asset, o.step_id FROM flowstone.latest l "
@@ -100,8 +107,9 @@ class History:
     def _play(self, open_: list[HandRun]) -> None:
         """Bring runs to their ends, a step of one of them at a time."""
         while open_:
+            for run in open_:
+                run.dispatch()
             run = self.random.choice(open_)
-            run.dispatch()
             ready = [
                 n for n, row in run.rows().items()
                 if row["state"] in ("queued", "retrying") and row["open_deps"] == 0
