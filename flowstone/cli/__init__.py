@@ -18,6 +18,7 @@ from flowstone.cli import (
     history,
     lineage,
     plan,
+    prune,
     run,
     show,
     status,
@@ -67,6 +68,7 @@ app.command("exists")(values.exists)
 app.command("versions")(history.versions)
 app.command("rollback")(history.rollback)
 app.command("check")(check.check)
+app.command("prune")(prune.prune)
 app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
 
