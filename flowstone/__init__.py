@@ -22,6 +22,7 @@ from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
+    from flowstone import lineage
     from flowstone.client import (
         cancel,
         materialize,
@@ -67,6 +68,7 @@ __all__ = [
     "check_results",
     "exists",
     "get",
+    "lineage",
     "materialize",
     "materialize_all",
     "materialize_sync",
@@ -107,4 +109,6 @@ _LAZY: Final = {
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature of PEP 562
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "lineage":
+        return importlib.import_module("flowstone.lineage")
     raise AttributeError(f"module 'flowstone' has no attribute {name!r}")

@@ -179,7 +179,8 @@ def asset(
     pydantic model whose fields a run may set, `queue` one of the Celery queues.
     `version` says when the asset makes something else; without one, that is when the
     source of the function changes. A `volatile` asset reads what is outside the graph, a
-    service perhaps, so that it is computed anew each time.
+    service perhaps, so that it is computed anew each time. `columns` says for columns of the
+    value which columns of the assets that it reads they are made of, as "asset.column".
     Raises BadSignature for a function that cannot be called that way.
     """
 
@@ -206,7 +207,7 @@ def asset(
             io=io,
             pickle=pickle,
             keep=keep,
-            columns={name: tuple(made_of) for name, made_of in (columns or {}).items()},
+            columns=_columns(function, columns or {}),
             injected=tuple(name for name in _parameters(function) if name in needed),
         )
         DEFINED.add(made)
@@ -292,6 +293,18 @@ def _dependencies(
     ]
     _refuse_twice(function, found)
     return tuple(found)
+
+
+def _columns(
+    function: Callable[..., Any], columns: Mapping[str, Sequence[str]]
+) -> Mapping[str, tuple[str, ...]]:
+    for name, made_of in columns.items():
+        if isinstance(made_of, str):
+            raise BadSignature(
+                f"asset {function.__name__!r} ({location_of(function)}): columns= takes a list for "
+                f"each column, not a string; write {name!r}: [{made_of!r}]"
+            )
+    return {name: tuple(made_of) for name, made_of in columns.items()}
 
 
 def _listed(deps: Sequence[Dep], name: str) -> Dep | None:

@@ -143,6 +143,7 @@ def preview(
         ),
     )
     _check_config(plan, config)
+    _check_io(runtime, plan, request)
     _check_resources(plan, runtime, request.resources)
     return plan
 
@@ -151,7 +152,7 @@ def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
     """Plan a requested run, and pause it before its first step; raises as `build_plan` does."""
     run = runs.lock(conn, run_id)
     plans.write(conn, run_id, _plan(conn, runtime, run), actor=ACTOR)
-    runs.move(conn, run_id, RunState.PAUSED)
+    runs.move(conn, run_id, RunState.PAUSED, actor=ACTOR)
 
 
 def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
@@ -162,6 +163,23 @@ def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
                 f"config is given for {name!r}, which this run does not compute"
                 + did_you_mean(name, planned)
             )
+
+
+def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:
+    """Raise BadConfig unless there is an IO manager for each asset that the run computes."""
+    planned = {step.asset for step in plan.steps}
+    for name in request.io:
+        if name not in planned:
+            raise BadConfig(
+                f"an IO manager is given for {name!r}, which this run does not compute"
+                + did_you_mean(name, planned)
+            )
+    graph = runtime.registry.graph
+    for name in planned:
+        try:
+            runtime.outputs.manager(request.io.get(name, graph[name].io))
+        except BadConfig as error:
+            raise BadConfig(f"asset {name!r}: {error.message}") from error
 
 
 def _check_resources(
@@ -206,7 +224,7 @@ def _take_ready(
         runs.close_if_done(conn, run_id, actor=ACTOR)
         return (), {}
     if run.state == RunState.PLANNED:
-        runs.mark_running(conn, run_id)
+        runs.mark_running(conn, run_id, actor=ACTOR)
     return canvases, dispatch.mark(conn, canvases)
 
 
@@ -215,7 +233,7 @@ def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:
     ready = dispatch.ready(conn, run.id)
     while ready.followers:
         if run.state == RunState.PLANNED:
-            runs.mark_running(conn, run.id)
+            runs.mark_running(conn, run.id, actor=ACTOR)
         if run.request.on_conflict == OnConflict.REFUSE:
             _refuse(conn, run, ready.followers)
         else:

@@ -15,12 +15,21 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from flowstone import hints
 from flowstone.asset import Asset, Dependency
 from flowstone.check import Checked, examine
 from flowstone.config_values import config_values
 from flowstone.context import Context, Resources
-from flowstone.errors import BadConfig, CheckFailed, LedgerRefused, LedgerUnavailable, MissingInput
+from flowstone.errors import (
+    BadConfig,
+    CheckFailed,
+    LedgerRefused,
+    LedgerUnavailable,
+    MissingInput,
+    MissingOutput,
+)
 from flowstone.freshness import Fingerprint, Input, fingerprint
+from flowstone.io import Place
 from flowstone.log import get_logger
 from flowstone.outcome import (
     Failed,
@@ -38,7 +47,7 @@ from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, failing, flights, steps
+from flowstone.store import cancellation, dispatch, failing, flights, steps, versions
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
@@ -197,7 +206,7 @@ def _attempt(
             return Skipped(claim.earlier.step_id), None
         with runtime.resources.lent(asset.requires, claim.resources) as resources:
             value = asset.function(**_arguments(runtime, asset, claim, config, resources))
-            output = _stage(runtime, claim, value)
+            output = _stage(runtime, asset, claim, value)
         checks = _check(runtime, claim, output)
         return Succeeded(output, expected, asset.version, checks), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
@@ -232,8 +241,13 @@ def _check(runtime: Runtime, claim: Claim, output: StoredOutput) -> tuple[Checke
     checks = runtime.registry.checks.get(claim.asset, ())
     if not checks:
         return ()
-    value = runtime.outputs.load(output)
-    said = tuple(examine(checks, lambda _: value, decode_key(claim.partition)))
+    said = tuple(
+        examine(
+            checks,
+            lambda kind: runtime.read(claim.asset, output, kind),
+            decode_key(claim.partition),
+        )
+    )
     for one in said:
         if not one.passed:
             log.warning(
@@ -261,13 +275,13 @@ def _is_termination(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and error.code in codes
 
 
-def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
+def _stage(runtime: Runtime, asset: Asset, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
     return runtime.outputs.store(
         value,
-        asset=claim.asset,
-        partition=claim.partition,
-        step_id=claim.step_id,
-        attempt=claim.attempt,
+        Place(claim.asset, claim.partition, claim.step_id, claim.attempt, claim.token),
+        io=claim.io.get(asset.name, asset.io),
+        as_type=hints.of_result(asset.function),
+        pickle=asset.pickle,
     )
 
 
@@ -331,12 +345,14 @@ def _input(
 
     Where an optional dependency has no value, None stands for it.
     """
+    fan_in = runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in
+    kind = hints.of_parameter(asset.function, dependency.parameter or "", fan_in=fan_in)
     found = {
-        decode_key(partition): None if output is None else runtime.outputs.load(output)
+        decode_key(partition): None if output is None else _read(runtime, name, output, kind)
         for (name, partition), output in inputs.items()
         if name == dependency.asset
     }
-    if runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in:
+    if fan_in:
         return found
     if not found and dependency.optional:
         return None
@@ -346,6 +362,16 @@ def _input(
             f"{len(found)}; the definitions changed after the run was planned: start a new run"
         )
     return next(iter(found.values()))
+
+
+def _read(runtime: Runtime, asset: str, output: StoredOutput, as_type: Any) -> Any:  # noqa: ANN401
+    try:
+        return runtime.read(asset, output, as_type)
+    except MissingOutput:
+        # The next run that asks for it computes it again, though nothing else has changed.
+        with runtime.ledger.begin() as conn:
+            versions.mark_missing(conn, output, actor="worker")
+        raise
 
 
 def _context(

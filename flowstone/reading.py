@@ -65,7 +65,7 @@ def get(
     here = runtime.current()
     with here.ledger.begin() as conn:
         found = _version(conn, str(asset), partition, run, version)
-    return here.outputs.load(found.output)
+    return here.read(found.asset, found.output)
 
 
 def exists(
@@ -82,7 +82,7 @@ def exists(
             found = _version(conn, str(asset), partition, run, None)
         except (UnknownAsset, BadPartition, MissingInput):
             return False
-    return found.deleted_at is None and bool(here.outputs)
+    return found.deleted_at is None and here.outputs.exists(found.output)
 
 
 def status(asset: str | Asset, partition: Key = UNPARTITIONED) -> AssetStatus:

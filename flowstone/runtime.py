@@ -6,9 +6,13 @@ import getpass
 import os
 import socket
 from functools import cached_property
+from typing import Any
 
-from flowstone.io import FileOutputs
+from flowstone import hints
+from flowstone.asset import DEFINED, Asset
+from flowstone.io import Outputs
 from flowstone.leases import Leases
+from flowstone.outcome import StoredOutput
 from flowstone.registry import Registry, load_registry
 from flowstone.resource_config import check_settings
 from flowstone.resources import LiveResources
@@ -42,9 +46,27 @@ class Runtime:
         return registry
 
     @cached_property
-    def outputs(self) -> FileOutputs:
+    def outputs(self) -> Outputs:
         """Where values are stored."""
-        return FileOutputs(self.settings.outputs)
+        return Outputs(self.settings.addresses, lambda: self.ledger)
+
+    def read(self, asset: str, output: StoredOutput, as_type: Any = None) -> Any:  # noqa: ANN401
+        """Return the value of an output of an asset, as `as_type` or as what it was.
+
+        What it was, the function says that made it, if this process has its definition;
+        nothing is imported for that. Raises what `Outputs.load` raises.
+        """
+        made_by = self._known_asset(asset)
+        if as_type is None and made_by is not None:
+            as_type = hints.of_result(made_by.function)
+        allowed = made_by is not None and made_by.pickle
+        return self.outputs.load(output, as_type, pickle=allowed)
+
+    def _known_asset(self, name: str) -> Asset | None:
+        if self._registry is not None:
+            return self._registry.graph.assets.get(name)
+        defined = (made for made in DEFINED if isinstance(made, Asset))
+        return next((made for made in defined if made.name == name), None)
 
     @cached_property
     def leases(self) -> Leases:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -20,6 +22,7 @@ from pydantic_settings import (
 
 from flowstone.embedded import postgres_url, valkey_url
 from flowstone.errors import BadConfig, did_you_mean
+from flowstone.names import DEFAULT_IO, NAME
 from flowstone.resource_config import without_none
 
 PREFIX = "FLOWSTONE_"
@@ -66,6 +69,9 @@ class Settings(BaseSettings):
     output_url: str | None = Field(
         None, description="Where outputs are stored: a folder or an fsspec URL."
     )
+    io: Mapping[str, str] = Field(
+        {}, description="More places for outputs: names of IO managers, and their addresses."
+    )
     max_in_flight: int = Field(
         200, ge=1, description="The most steps of one run that are dispatched at once."
     )
@@ -106,6 +112,24 @@ class Settings(BaseSettings):
         if self.time_limit < self.soft_time_limit:
             raise ValueError("FLOWSTONE_TIME_LIMIT must not be below FLOWSTONE_SOFT_TIME_LIMIT")
         return self
+
+    @field_validator("io")
+    @classmethod
+    def _named(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name, address in value.items():
+            if not NAME.fullmatch(name) or name == DEFAULT_IO:
+                raise ValueError(
+                    f"{name!r} cannot be the name of an IO manager; use letters, digits, '_', '.' "
+                    f"and '-', and FLOWSTONE_OUTPUT_URL for {DEFAULT_IO!r}"
+                )
+            _refuse_password(address)
+        return value
+
+    @field_validator("output_url")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        _refuse_password(value or "")
+        return value
 
     @field_validator("home")
     @classmethod
@@ -162,6 +186,20 @@ class Settings(BaseSettings):
     def outputs(self) -> str:
         """The folder or URL below which outputs are stored."""
         return self.output_url or str(self.home / "outputs")
+
+    @cached_property
+    def addresses(self) -> Mapping[str, str]:
+        """Where each IO manager keeps outputs, by its name."""
+        return {DEFAULT_IO: self.outputs, **self.io}
+
+
+def _refuse_password(address: str) -> None:
+    if "://" in address and urlsplit(address).password is not None:
+        # An address is shown to people, and stands in messages of errors.
+        raise ValueError(
+            "an address of outputs holds no password; the library of the storage takes it from "
+            "the environment, such as AWS_SECRET_ACCESS_KEY"
+        )
 
 
 def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks them

@@ -14,6 +14,7 @@ from flowstone.asset import asset
 from flowstone.client import materialize_sync
 from flowstone.context import Context
 from flowstone.errors import BadMessage, FlowStoneError, LedgerRefused, RunFailed
+from flowstone.io import Place
 from flowstone.messages import STEP, CoordinateMessage, Message, StepMessage, parse
 from flowstone.outcome import StoredOutput, Succeeded
 from flowstone.registry import build_registry
@@ -211,7 +212,7 @@ def test_a_dependency_is_an_output_of_the_plan_not_a_file_that_exists(make_runti
     here = make_runtime(build_registry([source, copy]))
     materialize_sync(source)
     # A newer file in the same folder, which no commit knows of, is nobody's input.
-    here.outputs.store(99, asset="source", partition="-", step_id=10**6, attempt=1)
+    here.outputs.store(99, Place("source", "-", 10**6, 1, uuid4()))
     assert materialize_sync(copy).result() == 1
     assert materialize_sync(copy, upstream=True, force=True).result() == 2
 

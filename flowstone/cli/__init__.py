@@ -9,7 +9,19 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from flowstone.cli import cancel, check, db, dev, history, plan, run, show, status, values
+from flowstone.cli import (
+    audit,
+    cancel,
+    check,
+    db,
+    dev,
+    history,
+    plan,
+    run,
+    show,
+    status,
+    values,
+)
 from flowstone.errors import (
     BrokerUnavailable,
     FlowStoneError,
@@ -52,6 +64,7 @@ app.command("exists")(values.exists)
 app.command("versions")(history.versions)
 app.command("rollback")(history.rollback)
 app.command("check")(check.check)
+app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
 
 

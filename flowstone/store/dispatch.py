@@ -25,14 +25,17 @@ LOW_PART: Final = 4
 
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
 # the part of the window that is queued and could start. And a run without an open step needs it
-# to be closed. All counts are bounded by the window.
+# to be closed. All counts are bounded by the window. The first question asks for an order, which
+# only the index of what is ready has: with statistics of a moment in which much was ready,
+# PostgreSQL would look through all that is open.
 _DUE = Prepared(
     f"""
     SELECT CASE
-        WHEN EXISTS (
-            SELECT FROM {SCHEMA}.steps
+        WHEN (
+            SELECT id FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
-        ) THEN (
+            ORDER BY id LIMIT 1
+        ) IS NOT NULL THEN (
             SELECT count(*) FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'queued' AND open_deps = 0 AND canvas IS NOT NULL
         ) < greatest(1, r.max_in_flight / {LOW_PART})

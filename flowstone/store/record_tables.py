@@ -69,6 +69,7 @@ lineage = Table(
     Column("upstream_output_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
     Column("upstream_sha256", Text, nullable=False),
     PrimaryKeyConstraint("step_id", "upstream_step_id"),
+    Index("ix_lineage_upstream_output_id", "upstream_output_id"),
     Index("ix_lineage_upstream_step_id", "upstream_step_id"),
     comment="The exact outputs that each committed step has read",
 )

@@ -52,6 +52,9 @@ def upgrade() -> None:
         schema=SCHEMA,
         postgresql_where=sa.text("reuses IS NOT NULL"),
     )
+    op.create_index(
+        "ix_lineage_upstream_output_id", "lineage", ["upstream_output_id"], schema=SCHEMA
+    )
 
 
 def _outputs() -> None:
@@ -222,6 +225,7 @@ def _audit() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("ix_lineage_upstream_output_id", table_name="lineage", schema=SCHEMA)
     op.drop_index("ix_steps_reuses", table_name="steps", schema=SCHEMA)
     op.drop_column("attempts", "release", schema=SCHEMA)
     op.execute("DROP TRIGGER audit_awaits_seal ON flowstone.audit")

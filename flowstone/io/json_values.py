@@ -1,0 +1,205 @@
+"""JSON that says what JSON cannot: dates, decimals, bytes, tuples, sets, models.
+
+What is plain JSON already stays plain JSON. Else each value that is not becomes an object
+`{"$": tag, "v": ...}`, and an object of the user's with the key "$" is written as the pairs
+of its items. No tag names code: a model comes back as the dict of its fields, and becomes a
+model again by the annotation of whoever reads it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from flowstone.errors import OutputError
+from flowstone.partition_key import Month, decode_key, encode_key
+
+PLAIN: Final = "json"
+TAGGED: Final = "tagged.json"
+
+REMEDY: Final = (
+    "return JSON values, dates, decimals, bytes, tuples, sets, a frame, or pydantic models, "
+    "dataclasses or enums that the function's return annotation names; or allow pickle=True"
+)
+
+_TAG: Final = "$"
+
+
+def dump(value: Any, as_type: Any) -> tuple[str, bytes]:  # noqa: ANN401 - any value of a user
+    """Return the format and the bytes of a value, which `load` turns into the same.
+
+    `as_type` is what the function says that it returns, or None. Raises OutputError for a
+    value that would not come back as what it is.
+    """
+    try:
+        plain = _dumps(value)
+        if is_same(json.loads(plain), value):
+            return PLAIN, plain
+    except (TypeError, ValueError, RecursionError):
+        # It is not plain JSON; perhaps it is tagged JSON.
+        pass
+    try:
+        data = _dumps(_encode(value))
+        same = is_same(load(TAGGED, data, as_type), value)
+    except (TypeError, ValueError, RecursionError, OutputError) as error:
+        raise OutputError(
+            f"a {type(value).__name__} cannot be stored: {error}; {REMEDY}"
+        ) from error
+    if not same:
+        raise OutputError(
+            f"this {type(value).__name__} would come back as another value or type; {REMEDY}"
+        )
+    return TAGGED, data
+
+
+def _dumps(value: Any) -> bytes:  # noqa: ANN401
+    return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+
+
+def load(format: str, data: bytes, as_type: Any = None) -> Any:  # noqa: ANN401 - any value
+    """Return the value that `dump` made these bytes from.
+
+    Models become instances of what `as_type` names, or are dicts without it. Raises
+    OutputError where they do not fit.
+    """
+    document = json.loads(data)
+    if format == PLAIN:
+        return document
+    reader = _Reader()
+    value = reader.decode(document)
+    if as_type is None or not reader.has_models:
+        return value
+    try:
+        return TypeAdapter(as_type).validate_python(value, by_alias=False, by_name=True)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise OutputError(f"it cannot be read as {as_type}: {where}: {first['msg']}") from error
+
+
+def _tagged(tag: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {_TAG: tag, "v": value}
+
+
+def _encode(value: Any) -> Any:  # noqa: ANN401, PLR0911, C901 - one line a type is the clearest
+    match value:
+        case Enum():
+            return _tagged("enum", _encode(value.value))
+        case BaseModel():
+            fields = {name: getattr(value, name) for name in type(value).model_fields}
+            return _tagged("model", _items(fields | (value.__pydantic_extra__ or {})))
+        case _ if dataclasses.is_dataclass(value) and not isinstance(value, type | Month):
+            names = [field.name for field in dataclasses.fields(value) if field.init]
+            return _tagged("model", _items({name: getattr(value, name) for name in names}))
+        case tuple() if hasattr(value, "_fields"):
+            return _tagged("model", _items(value._asdict()))  # type: ignore[attr-defined]
+        case datetime() | date() | Month():
+            return _tagged("key", encode_key(value))
+        case float() if not math.isfinite(value):
+            return _tagged("float", repr(value))
+        case set() | frozenset():
+            # Sorted, so that equal sets are equal bytes.
+            parts = sorted(map(_encode, value), key=lambda part: json.dumps(part, sort_keys=True))
+            return _tagged(type(value).__name__, parts)
+        case tuple():
+            return _tagged("tuple", [_encode(part) for part in value])
+        case list():
+            return [_encode(part) for part in value]
+        case dict():
+            return _items(value)
+    if to_text := _TO_TEXT.get(type(value)):
+        return _tagged(type(value).__name__, to_text(value))
+    return value
+
+
+def _items(value: Mapping[Any, Any]) -> Any:  # noqa: ANN401
+    if _TAG not in value and all(type(key) is str for key in value):
+        return {key: _encode(part) for key, part in value.items()}
+    return _tagged("dict", [[_encode(key), _encode(part)] for key, part in value.items()])
+
+
+_TO_TEXT: Final[Mapping[type, Callable[[Any], Any]]] = {
+    Decimal: str,
+    UUID: str,
+    bytes: lambda value: base64.b64encode(value).decode(),
+    time: lambda value: [value.isoformat(), value.fold],
+    timedelta: lambda value: [value.days, value.seconds, value.microseconds],
+}
+
+_FROM_TEXT: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "key": decode_key,
+    "float": float,
+    "Decimal": Decimal,
+    "UUID": UUID,
+    "bytes": lambda text: base64.b64decode(text, validate=True),
+    "time": lambda parts: time.fromisoformat(parts[0]).replace(fold=parts[1]),
+    "timedelta": lambda parts: timedelta(*parts),
+}
+
+
+class _Reader:
+    """Decodes one document, and notes whether it holds what only an annotation can restore."""
+
+    def __init__(self) -> None:
+        self.has_models = False
+
+    def decode(self, part: Any) -> Any:  # noqa: ANN401
+        if isinstance(part, list):
+            return [self.decode(one) for one in part]
+        if not isinstance(part, dict):
+            return part
+        if _TAG in part:
+            return self._tagged(part[_TAG], part["v"])
+        return {key: self.decode(one) for key, one in part.items()}
+
+    def _tagged(self, tag: str, value: Any) -> Any:  # noqa: ANN401 - one line a tag
+        match tag:
+            case "model" | "enum":
+                self.has_models = True
+                return self.decode(value)
+            case "tuple":
+                return tuple(self.decode(one) for one in value)
+            case "set":
+                return {self.decode(one) for one in value}
+            case "frozenset":
+                return frozenset(self.decode(one) for one in value)
+            case "dict":
+                return {self.decode(key): self.decode(one) for key, one in value}
+        if tag not in _FROM_TEXT:
+            raise OutputError(f"outputs with the tag {tag!r} cannot be read by this version")
+        return _FROM_TEXT[tag](value)
+
+
+def is_same(back: Any, value: Any) -> bool:  # noqa: ANN401, PLR0911 - one line a type
+    """Return whether two values are equal in their types, too: 1, 1.0 and True are not."""
+    if type(back) is not type(value):
+        return False
+    if isinstance(back, dict):
+        # In their order, and by keys of the same types.
+        return len(back) == len(value) and all(
+            is_same(k, other) and is_same(v, value[other])
+            for (k, v), other in zip(back.items(), value, strict=True)
+        )
+    if isinstance(back, list | tuple):
+        return len(back) == len(value) and all(map(is_same, back, value))
+    if isinstance(back, set | frozenset):
+        return bool(back == value) and sorted(map(_kind, back)) == sorted(map(_kind, value))
+    if isinstance(back, float):
+        return back == value or (math.isnan(back) and math.isnan(value))
+    if isinstance(back, BaseModel | Decimal):
+        return bool(back == value) and repr(back) == repr(value)
+    return bool(back == value)
+
+
+def _kind(value: Any) -> str:  # noqa: ANN401
+    return f"{type(value).__name__}:{value!r}"
