@@ -79,6 +79,9 @@ def _value(text: str) -> Any:  # noqa: ANN401 - any JSON value
         return text
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+
+
 def key_of(partition: str | None) -> Key:
     """Return the key that the option names."""
     return UNPARTITIONED if partition is None else partition
