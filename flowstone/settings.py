@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -15,6 +15,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -103,6 +104,8 @@ class Settings(BaseSettings):
                     f"{name!r} cannot be the name of an IO manager; use letters, digits, '_', '.' "
                     f"and '-', and FLOWSTONE_OUTPUT_URL for {DEFAULT_IO!r}"
                 )
+            if not address:
+                raise ValueError(f"{name!r} has no address; give it a folder or an fsspec URL")
             _refuse_password(address)
         return value
 
@@ -175,7 +178,7 @@ class Settings(BaseSettings):
 
 
 def _refuse_password(address: str) -> None:
-    if "://" in address and urlsplit(address).password is not None:
+    if re.search(r"://[^/@]*:[^@]*@", address):
         # An address is shown to people, and stands in messages of errors.
         raise ValueError(
             "an address of outputs holds no password; the library of the storage takes it from "
@@ -191,6 +194,10 @@ def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks 
     except ValidationError as error:
         first = error.errors()[0]
         raise BadConfig(f"{_where(first['loc'])}: {first['msg']}") from None
+    except SettingsError:
+        raise BadConfig(
+            'FLOWSTONE_IO is not JSON; write it as {"lake": "s3://bucket/path"}'
+        ) from None
     except ValueError as error:
         raise BadConfig(f"{FILE}: {error}") from None
 
@@ -200,7 +207,7 @@ def _where(place: tuple[int | str, ...]) -> str:
     if not place:
         return "the settings"
     key = ".".join(str(part) for part in place)
-    variable = PREFIX + key.upper()
+    variable = PREFIX + str(place[0]).upper()
     if variable in os.environ:
         return variable
     near = "" if place[0] in Settings.model_fields else did_you_mean(key, Settings.model_fields)
