@@ -49,20 +49,30 @@ class FileOutputs:
         self._had_root = self._is_local and Path(self._root).is_dir()
 
     def store(self, location: str, data: bytes) -> None:
-        """Write a file that is there as a whole or not at all."""
+        """Write a file that is there as a whole or not at all; raise StorageUnavailable."""
         path = self._path(location)
-        with self._translated(path):
-            if self._is_local:
-                self._refuse_a_lost_root()
-                _write_durably(path, data)
-                self._had_root = True
-            elif self._is_memory or isinstance(self._fs, AsyncFileSystem):
-                # Object stores publish an object when its upload is complete.
-                self._fs.pipe_file(path, data)
-            else:
-                self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-                self._fs.pipe_file(f"{path}{_PART}", data)
-                self._fs.mv(f"{path}{_PART}", path)
+        try:
+            with self._translated(path):
+                self._write(path, data)
+        except MissingOutput as error:
+            raise StorageUnavailable(
+                f"{path} cannot be written, for its folder is gone", original=error
+            ) from error
+
+    def _write(self, path: str, data: bytes) -> None:
+        if self._is_local:
+            if self._had_root and not Path(self._root).is_dir():
+                # To make it anew might be to write where a disk is to be mounted again.
+                raise FileNotFoundError(self._root)
+            _write_durably(path, data)
+            self._had_root = True
+        elif self._is_memory or isinstance(self._fs, AsyncFileSystem):
+            # Object stores publish an object when its upload is complete.
+            self._fs.pipe_file(path, data)
+        else:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(f"{path}{_PART}", data)
+            self._fs.mv(f"{path}{_PART}", path)
 
     def load(self, location: str) -> bytes:
         """Return the file's content; raise MissingOutput or StorageUnavailable."""
@@ -110,11 +120,6 @@ class FileOutputs:
                 return self._fs.info(path)
         except MissingOutput:
             return None
-
-    def _refuse_a_lost_root(self) -> None:
-        if self._had_root and not Path(self._root).is_dir():
-            # To make it anew might be to write where a disk is to be mounted again.
-            raise FileNotFoundError(self._root)
 
     @contextmanager
     def _translated(self, path: str) -> Iterator[None]:
