@@ -29,9 +29,8 @@ PLAIN: Final = "json"
 TAGGED: Final = "tagged.json"
 
 REMEDY: Final = (
-    "return JSON values, dates, decimals, bytes, tuples, sets, a frame, or pydantic models, "
-    "dataclasses or enums that the function's return annotation names (by a name that exists "
-    "at run time, too); or allow pickle=True"
+    "return JSON values, dates, decimals, bytes, tuples, sets, frames, or models, dataclasses "
+    "and enums that the return annotation names; or set pickle=True"
 )
 
 _TAG: Final = "$"
@@ -196,6 +195,21 @@ _FROM_TEXT: Final[Mapping[str, Callable[[Any], Any]]] = {
 }
 
 
+def _set(tag: str, parts: list[Any]) -> Any:  # noqa: ANN401
+    try:
+        return set(parts) if tag == "set" else frozenset(parts)
+    except TypeError:
+        # Models that are dicts as yet. By the annotation of the set, the list becomes one.
+        return parts
+
+
+def _dict(items: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    try:
+        return dict(items)
+    except TypeError as error:
+        raise OutputError("a model is the key of a dict") from error
+
+
 class _Reader:
     """Decodes one document, and notes whether it holds what only an annotation can restore."""
 
@@ -218,12 +232,10 @@ class _Reader:
                 return self.decode(value)
             case "tuple":
                 return tuple(self.decode(one) for one in value)
-            case "set":
-                return {self.decode(one) for one in value}
-            case "frozenset":
-                return frozenset(self.decode(one) for one in value)
+            case "set" | "frozenset":
+                return _set(tag, [self.decode(one) for one in value])
             case "dict":
-                return {self.decode(key): self.decode(one) for key, one in value}
+                return _dict([(self.decode(key), self.decode(one)) for key, one in value])
         if tag not in _FROM_TEXT:
             raise OutputError(f"outputs with the tag {tag!r} cannot be read by this version")
         return _FROM_TEXT[tag](value)
