@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from flowstone.asset import Asset, Dep, asset, resource
+from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError
@@ -17,10 +17,12 @@ from flowstone.partition import (
     StaticPartitions,
     Window,
 )
+from flowstone.resource import Env, resource
 from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
+    from flowstone import lineage
     from flowstone.client import (
         cancel,
         materialize,
@@ -48,6 +50,7 @@ __all__ = [
     "Context",
     "DailyPartitions",
     "Dep",
+    "Env",
     "FlowStoneError",
     "Month",
     "MonthlyPartitions",
@@ -65,6 +68,7 @@ __all__ = [
     "check_results",
     "exists",
     "get",
+    "lineage",
     "materialize",
     "materialize_all",
     "materialize_sync",
@@ -105,4 +109,6 @@ _LAZY: Final = {
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature of PEP 562
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "lineage":
+        return importlib.import_module("flowstone.lineage")
     raise AttributeError(f"module 'flowstone' has no attribute {name!r}")

@@ -30,6 +30,7 @@ def materialize(
     *,
     partition: Key = UNPARTITIONED,
     config: Config | None = None,
+    resources: Config | None = None,
     force: bool = True,
     max_in_flight: int | None = None,
     on_conflict: Conflicts = "join",
@@ -39,19 +40,26 @@ def materialize(
 
     It reads the latest outputs of what the asset depends on. `partition` is the
     key itself or its text; `config` holds values for the config models of assets,
-    by their names. Without `force` it is skipped if it is fresh.
+    by their names. `resources` holds values for those of resources, which must then be
+    defined in this process, too; a secret is given as `Env("NAME")`, and None is not given.
+    Without `force` it is skipped if it is fresh.
 
     `on_conflict` says what happens where another run is computing the same asset x
     partition: "join" waits for it, and takes its output if that is made of the same;
     "queue" waits, and then computes; "refuse" fails. With an `idempotency_key`, up to 200
     characters of your choice, all calls with the same key get the run of the first.
 
-    Raises BadConfig, KeyReused for the key of a different request, LedgerUnavailable or
-    BrokerUnavailable, and then nothing has been recorded. Names and keys are checked by
-    the coordinator: a run for which they are wrong fails and says so.
+    Raises BadConfig, UnknownResource, KeyReused for the key of a different request,
+    LedgerUnavailable or BrokerUnavailable, and then nothing has been recorded. Names and
+    keys are checked by the coordinator: a run for which they are wrong fails and says so.
     """
     request = submission.request(
-        asset, partition, upstream=False, force=force, on_conflict=on_conflict
+        asset,
+        partition,
+        upstream=False,
+        force=force,
+        on_conflict=on_conflict,
+        resources=resources,
     )
     return _submit(request, config, max_in_flight, idempotency_key)
 
@@ -61,6 +69,7 @@ def materialize_all(
     *,
     partition: Key = UNPARTITIONED,
     config: Config | None = None,
+    resources: Config | None = None,
     force: bool = False,
     max_in_flight: int | None = None,
     on_conflict: Conflicts = "join",
@@ -72,7 +81,12 @@ def materialize_all(
     arguments and errors are those of `materialize`.
     """
     request = submission.request(
-        assets, partition, upstream=True, force=force, on_conflict=on_conflict
+        assets,
+        partition,
+        upstream=True,
+        force=force,
+        on_conflict=on_conflict,
+        resources=resources,
     )
     return _submit(request, config, max_in_flight, idempotency_key)
 
@@ -110,6 +124,7 @@ def materialize_sync(
     partition: Key = UNPARTITIONED,
     upstream: bool = False,
     config: Config | None = None,
+    resources: Config | None = None,
     force: bool | None = None,
     on_conflict: Conflicts = "join",
     idempotency_key: str | None = None,
@@ -129,7 +144,12 @@ def materialize_sync(
     reconcile.close_abandoned(here)
     forced = _forced(force, upstream)
     request = submission.request(
-        assets, partition, upstream=upstream, force=forced, on_conflict=on_conflict
+        assets,
+        partition,
+        upstream=upstream,
+        force=forced,
+        on_conflict=on_conflict,
+        resources=resources,
     )
     run_id, is_new = submission.record(
         here, request, config, None, driver="inline", key=idempotency_key
@@ -155,6 +175,7 @@ def preview(
     partition: Key = UNPARTITIONED,
     upstream: bool = False,
     config: Config | None = None,
+    resources: Config | None = None,
     force: bool | None = None,
 ) -> Plan:
     """Return the plan that these assets would have now; nothing is recorded, nothing runs.
@@ -165,7 +186,11 @@ def preview(
     """
     here = runtime.current()
     request = submission.request(
-        assets, partition, upstream=upstream, force=_forced(force, upstream)
+        assets,
+        partition,
+        upstream=upstream,
+        force=_forced(force, upstream),
+        resources=resources,
     )
     with here.ledger.begin() as conn:
         return coordinator.preview(conn, here, request, submission.json_config(config or {}))
@@ -177,6 +202,7 @@ def save_plan(
     partition: Key = UNPARTITIONED,
     upstream: bool = False,
     config: Config | None = None,
+    resources: Config | None = None,
     force: bool | None = None,
     max_in_flight: int | None = None,
 ) -> RunHandle:
@@ -186,7 +212,11 @@ def save_plan(
     """
     here = runtime.current()
     request = submission.request(
-        assets, partition, upstream=upstream, force=_forced(force, upstream)
+        assets,
+        partition,
+        upstream=upstream,
+        force=_forced(force, upstream),
+        resources=resources,
     )
     run_id = uuid4()
     with here.ledger.begin() as conn:

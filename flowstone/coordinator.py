@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flowstone.config_values import config_values
 from flowstone.errors import (
     BadConfig,
     BrokerUnavailable,
@@ -19,13 +18,14 @@ from flowstone.errors import (
     FlowStoneError,
     did_you_mean,
 )
-from flowstone.execution import asset_config, made_of
+from flowstone.execution import asset_config, chosen_values, made_of
 from flowstone.expand import Canvas, expand
 from flowstone.freshness import Input
 from flowstone.log import get_logger
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
 from flowstone.request import OnConflict, Request
+from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
 from flowstone.store import cancellation, dispatch, failing, flights, plans, runs
@@ -138,10 +138,13 @@ def preview(
         graph,
         partial(plans.latest, conn),
         datetime.now(UTC),
-        lambda asset: config_values(asset_config(graph[asset], config)),
+        lambda asset: chosen_values(
+            graph[asset], asset_config(graph[asset], config), request.resources
+        ),
     )
     _check_config(plan, config)
     _check_io(runtime, plan, request)
+    _check_resources(plan, runtime, request.resources)
     return plan
 
 
@@ -149,7 +152,7 @@ def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
     """Plan a requested run, and pause it before its first step; raises as `build_plan` does."""
     run = runs.lock(conn, run_id)
     plans.write(conn, run_id, _plan(conn, runtime, run), actor=ACTOR)
-    runs.move(conn, run_id, RunState.PAUSED)
+    runs.move(conn, run_id, RunState.PAUSED, actor=ACTOR)
 
 
 def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
@@ -179,6 +182,21 @@ def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:
             raise BadConfig(f"asset {name!r}: {error.message}") from error
 
 
+def _check_resources(
+    plan: Plan, runtime: Runtime, overrides: Mapping[str, Mapping[str, Any]]
+) -> None:
+    check_overrides(runtime.registry.resources, runtime.settings.resources, overrides)
+    graph = runtime.registry.graph
+    planned = {step.asset for step in plan.steps}
+    required = {name for asset in planned for name in graph[asset].requires}
+    for name in overrides:
+        if name not in required:
+            raise BadConfig(
+                f"resource {name!r} is given for the run, which computes nothing that requires it"
+                + did_you_mean(name, required)
+            )
+
+
 def take_ready(
     runtime: Runtime, run_id: UUID
 ) -> tuple[Sequence[Canvas], Mapping[int, DispatchedStep]]:
@@ -206,7 +224,7 @@ def _take_ready(
         runs.close_if_done(conn, run_id, actor=ACTOR)
         return (), {}
     if run.state == RunState.PLANNED:
-        runs.mark_running(conn, run_id)
+        runs.mark_running(conn, run_id, actor=ACTOR)
     return canvases, dispatch.mark(conn, canvases)
 
 
@@ -215,7 +233,7 @@ def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:
     ready = dispatch.ready(conn, run.id)
     while ready.followers:
         if run.state == RunState.PLANNED:
-            runs.mark_running(conn, run.id)
+            runs.mark_running(conn, run.id, actor=ACTOR)
         if run.request.on_conflict == OnConflict.REFUSE:
             _refuse(conn, run, ready.followers)
         else:
@@ -249,7 +267,7 @@ def _expected(
 def _fingerprint(runtime: Runtime, run: Run, name: str, inputs: Sequence[Input]) -> str | None:
     try:
         asset = runtime.registry.graph[name]
-        return str(made_of(asset, asset_config(asset, run.config), inputs))
+        return str(made_of(asset, asset_config(asset, run.config), inputs, run.request.resources))
     except FlowStoneError:
         # The definitions have changed since the run was planned; the step itself will say so.
         return None

@@ -109,6 +109,24 @@ class UnknownVersion(FlowStoneError):
     type = "unknown_version"
 
 
+class NeverMaterialized(FlowStoneError):
+    """An output that there is not, in the run or at the time that is asked about."""
+
+    type = "never_materialized"
+
+
+class UnknownColumn(DefinitionError):
+    """A column that no asset declares, or is declared to be made of."""
+
+    type = "unknown_column"
+
+
+class BadQuery(FlowStoneError):
+    """A question to the ledger that makes no sense, such as one about a time without a zone."""
+
+    type = "bad_query"
+
+
 class OutputError(FlowStoneError):
     """An output that cannot be stored, or does not match its record."""
 

@@ -19,7 +19,7 @@ from flowstone import hints
 from flowstone.asset import Asset, Dependency
 from flowstone.check import Checked, examine
 from flowstone.config_values import config_values
-from flowstone.context import Context
+from flowstone.context import Context, Resources
 from flowstone.errors import (
     BadConfig,
     CheckFailed,
@@ -201,21 +201,23 @@ def _attempt(
         asset = runtime.registry.graph[claim.asset]
         policy = asset.retry
         config = asset_config(asset, claim.config)
-        expected = made_of(asset, config, _hashes(claim))
+        expected = made_of(asset, config, _hashes(claim), claim.resources)
         if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
             return Skipped(claim.earlier.step_id), None
-        value = asset.function(**_arguments(runtime, asset, claim, config))
-        output = _stage(runtime, asset, claim, value)
+        with runtime.resources.lent(asset.requires, claim.resources) as resources:
+            value = asset.function(**_arguments(runtime, asset, claim, config, resources))
+            output = _stage(runtime, asset, claim, value)
         checks = _check(runtime, claim, output)
         return Succeeded(output, expected, asset.version, checks), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
     except BaseException as error:
         if _is_termination(error):
             raise
-        outcome = _failure(runtime, claim, error, policy, park_after)
+        told = runtime.resources.secrets.without(error)
+        outcome = _failure(runtime, claim, told, policy, park_after)
         if isinstance(error, _Refusal) and isinstance(outcome, Failed):
             outcome = replace(outcome, refused=error.value)
-        return outcome, error
+        return outcome, told
 
 
 def _failure(
@@ -290,19 +292,46 @@ def _hashes(claim: Claim) -> list[Input]:
     ]
 
 
-def made_of(asset: Asset, config: Any, inputs: Iterable[Input]) -> Fingerprint:  # noqa: ANN401
-    """Return the fingerprint of what a step makes; `config` is what `asset_config` returns."""
-    return fingerprint(asset.code_hash, config_values(config), inputs)
+def made_of(
+    asset: Asset,
+    config: Any,  # noqa: ANN401 - the user's model
+    inputs: Iterable[Input],
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> Fingerprint:
+    """Return the fingerprint of what a step makes.
+
+    `config` is what `asset_config` returns, `overrides` what the run says of resources.
+    """
+    return fingerprint(asset.code_hash, chosen_values(asset, config, overrides), inputs)
 
 
-def _arguments(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> dict[str, Any]:  # noqa: ANN401
-    arguments = {
+def chosen_values(asset: Asset, config: Any, overrides: Mapping[str, Mapping[str, Any]]) -> Any:  # noqa: ANN401
+    """Return what a run chooses for an asset, to be hashed: its config, and its resources'.
+
+    The settings of resources do not count, for they are those of an environment.
+    """
+    values = config_values(config)
+    given = {name: overrides[name] for name in asset.requires if overrides.get(name)}
+    # Without an override it is the config alone, as in outputs of older versions.
+    return [values, given] if given else values
+
+
+def _arguments(
+    runtime: Runtime,
+    asset: Asset,
+    claim: Claim,
+    config: Any,  # noqa: ANN401 - the user's model
+    resources: Resources,
+) -> dict[str, Any]:
+    # First the resources: what cannot be computed needs no inputs.
+    arguments = {name: resources[name] for name in asset.injected}
+    arguments |= {
         dependency.parameter: _input(runtime, asset, dependency, claim.inputs)
         for dependency in asset.dependencies
         if dependency.parameter is not None
     }
     if asset.context_parameter:
-        arguments[asset.context_parameter] = _context(runtime, asset, claim, config)
+        arguments[asset.context_parameter] = _context(runtime, asset, claim, config, resources)
     return arguments
 
 
@@ -345,7 +374,13 @@ def _read(runtime: Runtime, asset: str, output: StoredOutput, as_type: Any) -> A
         raise
 
 
-def _context(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> Context:  # noqa: ANN401
+def _context(
+    runtime: Runtime,
+    asset: Asset,
+    claim: Claim,
+    config: Any,  # noqa: ANN401 - the user's model
+    resources: Resources,
+) -> Context:
     names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
     return Context(
         run_id=str(claim.run_id),
@@ -354,7 +389,7 @@ def _context(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> Conte
         partitions=asset.partitions,
         attempt=claim.attempt,
         config=config,
-        resources=runtime.registry.resources_of(asset),
+        resources=resources,
         logger=get_logger("flowstone.asset", **names),
         is_cancelled=partial(runtime.leases.is_cancelled, claim.token),
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
+from flowstone import audit
 from flowstone.runtime import Runtime
 from flowstone.store import cancellation, flights, repairs
 from flowstone.store.ledger import Connection
@@ -48,6 +49,8 @@ def reconcile(
         to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
     for run_id in sorted(to_wake):
         wake(run_id)
+    # Last, as nobody waits for it.
+    audit.seal(runtime, batches=audit.PASS)
     return {"cancel_overdue": len(taken), **repaired.counts, "run_woken": len(to_wake)}
 
 

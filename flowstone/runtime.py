@@ -14,6 +14,8 @@ from flowstone.io import Outputs
 from flowstone.leases import Leases
 from flowstone.outcome import StoredOutput
 from flowstone.registry import Registry, load_registry
+from flowstone.resource_config import check_settings
+from flowstone.resources import LiveResources
 from flowstone.settings import Settings, load_settings
 from flowstone.store.ledger import Ledger
 
@@ -24,6 +26,8 @@ class Runtime:
     def __init__(self, settings: Settings | None = None, registry: Registry | None = None) -> None:
         self.settings = settings or load_settings()
         self._registry = registry
+        # Not made lazily: two threads would make two, and each resource twice.
+        self.resources = LiveResources(lambda: self.registry.resources, self.settings.resources)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -32,8 +36,14 @@ class Runtime:
 
     @cached_property
     def registry(self) -> Registry:
-        """The definitions; raises DefinitionError where they do not make sense."""
-        return self._registry or load_registry(self.settings.assets)
+        """The definitions.
+
+        Raises DefinitionError where they do not make sense, and BadConfig where the settings
+        of resources do not fit them.
+        """
+        registry = self._registry or load_registry(self.settings.assets)
+        check_settings(registry.resources, self.settings.resources)
+        return registry
 
     @cached_property
     def outputs(self) -> Outputs:
@@ -65,6 +75,7 @@ class Runtime:
 
     def close(self) -> None:
         """Close what has been opened."""
+        self.resources.close()
         if "leases" in self.__dict__:
             self.leases.close()
         if "ledger" in self.__dict__:
@@ -89,9 +100,9 @@ def current() -> Runtime:
 
     A forked child gets one of its own: connections and threads do not survive a fork.
     """
-    if os.getpid() not in _runtimes:
-        _runtimes[os.getpid()] = Runtime()
-    return _runtimes[os.getpid()]
+    pid = os.getpid()
+    # Of several threads that come first, one makes the runtime of all.
+    return _runtimes.get(pid) or _runtimes.setdefault(pid, Runtime())
 
 
 def use(runtime: Runtime | None) -> None:
@@ -100,3 +111,10 @@ def use(runtime: Runtime | None) -> None:
         _runtimes.pop(os.getpid(), None)
     else:
         _runtimes[os.getpid()] = runtime
+
+
+def close() -> None:
+    """Close the runtime of this process, if it has one."""
+    made = _runtimes.pop(os.getpid(), None)
+    if made is not None:
+        made.close()

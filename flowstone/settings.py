@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -22,10 +23,22 @@ from pydantic_settings import (
 from flowstone.embedded import postgres_url, valkey_url
 from flowstone.errors import BadConfig, did_you_mean
 from flowstone.names import DEFAULT_IO, NAME
+from flowstone.resource_config import without_none
 
 PREFIX = "FLOWSTONE_"
 REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "valkey://", "valkeys://")
 FILE = "flowstone.toml"
+
+
+class _Environment(EnvSettingsSource):
+    """The environment, in which null hides nothing that flowstone.toml says of a resource."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings that the environment gives."""
+        values = super().__call__()
+        if isinstance(values.get("resources"), dict):
+            values["resources"] = without_none(values["resources"])
+        return values
 
 
 class Settings(BaseSettings):
@@ -80,6 +93,11 @@ class Settings(BaseSettings):
     release: str | None = Field(
         None, description="What runs here, such as a git commit or an image; kept with attempts."
     )
+    resources: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Configs of resources, by name: tables of flowstone.toml, or JSON.",
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="Where `flowstone dev` puts Flower.")
 
     @field_validator("assets", mode="before")
@@ -125,12 +143,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then the environment, then flowstone.toml."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     @cached_property
     def database(self) -> str:
@@ -186,17 +204,28 @@ def _refuse_password(address: str) -> None:
         )
 
 
+_JSON = {
+    "io": '{"lake": "s3://bucket/folder"}',
+    "resources": '{"name": {"field": "value"}}',
+}
+"""The settings that are JSON in the environment, and what that looks like."""
+
+
 def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
     """Return the settings of this process; raise BadConfig that names the bad one."""
     _refuse_unknown()
+    if "resources" in values:
+        values["resources"] = without_none(values["resources"])
     try:
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadConfig(f"{_where(first['loc'])}: {first['msg']}") from None
-    except SettingsError:
+    except SettingsError as error:
+        # Of the error nothing is quoted but the name of the field: a value may be a secret.
+        name, form = next((n, f) for n, f in _JSON.items() if f'"{n}"' in str(error))
         raise BadConfig(
-            'FLOWSTONE_IO is not JSON; write it as {"lake": "s3://bucket/path"}'
+            f"{PREFIX}{name.upper()} is not JSON; it must be such as {form}"
         ) from None
     except ValueError as error:
         raise BadConfig(f"{FILE}: {error}") from None

@@ -9,7 +9,20 @@ from typing import Final
 import typer
 from rich.console import Console
 
-from flowstone.cli import cancel, check, db, dev, history, plan, run, show, status, values
+from flowstone.cli import (
+    audit,
+    cancel,
+    check,
+    db,
+    dev,
+    history,
+    lineage,
+    plan,
+    run,
+    show,
+    status,
+    values,
+)
 from flowstone.errors import (
     BrokerUnavailable,
     FlowStoneError,
@@ -47,11 +60,14 @@ app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)
 app.command("status")(status.status)
 app.command("show")(show.show)
+app.command("lineage")(lineage.lineage)
+app.command("produced")(lineage.produced)
 app.command("get")(values.get)
 app.command("exists")(values.exists)
 app.command("versions")(history.versions)
 app.command("rollback")(history.rollback)
 app.command("check")(check.check)
+app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
 
 

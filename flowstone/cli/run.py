@@ -9,7 +9,16 @@ from rich.console import Console
 
 from flowstone import client
 from flowstone.cli.display import follow
-from flowstone.cli.options import Detach, Force, Partition, Timeout, Upstream, key_of
+from flowstone.cli.options import (
+    Detach,
+    Force,
+    Override,
+    Partition,
+    Timeout,
+    Upstream,
+    key_of,
+    overrides_of,
+)
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import RunHandle
 from flowstone.request import OnConflict
@@ -22,6 +31,7 @@ def run(
     partition: Partition = None,
     upstream: Upstream = False,
     force: Force = None,
+    resource: Override = None,
     on_conflict: Annotated[
         OnConflict,
         typer.Option(
@@ -45,6 +55,7 @@ def run(
         asset,
         partition=key_of(partition),
         force=force,
+        resources=overrides_of(resource),
         on_conflict=on_conflict.value,
         idempotency_key=idempotency_key,
     )

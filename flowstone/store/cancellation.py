@@ -22,6 +22,7 @@ from flowstone.states import (
     RunState,
     StepState,
     in_state,
+    is_open,
     sources,
     sql_list,
 )
@@ -45,14 +46,26 @@ def _cancel(states: Sequence[StepState]) -> str:
     return f"""
     WITH locked AS (
         SELECT id, state FROM {SCHEMA}.steps
-        WHERE run_id = :run_id AND state IN ({sql_list(states)})
+        WHERE run_id = :run_id AND {is_open("state")} AND state IN ({sql_list(states)})
         ORDER BY id FOR NO KEY UPDATE
+    ), moved AS (
+        UPDATE {SCHEMA}.steps s
+        SET state = 'cancelled', finished_at = now(), token = NULL, lease_until = NULL,
+            retry_at = NULL, error = CAST(:error AS jsonb)
+        FROM locked WHERE s.id = locked.id
+        RETURNING s.id, s.run_id, s.asset, s.partition, s.canvas, locked.state AS was
+    ), recorded AS (
+        {
+        audit.recorded(
+            "moved",
+            "step.cancelled",
+            before="was",
+            after="'cancelled'",
+            reason="CAST(:reason AS text)",
+        )
+    }
     )
-    UPDATE {SCHEMA}.steps s
-    SET state = 'cancelled', finished_at = now(), token = NULL, lease_until = NULL,
-        retry_at = NULL, error = CAST(:error AS jsonb)
-    FROM locked WHERE s.id = locked.id
-    RETURNING s.id, s.canvas, locked.state = 'running' AS was_running
+    SELECT id, canvas, was = 'running' AS was_running FROM moved
     """
 
 
@@ -86,7 +99,7 @@ _STOP = text(
     FROM {SCHEMA}.runs r
     WHERE s.id = :step_id AND {in_state("s.state", StepState.RUNNING)} AND s.token = :token
       AND r.id = s.run_id AND r.cancel_requested_at IS NOT NULL
-    RETURNING s.id
+    RETURNING r.cancel_reason
     """
 )
 
@@ -169,14 +182,17 @@ def request(
         .where(runs_table.c.id == run_id)
         .values(cancel_requested_at=func.now(), cancel_grace=grace, cancel_reason=said)
     )
-    stopped = conn.execute(_CANCEL_NOT_STARTED, {"run_id": run_id, "error": _error(said)}).rowcount
+    stopped = len(_cancel_not_started(conn, run_id, said, actor))
     running = _running(conn, run_id)
     audit.record(
         conn,
         actor=actor,
         action="run.cancel_requested",
         run_id=run_id,
-        details={"reason": reason, "grace": grace, "cancelled": stopped, "running": running},
+        details={"grace": grace, "cancelled": stopped, "running": running},
+        reason=reason,
+        before={"state": run.state, "cancelling": False},
+        after={"state": run.state, "cancelling": True},
     )
     return Cancellation(_close(conn, run, said, actor=actor), stopped, running, grace)
 
@@ -184,8 +200,8 @@ def request(
 def _close(conn: Connection, run: Run, said: str, *, actor: str) -> RunState:
     if run.state in (RunState.REQUESTED, RunState.PAUSED):
         # Nothing of it has begun: there are no steps, or none that tell how it ended.
-        runs.move(conn, run.id, RunState.CANCELLED, error=_reason(said))
-        audit.record(conn, actor=actor, action="run.cancelled", run_id=run.id)
+        error = _reason(said)
+        runs.move(conn, run.id, RunState.CANCELLED, actor=actor, reason=said, error=error)
         return RunState.CANCELLED
     return runs.close_if_done(conn, run.id, actor=actor) or run.state
 
@@ -199,7 +215,8 @@ def stop(conn: Connection, claim: Claim, failure: Failure) -> bool:
     """End a running step of a run that is being cancelled; return False if the token is stale."""
     values = {"step_id": claim.step_id, "token": claim.token}
     error = json.dumps(failure.as_json())
-    if conn.execute(_STOP, {**values, "error": error}).one_or_none() is None:
+    stopped = conn.execute(_STOP, {**values, "error": error}).one_or_none()
+    if stopped is None:
         return False
     conn.execute(
         _END_ATTEMPT,
@@ -210,14 +227,18 @@ def stop(conn: Connection, claim: Claim, failure: Failure) -> bool:
             "traceback": failure.traceback,
         },
     )
-    details = {"step": claim.name, "attempt": claim.attempt} | failure.as_json()
     audit.record(
         conn,
         actor=claim.worker,
         action="step.cancelled",
         run_id=claim.run_id,
         step_id=claim.step_id,
-        details=details,
+        details=audit.of_step(
+            claim.asset, claim.partition, attempt=claim.attempt, **failure.as_json()
+        ),
+        reason=stopped.cancel_reason,
+        before={"state": StepState.RUNNING},
+        after={"state": StepState.CANCELLED},
     )
     return True
 
@@ -234,10 +255,7 @@ def sweep(conn: Connection, run: Run, *, actor: str) -> RunState | None:
     A step whose worker has died is free again, for one; it must not start. The caller
     holds the lock on the run. Returns the final state if the run has ended.
     """
-    said = run.cancel_reason or ""
-    swept = conn.execute(_CANCEL_NOT_STARTED, {"run_id": run.id, "error": _error(said)})
-    for row in swept:
-        audit.record(conn, actor=actor, action="step.cancelled", run_id=run.id, step_id=row.id)
+    _cancel_not_started(conn, run.id, run.cancel_reason or "", actor)
     return runs.close_if_done(conn, run.id, actor=actor)
 
 
@@ -268,12 +286,16 @@ def abandoned(conn: Connection, *, actor: str) -> list[UUID]:
     return found
 
 
+def _cancel_not_started(conn: Connection, run_id: UUID, said: str, actor: str) -> list[int]:
+    values = {"run_id": run_id, "error": _error(said), "reason": said, "actor": actor}
+    return list(conn.scalars(_CANCEL_NOT_STARTED, values))
+
+
 def _take(conn: Connection, run_id: UUID, said: str, actor: str) -> list[Taken]:
-    rows = conn.execute(_CANCEL_OPEN, {"run_id": run_id, "error": _error(said)}).all()
+    values = {"run_id": run_id, "error": _error(said), "reason": said, "actor": actor}
+    rows = conn.execute(_CANCEL_OPEN, values).all()
     taken = [Taken(row.id, row.canvas) for row in rows if row.was_running]
     conn.execute(_END_ATTEMPTS, {"ids": [step.step_id for step in taken], "message": said})
-    for row in rows:
-        audit.record(conn, actor=actor, action="step.cancelled", run_id=run_id, step_id=row.id)
     return taken
 
 

@@ -62,12 +62,29 @@ _FAIL_READERS = text(
         JOIN {SCHEMA}.edges e ON e.upstream = bad.id
         WHERE NOT e.pinned AND NOT e.optional
         GROUP BY e.downstream
+    ), locked AS (
+        SELECT s.id, s.state, ways.via FROM {SCHEMA}.steps s JOIN ways ON ways.id = s.id
+        WHERE {_NOT_BEGUN}
+        ORDER BY s.id FOR NO KEY UPDATE OF s
+    ), moved AS (
+        UPDATE {SCHEMA}.steps s
+        SET state = 'upstream_failed', finished_at = now(),
+            error = CAST(:error AS jsonb) || jsonb_build_object('via', locked.via)
+        FROM locked WHERE s.id = locked.id
+        RETURNING s.id, s.run_id, s.asset, s.partition, locked.state AS was, s.error
+    ), recorded AS (
+        {
+        audit.recorded(
+            "moved",
+            "step.upstream_failed",
+            before="was",
+            after="'upstream_failed'",
+            reason="error->>'message'",
+            details="'via', error->'via'",
+        )
+    }
     )
-    UPDATE {SCHEMA}.steps s
-    SET state = 'upstream_failed', finished_at = now(),
-        error = CAST(:error AS jsonb) || jsonb_build_object('via', ways.via)
-    FROM ways WHERE s.id = ways.id AND {in_state("s.state", _S.PENDING, _S.QUEUED)}
-    RETURNING s.id
+    SELECT id FROM moved
     """
 )
 
@@ -77,6 +94,7 @@ _FAIL_PENDING = text(
     UPDATE {SCHEMA}.steps
     SET state = 'failed', finished_at = now(), error = CAST(:error AS jsonb)
     WHERE id = :step_id AND {in_state("state", _S.PENDING)}
+    RETURNING asset, partition
     """
 )
 
@@ -96,7 +114,8 @@ def fail(
     conn.execute(_LOCK_FAILING, {"step_id": claim.step_id, "canvas": claim.canvas})
     # Before the counters are lowered, by which the rest of a broken canvas is known.
     dispatch.release(conn, [claim.canvas])
-    _fail_readers(conn, claim.step_id, claim.name, one_line(failure.type, failure.message))
+    error = one_line(failure.type, failure.message)
+    _fail_readers(conn, claim.step_id, claim.name, error, claim.worker)
     return True
 
 
@@ -122,20 +141,25 @@ def fail_pending(
 ) -> None:
     """Fail a step that is not dispatched, and its readers."""
     error = {"type": reason.type, "message": reason.message, "retryable": False}
-    failed = conn.execute(_FAIL_PENDING, {"step_id": step_id, "error": json.dumps(error)})
-    if failed.rowcount:
-        _fail_readers(conn, step_id, name, one_line(reason.type, reason.message))
+    values = {"step_id": step_id, "error": json.dumps(error)}
+    failed = conn.execute(_FAIL_PENDING, values).one_or_none()
+    if failed is not None:
+        said = one_line(reason.type, reason.message)
         audit.record(
             conn,
             actor=actor,
             action="step.failed",
             run_id=run_id,
             step_id=step_id,
-            details={"step": name} | error,
+            details=audit.of_step(failed.asset, failed.partition, **error),
+            reason=said,
+            before={"state": _S.PENDING},
+            after={"state": _S.FAILED},
         )
+        _fail_readers(conn, step_id, name, said, actor)
 
 
-def _fail_readers(conn: Connection, step_id: int, name: str, error: str) -> None:
+def _fail_readers(conn: Connection, step_id: int, name: str, error: str, actor: str) -> None:
     """Fail all that depends on a failed step.
 
     Each says which step failed, and `via` which step that it reads could not run or failed.
@@ -146,5 +170,6 @@ def _fail_readers(conn: Connection, step_id: int, name: str, error: str) -> None
         "step": name,
         "step_id": step_id,
     }
-    failed = conn.scalars(_FAIL_READERS, {"step_id": step_id, "error": json.dumps(reason)})
+    values = {"step_id": step_id, "error": json.dumps(reason), "actor": actor}
+    failed = conn.scalars(_FAIL_READERS, values)
     steps.lower_readers(conn, [step_id, *failed], done=False)

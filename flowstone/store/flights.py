@@ -31,7 +31,7 @@ from flowstone.states import (
     in_state,
     sql_list,
 )
-from flowstone.store import steps
+from flowstone.store import audit, steps
 from flowstone.store.dispatch import Follower
 from flowstone.store.tables import SCHEMA
 from flowstone.store.tracing import trace
@@ -59,11 +59,17 @@ _JOIN = text(
         FROM unnest(CAST(:ids AS bigint[]), CAST(:leaders AS bigint[]),
             CAST(:fingerprints AS text[])) AS n(id, leader, fingerprint)
         WHERE s.id = n.id AND {in_state("s.state", StepState.PENDING)} AND s.open_deps = 0
-        RETURNING s.id, s.run_id, s.joined_to
+        RETURNING s.id, s.run_id, s.asset, s.partition, s.joined_to
     )
-    INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
-    SELECT :actor, 'step.joined', run_id, id, jsonb_build_object('joined_to', joined_to)
-    FROM joined
+    {
+        audit.recorded(
+            "joined",
+            "step.joined",
+            before="'pending'",
+            after="'joined'",
+            details="'joined_to', joined_to",
+        )
+    }
     """
 )
 
@@ -109,13 +115,19 @@ _SERVE = text(
           AND o.fingerprint = f.fingerprint
           AND r.id = f.run_id
           AND (r.request->'force' IS DISTINCT FROM 'true' OR o.created_at > r.created_at)
-        RETURNING f.id, f.run_id, f.reuses, r.driver
+        RETURNING f.id, f.run_id, f.asset, f.partition, f.reuses, r.driver
     ), traced AS (
         {trace("served")}
     ), recorded AS (
-        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
-        SELECT :actor, 'step.succeeded', run_id, id, jsonb_build_object('reuses', reuses)
-        FROM served
+        {
+        audit.recorded(
+            "served",
+            "step.succeeded",
+            before="'joined'",
+            after="'succeeded'",
+            details="'reuses', reuses",
+        )
+    }
     )
     SELECT id, run_id, driver FROM served
     """
@@ -130,11 +142,17 @@ _LET_GO = text(
         WHERE f.state = 'joined' AND f.joined_to = ANY(CAST(:leaders AS bigint[]))
           AND l.id = f.joined_to AND l.state NOT IN ({_ACTIVE})
           AND r.id = f.run_id
-        RETURNING f.id, f.run_id, r.driver, l.id AS leader
+        RETURNING f.id, f.run_id, f.asset, f.partition, r.driver, l.id AS leader
     ), recorded AS (
-        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
-        SELECT :actor, 'step.left', run_id, id, jsonb_build_object('joined_to', leader)
-        FROM freed
+        {
+        audit.recorded(
+            "freed",
+            "step.left",
+            before="'joined'",
+            after="'pending'",
+            details="'joined_to', leader",
+        )
+    }
     )
     SELECT id, run_id, driver FROM freed
     """

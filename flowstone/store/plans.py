@@ -12,7 +12,7 @@ from flowstone.freshness import Fingerprint
 from flowstone.plan import Made, Node, Plan
 from flowstone.remaining import StoredStep
 from flowstone.states import RunState, StepState
-from flowstone.store import audit, runs
+from flowstone.store import runs
 from flowstone.store.tables import SCHEMA
 
 _RESERVE = text(
@@ -60,7 +60,11 @@ def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, Made]:
 
 def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
     """Store the plan of a requested run; return False if it has been planned already."""
-    if not runs.move(conn, run_id, RunState.PLANNED, planned_at=text("now()")):
+    skipped = sum(step.skipped for step in plan.steps)
+    details = {"steps": len(plan.steps), "skipped": skipped}
+    if not runs.move(
+        conn, run_id, RunState.PLANNED, actor=actor, details=details, planned_at=text("now()")
+    ):
         return False
     # Ids grow along the plan, and so along every edge: transactions that lock steps in the
     # order of their ids cannot deadlock.
@@ -104,8 +108,6 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
             for place, up in enumerate(s.upstream)
         ),
     )
-    details = {"steps": len(ids), "skipped": len(ids) - len(waits_for)}
-    audit.record(conn, actor=actor, action="run.planned", run_id=run_id, details=details)
     return True
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from flowstone.partition_key import step_name
-from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, RunState, sql_list
+from flowstone.states import FINAL_RUN_STATES, RunState, StepState, is_open, sql_list
 from flowstone.store import audit, dispatch, failing
 from flowstone.store.tables import SCHEMA
+
+ACTOR = "reconciler"
 
 MAX_LOST = 3
 """How often the process that runs a step may die before the step fails."""
@@ -37,10 +39,9 @@ _DUE = text(
     ), freed AS (
         UPDATE {SCHEMA}.steps s SET state = 'pending', retry_at = NULL
         FROM due WHERE s.id = due.id
-        RETURNING s.id, s.run_id
+        RETURNING s.id, s.run_id, s.asset, s.partition
     ), recorded AS (
-        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id)
-        SELECT 'reconciler', 'step.retry_due', run_id, id FROM freed
+        {audit.recorded("freed", "step.retry_due", before="'retrying'", after="'pending'")}
     )
     SELECT id, run_id FROM freed ORDER BY id
     """
@@ -64,14 +65,26 @@ _STRANDED = f"""
     ORDER BY s.id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
 """
 
-_RESET = text(
-    f"""
-    UPDATE {SCHEMA}.steps
-    SET state = 'pending', token = NULL, lease_until = NULL, retry_at = NULL, canvas = NULL,
-        queued_at = NULL
-    WHERE id = ANY(CAST(:ids AS bigint[]))
-    """
-)
+
+def _reset_and(action: str, was: str) -> TextClause:
+    """Return the UPDATE that makes steps pending again which are in the state `was`, and locked."""
+    return text(
+        f"""
+        WITH freed AS (
+            UPDATE {SCHEMA}.steps
+            SET state = 'pending', token = NULL, lease_until = NULL, retry_at = NULL,
+                canvas = NULL, queued_at = NULL
+            WHERE id = ANY(CAST(:ids AS bigint[]))
+            RETURNING id, run_id, asset, partition
+        )
+        {audit.recorded("freed", action, before=f"'{was}'", after="'pending'")}
+        """
+    )
+
+
+_LOST = _reset_and("step.lost", StepState.RUNNING)
+_RETRY_OVERDUE = _reset_and("step.retry_overdue", StepState.RETRYING)
+_WAS_STRANDED = _reset_and("step.stranded", StepState.QUEUED)
 
 _LOSE_ATTEMPTS = text(
     f"""
@@ -99,7 +112,7 @@ _TO_WAKE = text(
         OR EXISTS (SELECT FROM {SCHEMA}.steps s
             WHERE s.run_id = r.id AND s.state = 'pending' AND s.open_deps = 0)
         OR NOT EXISTS (SELECT FROM {SCHEMA}.steps s
-            WHERE s.run_id = r.id AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})))
+            WHERE s.run_id = r.id AND {is_open("s.state")}))
     ORDER BY r.created_at LIMIT :batch
     """
 )
@@ -119,7 +132,7 @@ def expired_leases(conn: Connection) -> list[Repaired]:
     A step that has lost MAX_LOST attempts fails: what kills its worker each time must
     not go round for ever.
     """
-    lost = _reset(conn, _EXPIRED, "step.lost")
+    lost = _reset(conn, _EXPIRED, _LOST)
     for row in conn.execute(_POISONED, {"ids": [step.step_id for step in lost]}).all():
         failing.fail_lost(conn, row.id, step_name(row.asset, row.partition), row.run_id, MAX_LOST)
     return lost
@@ -127,18 +140,18 @@ def expired_leases(conn: Connection) -> list[Repaired]:
 
 def due_retries(conn: Connection) -> list[Repaired]:
     """Make the steps ready again whose parked retry is due."""
-    found = conn.execute(_DUE, {"batch": DUE_BATCH})
+    found = conn.execute(_DUE, {"batch": DUE_BATCH, "actor": ACTOR})
     return [Repaired(row.id, row.run_id) for row in found]
 
 
 def overdue_retries(conn: Connection, patience: float) -> list[Repaired]:
     """Free the steps whose retry is due since `patience` seconds and has not come."""
-    return _reset(conn, _OVERDUE, "step.retry_overdue", patience=patience)
+    return _reset(conn, _OVERDUE, _RETRY_OVERDUE, patience=patience)
 
 
 def stranded(conn: Connection, patience: float) -> list[Repaired]:
     """Free the dispatched steps of runs in which nothing has moved for `patience` seconds."""
-    return _reset(conn, _STRANDED, "step.stranded", patience=patience)
+    return _reset(conn, _STRANDED, _WAS_STRANDED, patience=patience)
 
 
 def runs_to_wake(conn: Connection, patience: float) -> list[UUID]:
@@ -146,14 +159,12 @@ def runs_to_wake(conn: Connection, patience: float) -> list[UUID]:
     return list(conn.scalars(_TO_WAKE, {"batch": BATCH, "patience": patience}))
 
 
-def _reset(conn: Connection, query: str, action: str, **values: float) -> list[Repaired]:
+def _reset(conn: Connection, query: str, reset: TextClause, **values: float) -> list[Repaired]:
     found = conn.execute(text(query), {"batch": BATCH, **values}).all()
     if not found:
         return []
     ids = [row.id for row in found]
     conn.execute(_LOSE_ATTEMPTS, {"ids": ids})
-    conn.execute(_RESET, {"ids": ids})
+    conn.execute(reset, {"ids": ids, "actor": ACTOR})
     dispatch.release(conn, {row.canvas for row in found})
-    for row in found:
-        audit.record(conn, actor="reconciler", action=action, run_id=row.run_id, step_id=row.id)
     return [Repaired(row.id, row.run_id) for row in found]

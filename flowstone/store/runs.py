@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import CannotStart, UnknownRun
@@ -16,10 +16,10 @@ from flowstone.request import OnConflict, Request
 from flowstone.states import (
     DONE_STEP_STATES,
     FINAL_RUN_STATES,
-    FINAL_STEP_STATES,
     RUN_MOVES,
     RunState,
     StepState,
+    is_open,
     sources,
 )
 from flowstone.store import audit, progress, reasons
@@ -101,7 +101,14 @@ def create(
     ).one_or_none()
     if made is None:
         return False
-    audit.record(conn, actor=actor, action="run.requested", run_id=run_id, details=wanted)
+    audit.record(
+        conn,
+        actor=actor,
+        action="run.requested",
+        run_id=run_id,
+        details=wanted,
+        after={"state": RunState.REQUESTED},
+    )
     return True
 
 
@@ -183,17 +190,43 @@ def find(conn: Connection, prefix: str) -> UUID:
     raise UnknownRun(f"{how} with {prefix!r}; `flowstone runs` lists the latest")
 
 
-def move(conn: Connection, run_id: UUID, target: RunState, **values: Any) -> bool:  # noqa: ANN401
-    """Move a run to `target` if its state allows it; return whether it did."""
+_ACTIONS = {RunState.RUNNING: "run.started"}
+
+
+def move(
+    conn: Connection,
+    run_id: UUID,
+    target: RunState,
+    *,
+    actor: str,
+    reason: str | None = None,
+    details: Mapping[str, Any] | None = None,
+    **values: Any,  # noqa: ANN401
+) -> bool:
+    """Move a run to `target` if its state allows it, with an audit row; return whether it did."""
     if target in FINAL_RUN_STATES:
         values["finished_at"] = func.now()
-    moved = conn.execute(
+    old = select(runs.c.id, runs.c.state).where(runs.c.id == run_id).with_for_update(key_share=True)
+    was = old.cte("was")
+    before = conn.scalar(
         update(runs)
-        .where(runs.c.id == run_id, runs.c.state.in_(sources(target, RUN_MOVES)))
+        .where(runs.c.id == was.c.id, was.c.state.in_(sources(target, RUN_MOVES)))
         .values(state=target, **values)
-        .returning(runs.c.id)
-    ).one_or_none()
-    return moved is not None
+        .returning(was.c.state)
+    )
+    if before is None:
+        return False
+    audit.record(
+        conn,
+        actor=actor,
+        action=_ACTIONS.get(target, f"run.{target}"),
+        run_id=run_id,
+        details=details,
+        reason=reason,
+        before={"state": before},
+        after={"state": target},
+    )
+    return True
 
 
 def withdraw(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
@@ -208,8 +241,7 @@ def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
         raise CannotStart(
             f"run {run_id} is in state {run.state}; only one that is paused can be started"
         )
-    move(conn, run_id, RunState.RUNNING, started_at=func.now())
-    audit.record(conn, actor=actor, action="run.started", run_id=run_id)
+    move(conn, run_id, RunState.RUNNING, actor=actor, started_at=func.now())
 
 
 def fail(
@@ -223,15 +255,22 @@ def fail(
     """Fail a run that could not be planned; return False if it is past that."""
     if lock(conn, run_id).state != RunState.REQUESTED:
         return False
-    move(conn, run_id, RunState.FAILED, error=dict(error), **values)
-    audit.record(conn, actor=actor, action="run.failed", run_id=run_id, details=dict(error))
-    return True
+    return move(
+        conn,
+        run_id,
+        RunState.FAILED,
+        actor=actor,
+        reason=error.get("message"),
+        details=error,
+        error=dict(error),
+        **values,
+    )
 
 
 def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | None:
     """Close a run of which no step is left to run; return its final state, or None."""
     mine = steps.c.run_id == run_id
-    if conn.scalar(select(exists().where(mine, steps.c.state.not_in(FINAL_STEP_STATES)))):
+    if conn.scalar(select(exists().where(mine, text(is_open("steps.state"))))):
         return None
     by_state = select(steps.c.state, func.count()).where(mine).group_by(steps.c.state)
     counts = {str(state): int(count) for state, count in conn.execute(by_state)}
@@ -240,21 +279,23 @@ def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | N
         {StepState(state): count for state, count in counts.items()},
         cancelled=cancelled is not None,
     )
-    if not move(conn, run_id, target, **_error(conn, run_id, target, cancelled)):
+    error = _error(conn, run_id, target, cancelled)
+    said = error["message"] if error else None
+    values = {"error": error} if error else {}
+    if not move(conn, run_id, target, actor=actor, reason=said, details=counts, **values):
         return None
-    audit.record(conn, actor=actor, action=f"run.{target}", run_id=run_id, details=counts)
     return target
 
 
 def _error(
     conn: Connection, run_id: UUID, target: RunState, cancelled: str | None
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     if target == RunState.FAILED:
         first = reasons.first_errors(conn, run_id)
-        return {"error": summarize(progress.by_asset(conn, run_id), first)}
+        return summarize(progress.by_asset(conn, run_id), first)
     if target == RunState.CANCELLED and cancelled:
-        return {"error": {"type": "cancelled", "message": cancelled}}
-    return {}
+        return {"type": "cancelled", "message": cancelled}
+    return None
 
 
 def final_state(counts: Mapping[StepState, int], *, cancelled: bool = False) -> RunState:
@@ -270,6 +311,6 @@ def final_state(counts: Mapping[StepState, int], *, cancelled: bool = False) -> 
     return RunState.CANCELLED if counts.get(StepState.CANCELLED) else RunState.SUCCEEDED
 
 
-def mark_running(conn: Connection, run_id: UUID) -> None:
+def mark_running(conn: Connection, run_id: UUID, *, actor: str) -> None:
     """Note that the first steps of a planned run are dispatched."""
-    move(conn, run_id, RunState.RUNNING, started_at=func.now())
+    move(conn, run_id, RunState.RUNNING, actor=actor, started_at=func.now())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from flowstone.store.checks import CHECKED, as_json
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, attempts, steps
 from flowstone.store.tracing import trace
+from flowstone.summary import one_line
 
 _S = StepState
 
@@ -140,7 +140,7 @@ _COMMIT = Prepared(
     ), checked AS (
         INSERT INTO {SCHEMA}.check_results
             (output_id, actor, name, passed, blocking, severity, message, metadata)
-        SELECT output.id, :worker, c.* FROM output, {CHECKED}
+        SELECT output.id, CAST(:actor AS text), c.* FROM output, {CHECKED}
     ), traced AS (
         {trace("done")}
     ), pointed AS (
@@ -159,8 +159,15 @@ _COMMIT = Prepared(
             queued_at = CASE WHEN s.state = 'queued' THEN now() END
         FROM readers WHERE s.id = readers.id
     ), recorded AS (
-        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details)
-        SELECT :worker, 'step.succeeded', run_id, id, CAST(:details AS jsonb) FROM done
+        {
+        audit.recorded(
+            "done",
+            "step.succeeded",
+            before="'running'",
+            after="'succeeded'",
+            details="'attempt', attempt",
+        )
+    }
     )
     SELECT id FROM done
     """
@@ -258,8 +265,7 @@ def commit(conn: Connection, claim: Claim, made: Succeeded) -> bool:
     values = {
         "step_id": claim.step_id,
         "token": claim.token,
-        "worker": claim.worker,
-        "details": json.dumps({"step": claim.name, "attempt": claim.attempt}),
+        "actor": claim.worker,
         "fingerprint": str(made.fingerprint),
         "version": made.version,
         "checks": as_json(made.checks),
@@ -273,7 +279,9 @@ def skip(conn: Connection, claim: Claim, reuses: int) -> bool:
     Who reads it gets what the step `reuses` has made.
     """
     values = {"finished_at": text("now()"), "reuses": reuses}
-    if not finish(conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}):
+    if not finish(
+        conn, claim, StepState.SKIPPED, values, details={"reuses": reuses}, reason="fresh"
+    ):
         return False
     lower_readers(conn, [claim.step_id])
     return True
@@ -322,8 +330,12 @@ def finish(
     *,
     failure: Failure | None = None,
     details: Mapping[str, Any] | None = None,
+    reason: str | None = None,
 ) -> bool:
-    """Move a running step on, if `claim` still holds it, and close its attempt."""
+    """Move a running step on, if `claim` still holds it, and close its attempt.
+
+    `reason` is for the audit log; by default it is the failure.
+    """
     moved = conn.execute(
         update(steps)
         .where(
@@ -353,8 +365,15 @@ def finish(
         action=f"step.{target}",
         run_id=claim.run_id,
         step_id=claim.step_id,
-        details={"step": claim.name, "attempt": claim.attempt}
-        | (failure.as_json() if failure else {})
-        | dict(details or {}),
+        details=audit.of_step(
+            claim.asset,
+            claim.partition,
+            attempt=claim.attempt,
+            **(failure.as_json() if failure else {}),
+            **(details or {}),
+        ),
+        reason=one_line(failure.type, failure.message) if failure else reason,
+        before={"state": StepState.RUNNING},
+        after={"state": target},
     )
     return True

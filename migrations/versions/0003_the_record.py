@@ -52,6 +52,33 @@ def upgrade() -> None:
         schema=SCHEMA,
         postgresql_where=sa.text("reuses IS NOT NULL"),
     )
+    op.create_index(
+        "ix_lineage_upstream_output_id", "lineage", ["upstream_output_id"], schema=SCHEMA
+    )
+
+    _indexes(
+        "upper(state) NOT IN ('CANCELLED', 'FAILED', 'SKIPPED', 'SUCCEEDED', 'UPSTREAM_FAILED')",
+        "(id + 0)",
+    )
+
+
+def _indexes(is_open: str, order: str) -> None:
+    for name in ("ix_steps_ready", "ix_steps_open"):
+        op.drop_index(name, table_name="steps", schema=SCHEMA)
+    op.create_index(
+        "ix_steps_ready",
+        "steps",
+        ["run_id", sa.text(order)],
+        schema=SCHEMA,
+        postgresql_where=sa.text("state = 'pending' AND open_deps = 0"),
+    )
+    op.create_index(
+        "ix_steps_open",
+        "steps",
+        ["run_id"],
+        schema=SCHEMA,
+        postgresql_where=sa.text(is_open),
+    )
 
 
 def _outputs() -> None:
@@ -91,7 +118,7 @@ def _rollbacks() -> None:
         sa.Column("partition", sa.Text(), nullable=False),
         sa.Column("output_id", sa.BigInteger(), nullable=False),
         sa.Column("replaced_id", sa.BigInteger(), nullable=False),
-        sa.Column("at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.Column("at", TIME, server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["output_id"], ["flowstone.outputs.id"], name=op.f("fk_rollbacks_output_id")
@@ -222,6 +249,10 @@ def _audit() -> None:
 
 
 def downgrade() -> None:
+    _indexes(
+        "state NOT IN ('cancelled', 'failed', 'skipped', 'succeeded', 'upstream_failed')", "id"
+    )
+    op.drop_index("ix_lineage_upstream_output_id", table_name="lineage", schema=SCHEMA)
     op.drop_index("ix_steps_reuses", table_name="steps", schema=SCHEMA)
     op.drop_column("attempts", "release", schema=SCHEMA)
     op.execute("DROP TRIGGER audit_awaits_seal ON flowstone.audit")

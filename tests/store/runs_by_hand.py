@@ -78,7 +78,7 @@ class HandRun:
             found = dispatch.ready(conn, self.id)
         canvases = expand(found.steps, found.nodes, found.budget)
         if run.state == RunState.PLANNED:
-            runs.mark_running(conn, self.id)
+            runs.mark_running(conn, self.id, actor="test")
         marked = dispatch.mark(conn, canvases)
         self.canvas |= {n: marked[i].canvas for n, i in self.ids.items() if i in marked}
         return canvases

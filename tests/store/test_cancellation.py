@@ -82,8 +82,8 @@ def test_a_run_of_which_nothing_runs_is_cancelled_at_once(ledger: Ledger) -> Non
         "message": "cancelled by me@here: a typo",
     }
     assert query(
-        ledger, "SELECT actor, details FROM flowstone.audit WHERE action LIKE '%requested%'"
-    )[1:] == [("me@here", {"reason": "a typo", "grace": 30, "cancelled": 3, "running": 0})]
+        ledger, "SELECT actor, reason, details FROM flowstone.audit WHERE action LIKE '%requested%'"
+    )[1:] == [("me@here", "a typo", {"grace": 30, "cancelled": 3, "running": 0})]
     assert actions(run)[-2:] == ["run.cancel_requested", "run.cancelled"]
     with ledger.begin() as conn:
         error = runs.get(conn, run.id).error

@@ -212,4 +212,6 @@ def test_coordinators_at_once_dispatch_each_step_of_a_random_graph_once(
     attempts = query(ledger, "SELECT number, outcome FROM flowstone.attempts")
     assert attempts == [(1, "succeeded")] * 40
     closed = "SELECT action FROM flowstone.audit WHERE action LIKE 'run.%' ORDER BY id"
-    assert query(ledger, closed) == [("run.requested",), ("run.planned",), ("run.succeeded",)]
+    assert [row.action for row in query(ledger, closed)] == [
+        "run.requested", "run.planned", "run.started", "run.succeeded",
+    ]  # fmt: skip

@@ -106,4 +106,4 @@ def test_the_audit_log_only_grows(ledger: Ledger, run: HandRun) -> None:
         assert "append-only" in refused(ledger, sql)
     forged = "INSERT INTO flowstone.audit (id, actor, action) VALUES (1, 'a', 'b')"
     assert "id" in refused(ledger, forged)
-    assert count(ledger, "audit") == 3
+    assert count(ledger, "audit") == 4

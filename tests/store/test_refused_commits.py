@@ -49,7 +49,7 @@ def break_table(ledger: Any, table: str, condition: str = "true") -> None:
         ("lineage", "true"),
         ("outputs", "(SELECT asset FROM flowstone.steps WHERE id = NEW.step_id) = 'reader'"),
         ("latest", "NEW.asset = 'reader'"),
-        ("audit", "NEW.action = 'step.succeeded' AND NEW.details->>'step' = 'reader'"),
+        ("audit", "NEW.action = 'step.succeeded' AND NEW.details->>'asset' = 'reader'"),
     ],
 )
 def test_a_success_that_cannot_be_recorded_is_a_failure(

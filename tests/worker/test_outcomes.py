@@ -127,6 +127,7 @@ def test_a_canvas_that_is_delivered_twice_commits_each_step_once(
     assert view.actions(handle.id) == {
         "run.requested": 1,
         "run.planned": 1,
+        "run.started": 1,
         "step.succeeded": 5,
         "run.succeeded": 1,
     }

@@ -45,6 +45,7 @@ def assert_each_step_succeeded_once(view: LedgerView, handle: RunHandle) -> None
     assert view.actions(handle.id) == {
         "run.requested": 1,
         "run.planned": 1,
+        "run.started": 1,
         "step.succeeded": len(found),
         "run.succeeded": 1,
     }
