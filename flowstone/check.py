@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Final, Literal
 
 from flowstone import hints
@@ -121,8 +120,22 @@ def examine(checks: Iterable[Check], load: Callable[[Any], Any], partition: Any)
     An exception of a check that is not blocking is one that did not pass; of a blocking one,
     nobody knows what it would have said, so that is raised.
     """
-    read = cache(load)
+    read = _once_a_kind(load)
     return [_examine(check, read, partition) for check in checks]
+
+
+def _once_a_kind(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    known: list[tuple[Any, Any]] = []
+
+    def read(kind: Any) -> Any:  # noqa: ANN401
+        # Not a dict: an annotation such as Annotated[int, Field(gt=0)] has no hash.
+        for other, value in known:
+            if other == kind:
+                return value
+        known.append((kind, load(kind)))
+        return known[-1][1]
+
+    return read
 
 
 def _examine(check: Check, load: Callable[[Any], Any], partition: Any) -> Checked:  # noqa: ANN401

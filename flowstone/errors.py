@@ -260,6 +260,11 @@ class RunTimeout(FlowStoneError):
     retryable = True
 
 
+def is_time_limit(error: BaseException) -> bool:
+    """Return whether Celery has interrupted what ran, so that the error is none of that."""
+    return type(error).__module__.partition(".")[0] == "billiard"
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for the nearest of `known`, or "" if none is near."""
     nearest = difflib.get_close_matches(name, list(known), n=1)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -169,6 +169,8 @@ class Settings(BaseSettings):
                     f"{name!r} cannot be the name of an IO manager; use letters, digits, '_', '.' "
                     f"and '-', and FLOWSTONE_OUTPUT_URL for {DEFAULT_IO!r}"
                 )
+            if not address:
+                raise ValueError(f"{name!r} has no address; give it a folder or an fsspec URL")
             _refuse_password(address)
         return value
 
@@ -241,12 +243,19 @@ class Settings(BaseSettings):
 
 
 def _refuse_password(address: str) -> None:
-    if "://" in address and urlsplit(address).password is not None:
+    if re.search(r"://[^/@]*:[^@]*@", address):
         # An address is shown to people, and stands in messages of errors.
         raise ValueError(
             "an address of outputs holds no password; the library of the storage takes it from "
             "the environment, such as AWS_SECRET_ACCESS_KEY"
         )
+
+
+_JSON = {
+    "io": '{"lake": "s3://bucket/folder"}',
+    "resources": '{"name": {"field": "value"}}',
+}
+"""The settings that are JSON in the environment, and what that looks like."""
 
 
 def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
@@ -259,10 +268,11 @@ def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks 
     except ValidationError as error:
         first = error.errors()[0]
         raise BadConfig(f"{_where(first['loc'])}: {first['msg']}") from None
-    except SettingsError:
-        # The only setting that is read as JSON; the error itself would quote it.
+    except SettingsError as error:
+        # Of the error nothing is quoted but the name of the field: a value may be a secret.
+        name, form = next((n, f) for n, f in _JSON.items() if f'"{n}"' in str(error))
         raise BadConfig(
-            'FLOWSTONE_RESOURCES is not JSON; it must be such as {"name": {"field": "value"}}'
+            f"{PREFIX}{name.upper()} is not JSON; it must be such as {form}"
         ) from None
     except ValueError as error:
         raise BadConfig(f"{FILE}: {error}") from None

@@ -6,22 +6,36 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from flowstone.errors import BadConfig, MissingOutput, StorageUnavailable
+from flowstone.errors import (
+    BadConfig,
+    FlowStoneError,
+    MissingOutput,
+    StorageUnavailable,
+    is_time_limit,
+)
 from flowstone.io.manager import Description
 
 _PART = ".part"
 
 
 class FileOutputs:
-    """Keeps each value in a file of its own. Is an IOManager."""
+    """Keeps each value in a file of its own. Is an IOManager.
+
+    `root` is a folder, which the first `store` makes, or an fsspec URL, whose bucket must
+    exist. Raises BadConfig for one that cannot be used here.
+    """
 
     def __init__(self, root: str) -> None:
+        if not root:
+            raise BadConfig("an address of outputs is empty; name a folder or an fsspec URL")
         try:
             # A listing that is remembered would say what was there a while ago.
             self._fs, found = fsspec.core.url_to_fs(root, use_listings_cache=False)
@@ -29,16 +43,36 @@ class FileOutputs:
             raise BadConfig(f"outputs cannot be stored at {root}: {error}") from error
         self._root = found.rstrip("/")
         self._is_local = isinstance(self._fs, LocalFileSystem)
+        self._is_memory = isinstance(self._fs, MemoryFileSystem)
+        if not self._root and not self._is_memory:
+            raise BadConfig(f"outputs cannot be stored at {root}: it names no folder or bucket")
+        self._had_root = self._is_local and Path(self._root).is_dir()
 
     def store(self, location: str, data: bytes) -> None:
-        """Write a file that is there as a whole or not at all."""
+        """Write a file that is there as a whole or not at all; raise StorageUnavailable."""
         path = self._path(location)
-        with self._translated(path):
-            if self._is_local:
-                _write_durably(path, data)
-            else:
-                # Object stores publish an object when its upload is complete.
-                self._fs.pipe_file(path, data)
+        try:
+            with self._translated(path):
+                self._write(path, data)
+        except MissingOutput as error:
+            raise StorageUnavailable(
+                f"{path} cannot be written, for its folder is gone", original=error
+            ) from error
+
+    def _write(self, path: str, data: bytes) -> None:
+        if self._is_local:
+            if self._had_root and not Path(self._root).is_dir():
+                # To make it anew might be to write where a disk is to be mounted again.
+                raise FileNotFoundError(self._root)
+            _write_durably(path, data)
+            self._had_root = True
+        elif self._is_memory or isinstance(self._fs, AsyncFileSystem):
+            # Object stores publish an object when its upload is complete.
+            self._fs.pipe_file(path, data)
+        else:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(f"{path}{_PART}", data)
+            self._fs.mv(f"{path}{_PART}", path)
 
     def load(self, location: str) -> bytes:
         """Return the file's content; raise MissingOutput or StorageUnavailable."""
@@ -99,7 +133,7 @@ class FileOutputs:
             ) from error
         except Exception as error:
             # The storage's own libraries raise all sorts; Celery's time limit is none of theirs.
-            if type(error).__module__.startswith(("billiard", "flowstone")):
+            if is_time_limit(error) or isinstance(error, FlowStoneError):
                 raise
             raise StorageUnavailable(
                 f"{path} cannot be reached: {type(error).__name__}: {error}", original=error
@@ -107,28 +141,48 @@ class FileOutputs:
 
     def _refuse_without_root(self, path: str, error: FileNotFoundError) -> None:
         """Raise StorageUnavailable where not the file is missing, but all that it would lie in."""
-        root = self._root if self._is_local else self._root.partition("/")[0]
-        if isinstance(self._fs, MemoryFileSystem) or not root:
+        is_folder = self._root.startswith("/")
+        root = self._root if is_folder else self._root.partition("/")[0]
+        if self._is_memory:
             return
-        if not self._fs.exists(root):
+        try:
+            there = self._fs.exists(root)
+        except Exception as fault:
+            if is_time_limit(fault):
+                raise
+            there = False
+        if not there:
             raise StorageUnavailable(
-                f"{path} cannot be reached, for {root} does not exist; create it, or mount it",
+                f"{path} cannot be reached, for there is no {root}; create it, or mount it",
                 original=error,
             ) from error
 
 
 def _write_durably(path: str, data: bytes) -> None:
     """Write a file that survives a power cut, and appears under its name as a whole only."""
-    folder = path.rpartition("/")[0]
-    os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - fsspec speaks of paths as text
-    with open(f"{path}{_PART}", "wb") as file:  # noqa: PTH123 - as above
+    name = Path(path)
+    part = Path(f"{path}{_PART}")
+    _make_folder(name.parent)
+    with part.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(f"{path}{_PART}", path)  # noqa: PTH105 - as above
+    part.replace(name)
+    _sync(name.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have a folder remember the names that are in it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        # The name is kept by the folder.
         os.fsync(handle)
     finally:
         os.close(handle)

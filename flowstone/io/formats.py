@@ -6,7 +6,7 @@ import pickle as pickles
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flowstone.errors import OutputError
+from flowstone.errors import OutputError, is_time_limit
 from flowstone.io import frames, json_values
 
 PICKLE: Final = "pickle"
@@ -57,7 +57,7 @@ def decode(format: str, data: bytes, as_type: Any = None, *, pickle: bool = Fals
             "it is a pickle, which can run any code, so it is read only in a process whose "
             "definitions have the asset with pickle=True"
         )
-    return pickles.loads(data)  # noqa: S301 - the asset's own definition allows it
+    return _unpickled(data)
 
 
 def _pickled(value: Any) -> bytes:  # noqa: ANN401
@@ -65,4 +65,18 @@ def _pickled(value: Any) -> bytes:  # noqa: ANN401
         return pickles.dumps(value)
     except Exception as error:
         # Whatever the methods of the user's class raise.
+        if is_time_limit(error):
+            raise
         raise OutputError(f"a {type(value).__name__} cannot be pickled: {error}") from error
+
+
+def _unpickled(data: bytes) -> Any:  # noqa: ANN401
+    try:
+        return pickles.loads(data)  # noqa: S301 - the asset's own definition allows it
+    except Exception as error:
+        # Its class is not here, or is another one by now.
+        if is_time_limit(error):
+            raise
+        raise OutputError(
+            f"its pickle cannot be read by this process: {type(error).__name__}: {error}"
+        ) from error

@@ -6,21 +6,23 @@ import io
 import sys
 from typing import Any, Final
 
-from flowstone.errors import OutputError
+from flowstone import hints
+from flowstone.errors import OutputError, is_time_limit
 
 SUFFIX: Final = ".parquet"
 
-_LIBRARIES: Final = ("polars", "pyarrow", "pandas")
 _FRAMES: Final = {
     ("polars", "DataFrame"): "polars.parquet",
     ("pyarrow", "Table"): "arrow.parquet",
     ("pandas", "DataFrame"): "pandas.parquet",
 }
-FORMATS: Final = frozenset(_FRAMES.values())
+_LIBRARY_OF: Final = {format: library for (library, _), format in _FRAMES.items()}
+FORMATS: Final = frozenset(_LIBRARY_OF)
 
 
 def format_of(kind: Any) -> str | None:  # noqa: ANN401 - a class, or any other annotation
     """Return the format of the frames of a class, or None if it is no class of frames."""
+    kind = hints.bare(kind)
     if not isinstance(kind, type):
         return None
     return _FRAMES.get((kind.__module__.partition(".")[0], kind.__name__))
@@ -29,7 +31,7 @@ def format_of(kind: Any) -> str | None:  # noqa: ANN401 - a class, or any other 
 def dump(value: Any) -> tuple[str, bytes, int] | None:  # noqa: ANN401 - any value of a user
     """Return format, bytes and number of rows of a frame; None for any other value."""
     # A process that has not imported the library cannot hold one of its frames.
-    if not any(name in sys.modules for name in _LIBRARIES):
+    if not any(name in sys.modules for name in _LIBRARY_OF.values()):
         return None
     format = format_of(type(value))
     if format is None:
@@ -38,6 +40,8 @@ def dump(value: Any) -> tuple[str, bytes, int] | None:  # noqa: ANN401 - any val
     try:
         rows = _write(format, value, buffer)
     except Exception as error:
+        if is_time_limit(error):
+            raise
         raise OutputError(
             f"this frame cannot be stored as Parquet: {error}; change the types of its columns"
         ) from error
@@ -58,8 +62,27 @@ def _write(format: str, value: Any, buffer: io.BytesIO) -> int:  # noqa: ANN401 
 
 
 def load(format: str, data: bytes, as_type: Any = None) -> Any:  # noqa: ANN401 - a frame
-    """Return the frame, of the library that `as_type` is of, or else of the one that stored it."""
-    match format_of(as_type) or format:
+    """Return the frame, of the library that `as_type` is of, or else of the one that stored it.
+
+    Raises OutputError where that library is missing, or cannot read it.
+    """
+    wanted = format_of(as_type) or format
+    library = _LIBRARY_OF[wanted]
+    try:
+        return _read(wanted, data)
+    except ImportError as error:
+        raise OutputError(
+            f"it is to be read as a frame of {library}, which cannot be imported: {error}; "
+            "install flowstone[frames]"
+        ) from error
+    except Exception as error:
+        if is_time_limit(error):
+            raise
+        raise OutputError(f"{library} cannot read it as a frame: {error}") from error
+
+
+def _read(format: str, data: bytes) -> Any:  # noqa: ANN401 - a frame
+    match format:
         case "polars.parquet":
             import polars as pl  # noqa: PLC0415 - frames are an extra
 

@@ -40,10 +40,20 @@ class Outputs:
                 f"{', '.join(self.names)}); FLOWSTONE_IO says which there are"
             )
         if name not in self._managers:
-            address = self._addresses[name]
-            made = RowOutputs(self._ledger()) if address == ROWS else FileOutputs(address)
-            self._managers[name] = made
+            try:
+                self._managers[name] = self._made(self._addresses[name])
+            except BadConfig as error:
+                raise BadConfig(f"IO manager {name!r}: {error.message}") from error
         return self._managers[name]
+
+    def _made(self, address: str) -> IOManager:
+        if address == ROWS:
+            return RowOutputs(self._ledger())
+        if address.startswith("postgres"):
+            raise BadConfig(
+                f"rows are kept in the ledger's own database; write {ROWS!r} as the address"
+            )
+        return FileOutputs(address)
 
     def store(
         self,

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from flowstone.errors import LedgerUnavailable, MissingOutput, OutputError, StorageUnavailable
+from flowstone.errors import (
+    LedgerRefused,
+    LedgerUnavailable,
+    MissingOutput,
+    OutputError,
+    StorageUnavailable,
+)
 from flowstone.io.manager import Description
 from flowstone.store import stored_values
 from flowstone.store.ledger import Connection, Ledger
@@ -78,6 +84,6 @@ class RowOutputs:
         try:
             with self._ledger.begin() as conn:
                 yield conn
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, LedgerRefused) as error:
             # To the step it is a storage like any other: it may be tried again.
             raise StorageUnavailable(error.message, original=error) from error
