@@ -140,15 +140,18 @@ def _to_wake(to_wake: Callable[..., Any], *args: Any) -> Any:
 
 def _take_ready(take_ready: Callable[..., Any], here: Any, run_id: Any) -> Any:
     canvases, dispatched = take_ready(here, run_id)
-    for step in dispatched.values():
-        _die_at("dispatch", step.asset.replace("a_after_", "dies_at_"))
+    _die_with_readers("dispatch", dispatched)
     return canvases, dispatched
 
 
 def _publish(publish: Callable[..., Any], self: Any, canvas: Any, dispatched: Any) -> None:
     publish(self, canvas, dispatched)
-    for step in dispatched.values():
-        _die_at("publishing", step.asset.replace("a_after_", "dies_at_"))
+    _die_with_readers("publishing", dispatched)
+
+
+def _die_with_readers(point: str, dispatched: Any) -> None:
+    if any(step.asset == f"a_after_{point}" for step in dispatched.values()):
+        _die_at(point, f"dies_at_{point}")
 
 
 def _claimed(args: tuple[Any, ...]) -> steps.Claim:
