@@ -224,9 +224,7 @@ def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks 
     except SettingsError as error:
         # Of the error nothing is quoted but the name of the field: a value may be a secret.
         name, form = next((n, f) for n, f in _JSON.items() if f'"{n}"' in str(error))
-        raise BadConfig(
-            f"{PREFIX}{name.upper()} is not JSON; it must be such as {form}"
-        ) from None
+        raise BadConfig(f"{PREFIX}{name.upper()} is not JSON; it must be such as {form}") from None
     except ValueError as error:
         raise BadConfig(f"{FILE}: {error}") from None
 

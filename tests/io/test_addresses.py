@@ -198,7 +198,9 @@ def test_so_does_one_whose_library_is_missing(make_runtime: RuntimeFactory) -> N
         raise AssertionError("the run is not planned")
 
     make_runtime(build_registry([number]), io={"lake": "gs://bucket"})
-    with pytest.raises(RunFailed, match="asset 'number': IO manager 'lake': .*Please install gcsfs"):
+    with pytest.raises(
+        RunFailed, match=r"asset 'number': IO manager 'lake': .*Please install gcsfs"
+    ):
         materialize_sync(number)
 
 

@@ -28,9 +28,7 @@ def block(language: str) -> str:
     return str(found)
 
 
-def test_file_and_environment_say_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_and_environment_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "flowstone.toml").write_text(block("toml"))
     from_file = load_settings().io
@@ -57,7 +55,9 @@ def test_the_example_does_what_it_says(
     assert materialize_sync("total", upstream=True).result() == Decimal("1.10")
     price = sys.modules["readme_of_io"].Price
     assert flowstone.get("prices") == [price(day="2013-01-01", amount="1.10")]
-    assert {name: flowstone.versions(name)[0].output.io for name in ("prices", "table", "total")} == {
+    assert {
+        name: flowstone.versions(name)[0].output.io for name in ("prices", "table", "total")
+    } == {
         "prices": "rows",
         "table": "lake",
         "total": "default",
