@@ -199,7 +199,7 @@ def test_so_does_one_whose_library_is_missing(make_runtime: RuntimeFactory) -> N
 
     make_runtime(build_registry([number]), io={"lake": "gs://bucket"})
     with pytest.raises(
-        RunFailed, match="asset 'number': IO manager 'lake': .*Please install gcsfs"
+        RunFailed, match=r"asset 'number': IO manager 'lake': .*Please install gcsfs"
     ):
         materialize_sync(number)
 

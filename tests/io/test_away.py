@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 import psycopg
 import pytest
-from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import SoftTimeLimitExceeded
 from fsspec.implementations.local import LocalFileSystem
 
 from flowstone import Retry, asset, materialize_sync

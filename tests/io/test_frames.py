@@ -115,9 +115,9 @@ def test_who_names_no_one_frame_gets_that_of_the_producer(kind: Any) -> None:
 
 def test_a_frame_that_parquet_cannot_hold_is_refused() -> None:
     frame = pl.DataFrame({"a": [object()]}, schema={"a": pl.Object})
-    with pytest.raises(OutputError, match="this frame cannot be stored as Parquet: .*columns"):
+    with pytest.raises(OutputError, match=r"this frame cannot be stored as Parquet: .*columns"):
         encode(frame)
-    with pytest.raises(OutputError, match="this frame cannot be stored as Parquet: .*columns"):
+    with pytest.raises(OutputError, match=r"this frame cannot be stored as Parquet: .*columns"):
         encode(pd.DataFrame({"a": [object(), 1]}))
 
 

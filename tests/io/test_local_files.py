@@ -89,7 +89,7 @@ def test_data_and_every_new_name_are_on_disk_before_the_value_counts_as_stored(
     sync, replace = os.fsync, Path.replace
 
     def note_sync(handle: int) -> None:
-        steps.append(os.readlink(f"/proc/self/fd/{handle}").removeprefix(f"{root.parent}"))
+        steps.append(str(Path(f"/proc/self/fd/{handle}").readlink()).removeprefix(str(root.parent)))
         sync(handle)
 
     def note_replace(path: Path, target: Path) -> Path:

@@ -69,7 +69,7 @@ def test_a_pickle_of_a_class_that_is_gone_says_so() -> None:
 def test_a_pickle_is_not_loaded_where_that_is_not_allowed(outputs: Outputs, tmp_path: Path) -> None:
     trap = tmp_path / "sprung"
     stored = outputs.store(Trap(trap), place(), pickle=True)
-    with pytest.raises(OutputError, match="it is a pickle, .*asset with pickle=True"):
+    with pytest.raises(OutputError, match=r"it is a pickle, .*asset with pickle=True"):
         outputs.load(stored)
     assert not trap.exists()
     outputs.load(stored, pickle=True)
@@ -113,9 +113,9 @@ def test_a_process_allows_what_its_own_definitions_do(
 
         return build_registry([made])
 
-    made = make_runtime(define(pickle=True))
+    make_runtime(define(pickle=True))
     # The asset's own checks and result read it, too, so the trap is set up by hand.
-    run = materialize_sync("trap")
+    materialize_sync("trap")
     trap.unlink(missing_ok=True)
     make_runtime(define(pickle=allowed))
     if allowed:

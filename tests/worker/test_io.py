@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
@@ -34,14 +36,14 @@ def worker_environment(
     worker_environment: dict[str, str], settings: Settings, s3: S3Service
 ) -> dict[str, str]:
     mine = {"FLOWSTONE_ASSETS": io_assets.__name__, "FLOWSTONE_IO": json.dumps(dict(settings.io))}
-    return worker_environment | mine | s3.environment
+    return {**worker_environment, **mine, **s3.environment}
 
 
 def test_each_value_is_where_its_asset_says_and_is_read_from_there(
     celery_setup: CeleryTestSetup, settings: Settings, view: LedgerView
 ) -> None:
     handle = flowstone.materialize_all("report", partition="2013-01")
-    assert handle.result(timeout=60) == {"total": io_assets.Decimal("6.30")}
+    assert handle.result(timeout=60) == {"total": Decimal("6.30")}
     kept = view.rows(
         "SELECT s.asset, o.io, o.format, o.location FROM flowstone.outputs o"
         " JOIN flowstone.steps s ON s.id = o.step_id WHERE s.run_id = :r ORDER BY o.id",
@@ -63,11 +65,11 @@ def test_each_value_is_where_its_asset_says_and_is_read_from_there(
     assert frame.height == 3
     assert flowstone.exists("prices", "2013-01")
     assert flowstone.get("price", "2013-01-02") == io_assets.Price(
-        day=io_assets.date(2013, 1, 2), amount=io_assets.Decimal("2.10")
+        day=date(2013, 1, 2), amount=Decimal("2.10")
     )
     # Nothing has changed, so nothing is computed or stored again.
     again = flowstone.materialize_all("report", partition="2013-01")
-    assert again.result(timeout=60) == {"total": io_assets.Decimal("6.30")}
+    assert again.result(timeout=60) == {"total": Decimal("6.30")}
     assert set(view.states(again.id).values()) == {"skipped"}
 
 
@@ -81,6 +83,6 @@ def test_a_value_that_is_gone_is_computed_again(
     assert failed.wait(timeout=60).value == "failed"
     assert view.steps(failed.id)["report[2013-01]"].error["type"] == "missing_output"
     again = flowstone.materialize_all("report", partition="2013-01")
-    assert again.result(timeout=60) == {"total": io_assets.Decimal("6.30")}
+    assert again.result(timeout=60) == {"total": Decimal("6.30")}
     assert view.steps(again.id)["prices[2013-01]"].reason == "value is gone"
     assert view.states(again.id)["price[2013-01-02]"] == "skipped"
