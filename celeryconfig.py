@@ -1,8 +1,9 @@
 """How Celery runs FlowStone: JSON only, late acknowledgements, one queue for each kind of work."""
 
+from celery.schedules import crontab
 from kombu import Exchange, Queue
 
-from flowstone.messages import COORDINATE, RECONCILE, STEP
+from flowstone.messages import COORDINATE, PRUNE, RECONCILE, STEP
 from flowstone.queues import QUEUES
 from flowstone.settings import load_settings
 
@@ -22,7 +23,12 @@ result_serializer = "json"
 task_queues = [Queue(name, Exchange(name), routing_key=name) for name in QUEUES]
 task_default_queue = "assets"
 task_create_missing_queues = False
-task_routes = {COORDINATE: {"queue": "control"}, RECONCILE: {"queue": "control"}, STEP: {}}
+task_routes = {
+    COORDINATE: {"queue": "control"},
+    RECONCILE: {"queue": "control"},
+    PRUNE: {"queue": "control"},
+    STEP: {},
+}
 
 # A message is acknowledged when its step has been committed, so a crash gives it back; the
 # claim in the ledger refuses the copies that this can make.
@@ -60,5 +66,11 @@ beat_schedule = {
         "task": RECONCILE,
         "schedule": 10.0,
         "options": {"queue": "control", "expires": 60, "ignore_result": True},
+    },
+    # At a time of the day: an interval would begin anew whenever beat is restarted.
+    "flowstone-prune": {
+        "task": PRUNE,
+        "schedule": crontab(hour=3, minute=30),
+        "options": {"queue": "control", "expires": 3600, "ignore_result": True},
     },
 }

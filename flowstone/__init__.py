@@ -32,8 +32,9 @@ if TYPE_CHECKING:
         resume,
         save_plan,
     )
+    from flowstone.collector import Collected, collect
     from flowstone.handle import Cancellation, Progress, RunHandle
-    from flowstone.history import Version, check_results, rollback, versions
+    from flowstone.history import Version, check_results, invalidate, rollback, versions
     from flowstone.reading import AssetStatus, exists, get, status
     from flowstone.rechecking import run_checks
 
@@ -47,6 +48,7 @@ __all__ = [
     "Cancelled",
     "Check",
     "CheckResult",
+    "Collected",
     "Context",
     "DailyPartitions",
     "Dep",
@@ -66,8 +68,10 @@ __all__ = [
     "cancel",
     "check",
     "check_results",
+    "collect",
     "exists",
     "get",
+    "invalidate",
     "lineage",
     "materialize",
     "materialize_all",
@@ -99,7 +103,10 @@ _LAZY: Final = {
     "get": "flowstone.reading",
     "status": "flowstone.reading",
     "Version": "flowstone.history",
+    "Collected": "flowstone.collector",
+    "collect": "flowstone.collector",
     "check_results": "flowstone.history",
+    "invalidate": "flowstone.history",
     "rollback": "flowstone.history",
     "run_checks": "flowstone.rechecking",
     "versions": "flowstone.history",

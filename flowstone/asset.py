@@ -206,7 +206,7 @@ def asset(
             volatile=volatile,
             io=io,
             pickle=pickle,
-            keep=keep,
+            keep=_checked_keep(function, keep),
             columns=_columns(function, columns or {}),
             injected=tuple(name for name in _parameters(function) if name in needed),
         )
@@ -214,6 +214,15 @@ def asset(
         return made
 
     return declare if function is None else declare(function)
+
+
+def _checked_keep(function: Callable[..., Any], keep: int | None) -> int | None:
+    if keep is not None and keep < 1:
+        raise DefinitionError(
+            f"asset {function.__name__!r} ({location_of(function)}): keep={keep}, but the latest "
+            "version is always kept; say 1 or more"
+        )
+    return keep
 
 
 def checked_name(name: str) -> str:

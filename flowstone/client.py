@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID, uuid4
 
 from flowstone import coordinator, inline, reconcile, runtime, submission
@@ -31,6 +32,7 @@ def materialize(
     partition: Key = UNPARTITIONED,
     config: Config | None = None,
     resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool = True,
     max_in_flight: int | None = None,
     on_conflict: Conflicts = "join",
@@ -42,6 +44,7 @@ def materialize(
     key itself or its text; `config` holds values for the config models of assets,
     by their names. `resources` holds values for those of resources, which must then be
     defined in this process, too; a secret is given as `Env("NAME")`, and None is not given.
+    `io` names the IO managers of assets in this run, where not those of their definitions.
     Without `force` it is skipped if it is fresh.
 
     `on_conflict` says what happens where another run is computing the same asset x
@@ -60,6 +63,7 @@ def materialize(
         force=force,
         on_conflict=on_conflict,
         resources=resources,
+        io=io,
     )
     return _submit(request, config, max_in_flight, idempotency_key)
 
@@ -70,6 +74,7 @@ def materialize_all(
     partition: Key = UNPARTITIONED,
     config: Config | None = None,
     resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool = False,
     max_in_flight: int | None = None,
     on_conflict: Conflicts = "join",
@@ -87,6 +92,7 @@ def materialize_all(
         force=force,
         on_conflict=on_conflict,
         resources=resources,
+        io=io,
     )
     return _submit(request, config, max_in_flight, idempotency_key)
 
@@ -125,6 +131,7 @@ def materialize_sync(
     upstream: bool = False,
     config: Config | None = None,
     resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool | None = None,
     on_conflict: Conflicts = "join",
     idempotency_key: str | None = None,
@@ -150,6 +157,7 @@ def materialize_sync(
         force=forced,
         on_conflict=on_conflict,
         resources=resources,
+        io=io,
     )
     run_id, is_new = submission.record(
         here, request, config, None, driver="inline", key=idempotency_key
@@ -176,6 +184,7 @@ def preview(
     upstream: bool = False,
     config: Config | None = None,
     resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool | None = None,
 ) -> Plan:
     """Return the plan that these assets would have now; nothing is recorded, nothing runs.
@@ -191,6 +200,7 @@ def preview(
         upstream=upstream,
         force=_forced(force, upstream),
         resources=resources,
+        io=io,
     )
     with here.ledger.begin() as conn:
         return coordinator.preview(conn, here, request, submission.json_config(config or {}))
@@ -203,6 +213,7 @@ def save_plan(
     upstream: bool = False,
     config: Config | None = None,
     resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool | None = None,
     max_in_flight: int | None = None,
 ) -> RunHandle:
@@ -217,6 +228,7 @@ def save_plan(
         upstream=upstream,
         force=_forced(force, upstream),
         resources=resources,
+        io=io,
     )
     run_id = uuid4()
     with here.ledger.begin() as conn:

@@ -22,19 +22,19 @@ class Hidden(Exception):
 
 
 class Secrets:
-    """The secrets of this process. They are only ever added to, so threads may share it."""
+    """The secrets of this process. They are only ever added to, so threads share it unlocked."""
 
     def __init__(self) -> None:
-        self._forms: frozenset[str] = frozenset()
+        self._forms: set[str] = set()
 
     def add(self, secret: str) -> None:
         """Let `secret` be told to nobody from now on, however it is written."""
-        self._forms |= {form for form in _forms(secret) if len(form) >= SHORTEST}
+        self._forms.update(form for form in _forms(secret) if len(form) >= SHORTEST)
 
     def mask(self, text: str) -> str:
         """Return a text without the secrets."""
-        # The longest come first, as they may hold shorter ones.
-        for form in sorted(self._forms, key=len, reverse=True):
+        # The longest come first, as they may hold shorter ones. A copy, as others may add some.
+        for form in sorted(self._forms.copy(), key=len, reverse=True):
             text = text.replace(form, MASK)
         return text
 

@@ -13,6 +13,7 @@ from flowstone.errors import BadMessage
 COORDINATE: Final = "flowstone.coordinate"
 STEP: Final = "flowstone.step"
 RECONCILE: Final = "flowstone.reconcile"
+PRUNE: Final = "flowstone.prune"
 
 
 class Message(BaseModel):

@@ -121,24 +121,28 @@ class LiveResources:
         with self._lock:
             for one in self._living:
                 if one.name == name and said in one.overrides:
-                    one.borrowers.add(borrower)
-                    one.used = next(self._clock)
-                    return one
+                    return self._noted(one, borrower)
         return None
+
+    def _noted(self, living: _Living, borrower: object) -> _Living:
+        living.borrowers.add(borrower)
+        living.used = next(self._clock)
+        return living
 
     def _make(self, name: str, override: Values, said: str, borrower: object) -> _Living:
         resource = self._declared()[name]
         given = self._settings.get(name, {})
         config = effective(resource, given, override, os.environ, self.secrets)
         with self._lock:
-            same = [one for one in self._living if one.name == name and one.config == config]
-        made = same[0] if same else self._start(resource, config)
+            # Another override may have led to the same.
+            for one in self._living:
+                if one.name == name and one.config == config:
+                    one.overrides.add(said)
+                    return self._noted(one, borrower)
+        made = self._start(resource, config)
+        made.overrides.add(said)
         with self._lock:
-            made.overrides.add(said)
-            made.borrowers.add(borrower)
-            made.used = next(self._clock)
-            if made not in self._living:
-                self._living.append(made)
+            self._living.append(self._noted(made, borrower))
         # Here, and not before, so that a forked child does it for itself.
         atexit.unregister(self.close)
         atexit.register(self.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -9,7 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -28,6 +37,31 @@ from flowstone.resource_config import without_none
 PREFIX = "FLOWSTONE_"
 REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "valkey://", "valkeys://")
 FILE = "flowstone.toml"
+MAX_DAYS = 36_500
+
+
+class Retention(BaseModel):
+    """After how many days what is deleted; what has none is kept for ever."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tracebacks: int | None = Field(
+        default=None, ge=0, le=MAX_DAYS, description="Messages and tracebacks of attempts."
+    )
+    checks: int | None = Field(
+        default=None,
+        ge=0,
+        le=MAX_DAYS,
+        description="Results of checks of values that were given up.",
+    )
+    runs: int | None = Field(
+        default=None, ge=0, le=MAX_DAYS, description="Runs that have ended, and their steps."
+    )
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether nothing is deleted."""
+        return self == Retention()
 
 
 class _Environment(EnvSettingsSource):
@@ -90,6 +124,9 @@ class Settings(BaseSettings):
         3600, gt=0, description="Seconds after which a task is asked to stop."
     )
     time_limit: float = Field(3660, gt=0, description="Seconds after which a task is killed.")
+    retention: Annotated[Retention, NoDecode] = Field(
+        Retention(), description="After how many days `flowstone prune` deletes what, as JSON."
+    )
     release: str | None = Field(
         None, description="What runs here, such as a git commit or an image; kept with attempts."
     )
@@ -105,6 +142,16 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("retention", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError('it is no JSON; write days, such as {"runs": 90}') from None
         return value
 
     @model_validator(mode="after")
@@ -236,7 +283,7 @@ def _where(place: tuple[int | str, ...]) -> str:
     key = ".".join(str(part) for part in place)
     variable = PREFIX + str(place[0]).upper()
     if variable in os.environ:
-        return variable
+        return f"{variable}, key {place[-1]!r}" if len(place) > 1 else variable
     near = "" if place[0] in Settings.model_fields else did_you_mean(key, Settings.model_fields)
     return f"{FILE}, key {key!r}{near}"
 

@@ -54,9 +54,15 @@ def request(
         upstream=upstream,
         force=force,
         on_conflict=_on_conflict(on_conflict),
-        io=dict(io or {}),
+        io=_managers(io or {}),
         resources=_overrides(resources or {}),
     )
+
+
+def _managers(given: Any) -> dict[str, str]:  # noqa: ANN401 - the caller may not check types
+    if not isinstance(given, Mapping) or not all(isinstance(n, str) for n in given.values()):
+        raise BadConfig("io must be a mapping of asset -> name of an IO manager")
+    return {str(asset): name for asset, name in given.items()}
 
 
 def _overrides(given: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:

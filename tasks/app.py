@@ -7,7 +7,9 @@ from celery.signals import worker_process_shutdown, worker_shutdown
 
 from flowstone import runtime
 
-app = Celery("flowstone", include=["tasks.coordinate", "tasks.reconcile", "tasks.step"])
+app = Celery(
+    "flowstone", include=["tasks.coordinate", "tasks.prune", "tasks.reconcile", "tasks.step"]
+)
 app.config_from_object("celeryconfig")
 
 

@@ -45,7 +45,8 @@ def test_the_wheel_holds_library_tasks_migrations_and_configuration(tmp_path: Pa
         check=True,
     )
     assert (
-        done.stdout.strip() == "['flowstone.coordinate', 'flowstone.reconcile', 'flowstone.step']"
+        done.stdout.strip()
+        == "['flowstone.coordinate', 'flowstone.prune', 'flowstone.reconcile', 'flowstone.step']"
     )
 
 

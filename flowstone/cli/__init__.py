@@ -15,9 +15,11 @@ from flowstone.cli import (
     check,
     db,
     dev,
+    gc,
     history,
     lineage,
     plan,
+    prune,
     run,
     show,
     status,
@@ -67,6 +69,9 @@ app.command("exists")(values.exists)
 app.command("versions")(history.versions)
 app.command("rollback")(history.rollback)
 app.command("check")(check.check)
+app.command("invalidate")(history.invalidate)
+app.command("gc")(gc.gc)
+app.command("prune")(prune.prune)
 app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")
 

@@ -79,6 +79,31 @@ def _value(text: str) -> Any:  # noqa: ANN401 - any JSON value
         return text
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+
+
+Managers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--io",
+        metavar="ASSET=NAME",
+        help="The IO manager of an asset in this run; may be given several times.",
+    ),
+]
+
+
+def managers_of(given: list[str] | None) -> dict[str, str]:
+    """Return what the option --io says, by asset; raise BadConfig."""
+    chosen: dict[str, str] = {}
+    for one in given or ():
+        asset, _, name = one.partition("=")
+        if not asset or not name:
+            raise BadConfig(f"--io takes ASSET=NAME, such as raw_flights=lake; not {one!r}")
+        if chosen.setdefault(asset, name) != name:
+            raise BadConfig(f"--io names two IO managers for {asset!r}; name one")
+    return chosen
+
+
 def key_of(partition: str | None) -> Key:
     """Return the key that the option names."""
     return UNPARTITIONED if partition is None else partition

@@ -20,12 +20,14 @@ from flowstone import client, runtime
 from flowstone.cli.options import (
     Detach,
     Force,
+    Managers,
     Override,
     Partition,
     RunId,
     Timeout,
     Upstream,
     key_of,
+    managers_of,
     overrides_of,
 )
 from flowstone.cli.run import watch
@@ -63,6 +65,7 @@ def plan(
     upstream: Upstream = False,
     force: Force = None,
     resource: Override = None,
+    io: Managers = None,
     save: Annotated[
         bool, typer.Option("--save", help="Keep the plan as a run that `flowstone start` starts.")
     ] = False,
@@ -91,6 +94,7 @@ def plan(
         "upstream": upstream,
         "force": force,
         "resources": overrides_of(resource),
+        "io": managers_of(io),
     }
     graph = runtime.current().registry.graph
     if save:

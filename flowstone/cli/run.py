@@ -12,11 +12,13 @@ from flowstone.cli.display import follow
 from flowstone.cli.options import (
     Detach,
     Force,
+    Managers,
     Override,
     Partition,
     Timeout,
     Upstream,
     key_of,
+    managers_of,
     overrides_of,
 )
 from flowstone.errors import RunFailed, RunRefused
@@ -32,6 +34,7 @@ def run(
     upstream: Upstream = False,
     force: Force = None,
     resource: Override = None,
+    io: Managers = None,
     on_conflict: Annotated[
         OnConflict,
         typer.Option(
@@ -56,6 +59,7 @@ def run(
         partition=key_of(partition),
         force=force,
         resources=overrides_of(resource),
+        io=managers_of(io),
         on_conflict=on_conflict.value,
         idempotency_key=idempotency_key,
     )

@@ -55,10 +55,12 @@ def lines(
     if latest is not None:
         given["latest"] = latest
     query = text(_select(f"WHERE {where} ORDER BY {order}"))
-    for row in conn.execute(query, given, execution_options=STREAMED):
-        hash = "null" if row.hash is None else f'"{row.hash}"'
-        position = "null" if row.position is None else row.position
-        yield f'{row.line[:-1]},"position":{position},"hash":{hash}}}'
+    # Closed here, as who takes the lines may stop before the last.
+    with conn.execute(query, given, execution_options=STREAMED) as found:
+        for row in found:
+            hash = "null" if row.hash is None else f'"{row.hash}"'
+            position = "null" if row.position is None else row.position
+            yield f'{row.line[:-1]},"position":{position},"hash":{hash}}}'
 
 
 def find_run(conn: Connection, prefix: str) -> UUID:

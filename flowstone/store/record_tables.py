@@ -58,6 +58,7 @@ latest = Table(
     Column("output_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
     Column("updated_at", TIME, nullable=False, server_default=NOW),
     PrimaryKeyConstraint("asset", "partition"),
+    Index("ix_latest_output_id", "output_id"),
     comment="The latest success of each asset x partition, in the order of commits",
 )
 
@@ -86,6 +87,8 @@ rollbacks = Table(
     Column("at", TIME, nullable=False, server_default=text("clock_timestamp()")),
     Column("actor", Text, nullable=False),
     Index("ix_rollbacks_asset_partition", "asset", "partition"),
+    Index("ix_rollbacks_output_id", "output_id"),
+    Index("ix_rollbacks_replaced_id", "replaced_id"),
     comment="Each time that the pointer to the latest success was moved back by hand",
 )
 

@@ -53,6 +53,8 @@ def _check(conn: Connection, run: Run) -> None:
         raise CannotResume(
             f"run {run.id} is still {run.state}; wait for its end, or cancel it, to resume it"
         )
+    if run.pruned_at is not None:
+        raise CannotResume(f"steps of run {run.id} have been pruned; submit its request anew")
     query = select(runs_table.c.id, runs_table.c.state).where(runs_table.c.resumed_from == run.id)
     if (by := conn.execute(query).one_or_none()) is not None:
         remedy = (

@@ -64,6 +64,7 @@ runs = Table(
     ),
     Column("idempotency_key", Text, comment="Chosen by the caller; a second request gets this run"),
     Column("lease_until", TIME, comment="Of an inline run: until when its process counts as alive"),
+    Column("pruned_at", TIME, comment="When the first of its steps was pruned"),
     UniqueConstraint("resumed_from"),
     UniqueConstraint("idempotency_key"),
     CheckConstraint(only("state", RunState), "state"),
@@ -157,6 +158,7 @@ steps = Table(
     Index("ix_steps_canvas", "canvas", postgresql_where=text("state = 'queued'")),
     Index("ix_steps_asset", "asset", "partition"),
     Index("ix_steps_reuses", "reuses", postgresql_where=text("reuses IS NOT NULL")),
+    Index("ix_steps_has_joined", "joined_to", postgresql_where=text("joined_to IS NOT NULL")),
     comment="One asset x partition inside one run: the materialization record",
 )
 
@@ -196,5 +198,6 @@ attempts = Table(
     PrimaryKeyConstraint("step_id", "number"),
     CheckConstraint("number >= 1", "number"),
     CheckConstraint("(outcome IS NULL) = (finished_at IS NULL)", "finished_at"),
+    Index("ix_attempts_message", "finished_at", postgresql_where=text("error_message IS NOT NULL")),
     comment="Each try at a step, and how it ended",
 )

@@ -53,6 +53,7 @@ class Run:
     cancel_requested_at: datetime | None
     cancel_reason: str | None
     resumed_from: UUID | None
+    pruned_at: datetime | None
 
     @property
     def is_being_cancelled(self) -> bool:
@@ -167,6 +168,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         cancel_requested_at=row.cancel_requested_at,
         cancel_reason=row.cancel_reason,
         resumed_from=row.resumed_from,
+        pruned_at=row.pruned_at,
     )
 
 

@@ -52,10 +52,7 @@ def upgrade() -> None:
         schema=SCHEMA,
         postgresql_where=sa.text("reuses IS NOT NULL"),
     )
-    op.create_index(
-        "ix_lineage_upstream_output_id", "lineage", ["upstream_output_id"], schema=SCHEMA
-    )
-
+    _pruning()
     _indexes(
         "upper(state) NOT IN ('CANCELLED', 'FAILED', 'SKIPPED', 'SUCCEEDED', 'UPSTREAM_FAILED')",
         "(id + 0)",
@@ -79,6 +76,27 @@ def _indexes(is_open: str, order: str) -> None:
         schema=SCHEMA,
         postgresql_where=sa.text(is_open),
     )
+
+
+# What refers to a row must be found fast when that is to be deleted.
+REFERENCES = (
+    ("ix_latest_output_id", "latest", "output_id", None),
+    ("ix_lineage_upstream_output_id", "lineage", "upstream_output_id", None),
+    ("ix_steps_has_joined", "steps", "joined_to", "joined_to IS NOT NULL"),
+    ("ix_attempts_message", "attempts", "finished_at", "error_message IS NOT NULL"),
+)
+
+
+def _pruning() -> None:
+    op.add_column(
+        "runs",
+        sa.Column("pruned_at", TIME, comment="When the first of its steps was pruned"),
+        schema=SCHEMA,
+    )
+    for name, table, column, where in REFERENCES:
+        op.create_index(
+            name, table, [column], schema=SCHEMA, postgresql_where=where and sa.text(where)
+        )
 
 
 def _outputs() -> None:
@@ -133,6 +151,8 @@ def _rollbacks() -> None:
     op.create_index(
         "ix_rollbacks_asset_partition", "rollbacks", ["asset", "partition"], schema=SCHEMA
     )
+    for column in ("output_id", "replaced_id"):
+        op.create_index(f"ix_rollbacks_{column}", "rollbacks", [column], schema=SCHEMA)
 
 
 def _quarantine() -> None:
@@ -252,7 +272,9 @@ def downgrade() -> None:
     _indexes(
         "state NOT IN ('cancelled', 'failed', 'skipped', 'succeeded', 'upstream_failed')", "id"
     )
-    op.drop_index("ix_lineage_upstream_output_id", table_name="lineage", schema=SCHEMA)
+    for name, table, _, _ in REFERENCES:
+        op.drop_index(name, table_name=table, schema=SCHEMA)
+    op.drop_column("runs", "pruned_at", schema=SCHEMA)
     op.drop_index("ix_steps_reuses", table_name="steps", schema=SCHEMA)
     op.drop_column("attempts", "release", schema=SCHEMA)
     op.execute("DROP TRIGGER audit_awaits_seal ON flowstone.audit")

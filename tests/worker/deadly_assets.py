@@ -19,8 +19,7 @@ from sqlalchemy import text
 import flowstone.canvas
 from flowstone import asset, coordinator, execution
 from flowstone.asset import Asset
-from flowstone.io import files
-from flowstone.store import dispatch, runs, steps
+from flowstone.store import dispatch, steps
 
 MARKS_FOLDER = "MARKS_FOLDER"
 
@@ -95,6 +94,15 @@ def _arguments(load: Callable[..., Any], *args: Any) -> Any:
     return loaded
 
 
+def _replace(replace: Callable[..., Any], source: str, target: str) -> None:
+    # What was written is cut in half, as by a disk that is full; nobody must ever see it.
+    name = Path(target).parent.name
+    if name == "dies_at_write" and not Path(os.environ[MARKS_FOLDER], "write").exists():
+        os.truncate(source, Path(source).stat().st_size // 2)
+        _die_at("write", name)
+    replace(source, target)
+
+
 def _stage(stage: Callable[..., Any], *args: Any) -> Any:
     output = stage(*args)
     _die_at("stage", _claimed(args).asset)
@@ -132,15 +140,18 @@ def _to_wake(to_wake: Callable[..., Any], *args: Any) -> Any:
 
 def _take_ready(take_ready: Callable[..., Any], here: Any, run_id: Any) -> Any:
     canvases, dispatched = take_ready(here, run_id)
-    for step in dispatched.values():
-        _die_at("dispatch", step.asset.replace("a_after_", "dies_at_"))
+    _die_with_readers("dispatch", dispatched)
     return canvases, dispatched
 
 
 def _publish(publish: Callable[..., Any], self: Any, canvas: Any, dispatched: Any) -> None:
     publish(self, canvas, dispatched)
-    for step in dispatched.values():
-        _die_at("publishing", step.asset.replace("a_after_", "dies_at_"))
+    _die_with_readers("publishing", dispatched)
+
+
+def _die_with_readers(point: str, dispatched: Any) -> None:
+    if any(step.asset == f"a_after_{point}" for step in dispatched.values()):
+        _die_at(point, f"dies_at_{point}")
 
 
 def _claimed(args: tuple[Any, ...]) -> steps.Claim:
@@ -157,5 +168,4 @@ if MARKS_FOLDER in os.environ:
     _wrap(execution, "_to_wake", _to_wake)
     _wrap(coordinator, "take_ready", _take_ready)
     _wrap(flowstone.canvas.Publisher, "publish", _publish)
-    assert files is not None
-    assert runs is not None
+    _wrap(os, "replace", _replace)

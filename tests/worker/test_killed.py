@@ -83,6 +83,21 @@ def test_the_end_is_right_wherever_a_process_is_killed(
     assert {point for point in AFTER_COMMIT if not seen[point]} == set()
     for point, handle in handles.items():
         assert_right(view, point, handle)
+    assert_collected(here)
+
+
+def assert_collected(here: Runtime) -> None:
+    """The collector finds what the dead have left behind, that and no more."""
+    left = {"write": ".json.part", "stage": ".json", "check": ".json"}
+    found = {one.location for one in flowstone.collect()}
+    of_points = {location for location in found if f"dies_at_{COMMITTING}/" not in location}
+    for at in of_points:
+        name = at.partition("/")[0].removeprefix("dies_at_")
+        assert at.endswith(left.pop(name)), at
+    assert not left
+    assert not any(Path(here.settings.outputs, location).exists() for location in found)
+    for point in POINTS:
+        assert is_visible(point)
 
 
 def submit(point: str) -> RunHandle:

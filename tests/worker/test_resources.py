@@ -16,6 +16,8 @@ from redis import Redis
 
 import flowstone
 from flowstone import Env, RunState
+from flowstone.embedded import ValkeyServer
+from flowstone.embedded.place import socket_folder
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
@@ -204,10 +206,13 @@ def _decoded(text: str) -> str:
 
 
 @pytest.fixture
-def overheard(broker: Redis) -> Iterator[Overheard]:
-    made = Overheard(broker)
-    yield made
-    made.stop()
+def overheard(broker: Redis, valkey: ValkeyServer) -> Iterator[Overheard]:
+    path = str(socket_folder(valkey.home, "valkey") / "valkey.sock")
+    # However long nothing is said: the worker may take its time to start.
+    with Redis(unix_socket_path=path, socket_timeout=None) as client:
+        made = Overheard(client)
+        yield made
+        made.stop()
 
 
 def test_a_secret_is_in_no_row_no_message_no_event_and_no_log(
