@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
-from flowstone.asset import Asset, Dep, asset, resource
+from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError
@@ -17,10 +17,12 @@ from flowstone.partition import (
     StaticPartitions,
     Window,
 )
+from flowstone.resource import Env, resource
 from flowstone.retry import Retry
 from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
+    from flowstone import lineage
     from flowstone.client import (
         cancel,
         materialize,
@@ -30,8 +32,9 @@ if TYPE_CHECKING:
         resume,
         save_plan,
     )
+    from flowstone.collector import Collected, collect
     from flowstone.handle import Cancellation, Progress, RunHandle
-    from flowstone.history import Version, check_results, rollback, versions
+    from flowstone.history import Version, check_results, invalidate, rollback, versions
     from flowstone.reading import AssetStatus, exists, get, status
     from flowstone.rechecking import run_checks
 
@@ -45,9 +48,11 @@ __all__ = [
     "Cancelled",
     "Check",
     "CheckResult",
+    "Collected",
     "Context",
     "DailyPartitions",
     "Dep",
+    "Env",
     "FlowStoneError",
     "Month",
     "MonthlyPartitions",
@@ -63,8 +68,11 @@ __all__ = [
     "cancel",
     "check",
     "check_results",
+    "collect",
     "exists",
     "get",
+    "invalidate",
+    "lineage",
     "materialize",
     "materialize_all",
     "materialize_sync",
@@ -95,7 +103,10 @@ _LAZY: Final = {
     "get": "flowstone.reading",
     "status": "flowstone.reading",
     "Version": "flowstone.history",
+    "Collected": "flowstone.collector",
+    "collect": "flowstone.collector",
     "check_results": "flowstone.history",
+    "invalidate": "flowstone.history",
     "rollback": "flowstone.history",
     "run_checks": "flowstone.rechecking",
     "versions": "flowstone.history",
@@ -105,4 +116,6 @@ _LAZY: Final = {
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the signature of PEP 562
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
+    if name == "lineage":
+        return importlib.import_module("flowstone.lineage")
     raise AttributeError(f"module 'flowstone' has no attribute {name!r}")

@@ -64,6 +64,8 @@ class Asset:
     """How many versions of a partition are kept; None keeps all."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The columns, as "asset.column", that each declared column is made of."""
+    injected: tuple[str, ...] = ()
+    """The resources that parameters of the same names receive."""
 
     @cached_property
     def code_hash(self) -> str:
@@ -83,15 +85,6 @@ class Asset:
 
     def __str__(self) -> str:
         return self.name
-
-
-@dataclass(frozen=True)
-class Resource:
-    """A named thing that assets need, such as a client. Made by `@resource`."""
-
-    name: str
-    function: Callable[[], Any]
-    location: str
 
 
 class Definition(Protocol):
@@ -175,7 +168,8 @@ def asset(
     """Declare that a function makes an asset.
 
     Each parameter of the function names the asset that it reads, but for
-    `context`, which receives the `Context`. `deps` says more: a mapping
+    `context`, which receives the `Context`, and those named like resources in `requires`,
+    which receive these. `deps` says more: a mapping
     `{"parameter": "asset"}` where the two names differ or the partition mapping
     is not the default, or a list of assets that must come first although the
     function does not receive them. `Dep(..., optional=True)` in either lets the asset
@@ -185,18 +179,20 @@ def asset(
     pydantic model whose fields a run may set, `queue` one of the Celery queues.
     `version` says when the asset makes something else; without one, that is when the
     source of the function changes. A `volatile` asset reads what is outside the graph, a
-    service perhaps, so that it is computed anew each time.
+    service perhaps, so that it is computed anew each time. `columns` says for columns of the
+    value which columns of the assets that it reads they are made of, as "asset.column".
     Raises BadSignature for a function that cannot be called that way.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
+        needed = _requires(function, requires)
         made = Asset(
             name=checked_name(function.__name__ if name is None else name),
             function=function,
-            dependencies=_dependencies(function, deps),
+            dependencies=_dependencies(function, deps, needed),
             partitions=partitions or UnpartitionedSet(),
             context_parameter="context" if "context" in _parameters(function) else None,
-            requires=tuple(requires),
+            requires=needed,
             config=config,
             retry=retry or Retry(),
             queue=queue,
@@ -210,8 +206,9 @@ def asset(
             volatile=volatile,
             io=io,
             pickle=pickle,
-            keep=keep,
-            columns={name: tuple(made_of) for name, made_of in (columns or {}).items()},
+            keep=_checked_keep(function, keep),
+            columns=_columns(function, columns or {}),
+            injected=tuple(name for name in _parameters(function) if name in needed),
         )
         DEFINED.add(made)
         return made
@@ -219,13 +216,13 @@ def asset(
     return declare if function is None else declare(function)
 
 
-def resource(function: Callable[[], Any], /) -> Resource:
-    """Declare a function without parameters that makes a resource, once in each process."""
-    if inspect.signature(function).parameters:
-        raise BadSignature(f"resource {function.__name__!r} must take no parameters")
-    made = Resource(checked_name(function.__name__), function, location_of(function))
-    DEFINED.add(made)
-    return made
+def _checked_keep(function: Callable[..., Any], keep: int | None) -> int | None:
+    if keep is not None and keep < 1:
+        raise DefinitionError(
+            f"asset {function.__name__!r} ({location_of(function)}): keep={keep}, but the latest "
+            "version is always kept; say 1 or more"
+        )
+    return keep
 
 
 def checked_name(name: str) -> str:
@@ -269,14 +266,24 @@ def _parameters(function: Callable[..., Any]) -> list[str]:
     return names
 
 
+def _requires(function: Callable[..., Any], requires: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(requires, str):
+        raise BadSignature(f"asset {function.__name__!r}: requires= takes a list, not a string")
+    return tuple(dict.fromkeys(requires))
+
+
 def _dependencies(
-    function: Callable[..., Any], deps: Sequence[str | Dep] | Mapping[str, str | Dep]
+    function: Callable[..., Any],
+    deps: Sequence[str | Dep] | Mapping[str, str | Dep],
+    requires: Sequence[str],
 ) -> tuple[Dependency, ...]:
     if isinstance(deps, str):
         raise BadSignature(f"asset {function.__name__!r}: deps= takes a list, not a string")
     named = {k: _dep(v) for k, v in deps.items()} if isinstance(deps, Mapping) else {}
     unnamed = [] if isinstance(deps, Mapping) else [_dep(d) for d in cast("Sequence[str]", deps)]
     parameters = [name for name in _parameters(function) if name != "context"]
+    _refuse_both(function, {*named, *(d.asset for d in (*named.values(), *unnamed))}, requires)
+    parameters = [name for name in parameters if name not in requires]
     _refuse_twice(function, unnamed)
     stray = sorted(set(named) - set(parameters))
     if stray:
@@ -297,8 +304,29 @@ def _dependencies(
     return tuple(found)
 
 
+def _columns(
+    function: Callable[..., Any], columns: Mapping[str, Sequence[str]]
+) -> Mapping[str, tuple[str, ...]]:
+    for name, made_of in columns.items():
+        if isinstance(made_of, str):
+            raise BadSignature(
+                f"asset {function.__name__!r} ({location_of(function)}): columns= takes a list for "
+                f"each column, not a string; write {name!r}: [{made_of!r}]"
+            )
+    return {name: tuple(made_of) for name, made_of in columns.items()}
+
+
 def _listed(deps: Sequence[Dep], name: str) -> Dep | None:
     return next((dep for dep in deps if dep.asset == name), None)
+
+
+def _refuse_both(function: Callable[..., Any], read: set[str], requires: Sequence[str]) -> None:
+    for name in requires:
+        if name in read:
+            raise BadSignature(
+                f"asset {function.__name__!r} ({location_of(function)}): {name!r} is both an asset "
+                "that it reads and a resource that it requires; rename one of the two"
+            )
 
 
 def _refuse_twice(function: Callable[..., Any], found: Sequence[Dep | Dependency]) -> None:

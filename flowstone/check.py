@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from flowstone import hints
 from flowstone.asset import DEFINED, Asset, checked_name, location_of
 from flowstone.errors import BadSignature
 
@@ -113,17 +114,33 @@ def _check_signature(function: Callable[..., Any]) -> None:
         raise BadSignature(f"check {function.__name__!r} must be a plain function")
 
 
-def examine(checks: Iterable[Check], load: Callable[[Check], Any], partition: Any) -> list[Checked]:  # noqa: ANN401
-    """Run checks on a value, which `load` reads for each, and return what they say.
+def examine(checks: Iterable[Check], load: Callable[[Any], Any], partition: Any) -> list[Checked]:  # noqa: ANN401
+    """Run checks on a value, which `load` reads as what each wants, and return what they say.
 
     An exception of a check that is not blocking is one that did not pass; of a blocking one,
     nobody knows what it would have said, so that is raised.
     """
-    return [_examine(check, load, partition) for check in checks]
+    read = _once_a_kind(load)
+    return [_examine(check, read, partition) for check in checks]
 
 
-def _examine(check: Check, load: Callable[[Check], Any], partition: Any) -> Checked:  # noqa: ANN401
-    value = load(check)
+def _once_a_kind(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    known: list[tuple[Any, Any]] = []
+
+    def read(kind: Any) -> Any:  # noqa: ANN401
+        # Not a dict: an annotation such as Annotated[int, Field(gt=0)] has no hash.
+        for other, value in known:
+            if other == kind:
+                return value
+        known.append((kind, load(kind)))
+        return known[-1][1]
+
+    return read
+
+
+def _examine(check: Check, load: Callable[[Any], Any], partition: Any) -> Checked:  # noqa: ANN401
+    first = next(iter(inspect.signature(check.function).parameters))
+    value = load(hints.of_parameter(check.function, first))
     arguments = (value, partition) if check.wants_partition else (value,)
     try:
         result = _as_result(check, check.function(*arguments))

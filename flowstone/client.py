@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID, uuid4
 
 from flowstone import coordinator, inline, reconcile, runtime, submission
@@ -30,6 +31,8 @@ def materialize(
     *,
     partition: Key = UNPARTITIONED,
     config: Config | None = None,
+    resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool = True,
     max_in_flight: int | None = None,
     on_conflict: Conflicts = "join",
@@ -39,19 +42,28 @@ def materialize(
 
     It reads the latest outputs of what the asset depends on. `partition` is the
     key itself or its text; `config` holds values for the config models of assets,
-    by their names. Without `force` it is skipped if it is fresh.
+    by their names. `resources` holds values for those of resources, which must then be
+    defined in this process, too; a secret is given as `Env("NAME")`, and None is not given.
+    `io` names the IO managers of assets in this run, where not those of their definitions.
+    Without `force` it is skipped if it is fresh.
 
     `on_conflict` says what happens where another run is computing the same asset x
     partition: "join" waits for it, and takes its output if that is made of the same;
     "queue" waits, and then computes; "refuse" fails. With an `idempotency_key`, up to 200
     characters of your choice, all calls with the same key get the run of the first.
 
-    Raises BadConfig, KeyReused for the key of a different request, LedgerUnavailable or
-    BrokerUnavailable, and then nothing has been recorded. Names and keys are checked by
-    the coordinator: a run for which they are wrong fails and says so.
+    Raises BadConfig, UnknownResource, KeyReused for the key of a different request,
+    LedgerUnavailable or BrokerUnavailable, and then nothing has been recorded. Names and
+    keys are checked by the coordinator: a run for which they are wrong fails and says so.
     """
     request = submission.request(
-        asset, partition, upstream=False, force=force, on_conflict=on_conflict
+        asset,
+        partition,
+        upstream=False,
+        force=force,
+        on_conflict=on_conflict,
+        resources=resources,
+        io=io,
     )
     return _submit(request, config, max_in_flight, idempotency_key)
 
@@ -61,6 +73,8 @@ def materialize_all(
     *,
     partition: Key = UNPARTITIONED,
     config: Config | None = None,
+    resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool = False,
     max_in_flight: int | None = None,
     on_conflict: Conflicts = "join",
@@ -72,7 +86,13 @@ def materialize_all(
     arguments and errors are those of `materialize`.
     """
     request = submission.request(
-        assets, partition, upstream=True, force=force, on_conflict=on_conflict
+        assets,
+        partition,
+        upstream=True,
+        force=force,
+        on_conflict=on_conflict,
+        resources=resources,
+        io=io,
     )
     return _submit(request, config, max_in_flight, idempotency_key)
 
@@ -110,6 +130,8 @@ def materialize_sync(
     partition: Key = UNPARTITIONED,
     upstream: bool = False,
     config: Config | None = None,
+    resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool | None = None,
     on_conflict: Conflicts = "join",
     idempotency_key: str | None = None,
@@ -129,7 +151,13 @@ def materialize_sync(
     reconcile.close_abandoned(here)
     forced = _forced(force, upstream)
     request = submission.request(
-        assets, partition, upstream=upstream, force=forced, on_conflict=on_conflict
+        assets,
+        partition,
+        upstream=upstream,
+        force=forced,
+        on_conflict=on_conflict,
+        resources=resources,
+        io=io,
     )
     run_id, is_new = submission.record(
         here, request, config, None, driver="inline", key=idempotency_key
@@ -155,6 +183,8 @@ def preview(
     partition: Key = UNPARTITIONED,
     upstream: bool = False,
     config: Config | None = None,
+    resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool | None = None,
 ) -> Plan:
     """Return the plan that these assets would have now; nothing is recorded, nothing runs.
@@ -165,7 +195,12 @@ def preview(
     """
     here = runtime.current()
     request = submission.request(
-        assets, partition, upstream=upstream, force=_forced(force, upstream)
+        assets,
+        partition,
+        upstream=upstream,
+        force=_forced(force, upstream),
+        resources=resources,
+        io=io,
     )
     with here.ledger.begin() as conn:
         return coordinator.preview(conn, here, request, submission.json_config(config or {}))
@@ -177,6 +212,8 @@ def save_plan(
     partition: Key = UNPARTITIONED,
     upstream: bool = False,
     config: Config | None = None,
+    resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
     force: bool | None = None,
     max_in_flight: int | None = None,
 ) -> RunHandle:
@@ -186,7 +223,12 @@ def save_plan(
     """
     here = runtime.current()
     request = submission.request(
-        assets, partition, upstream=upstream, force=_forced(force, upstream)
+        assets,
+        partition,
+        upstream=upstream,
+        force=_forced(force, upstream),
+        resources=resources,
+        io=io,
     )
     run_id = uuid4()
     with here.ledger.begin() as conn:

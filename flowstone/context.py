@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flowstone.errors import Cancelled, ResourceUnavailable, UnknownResource, did_you_mean
+from flowstone.errors import Cancelled, UnknownResource, did_you_mean
 from flowstone.partition import PartitionSet, TimePartitions, Window
 
 
@@ -26,18 +26,13 @@ class Resources(Mapping[str, Any]):
         self._makers = dict(makers)
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - the user's own types
-        """Return the resource; raise UnknownResource or ResourceUnavailable."""
+        """Return the resource; raise UnknownResource, ResourceUnavailable or BadConfig."""
         if name not in self._makers:
             raise UnknownResource(
                 f"resource {name!r} is not declared by this asset; add it to requires="
                 + did_you_mean(name, self._makers)
             )
-        try:
-            return self._makers[name]()
-        except Exception as error:
-            raise ResourceUnavailable(
-                f"resource {name!r} could not be started: {error}", original=error
-            ) from error
+        return self._makers[name]()
 
     def __iter__(self) -> Any:  # noqa: ANN401 - the signature of Mapping
         return iter(self._makers)

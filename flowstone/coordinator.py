@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flowstone.config_values import config_values
 from flowstone.errors import (
     BadConfig,
     BrokerUnavailable,
@@ -19,13 +18,14 @@ from flowstone.errors import (
     FlowStoneError,
     did_you_mean,
 )
-from flowstone.execution import asset_config, made_of
+from flowstone.execution import asset_config, chosen_values, made_of
 from flowstone.expand import Canvas, expand
 from flowstone.freshness import Input
 from flowstone.log import get_logger
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
 from flowstone.request import OnConflict, Request
+from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
 from flowstone.store import cancellation, dispatch, failing, flights, plans, runs
@@ -138,9 +138,13 @@ def preview(
         graph,
         partial(plans.latest, conn),
         datetime.now(UTC),
-        lambda asset: config_values(asset_config(graph[asset], config)),
+        lambda asset: chosen_values(
+            graph[asset], asset_config(graph[asset], config), request.resources
+        ),
     )
     _check_config(plan, config)
+    _check_io(runtime, plan, request)
+    _check_resources(plan, runtime, request.resources)
     return plan
 
 
@@ -158,6 +162,38 @@ def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
             raise BadConfig(
                 f"config is given for {name!r}, which this run does not compute"
                 + did_you_mean(name, planned)
+            )
+
+
+def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:
+    """Raise BadConfig unless there is an IO manager for each asset that the run computes."""
+    planned = {step.asset for step in plan.steps}
+    for name in request.io:
+        if name not in planned:
+            raise BadConfig(
+                f"an IO manager is given for {name!r}, which this run does not compute"
+                + did_you_mean(name, planned)
+            )
+    graph = runtime.registry.graph
+    for name in planned:
+        try:
+            runtime.outputs.manager(request.io.get(name, graph[name].io))
+        except BadConfig as error:
+            raise BadConfig(f"asset {name!r}: {error.message}") from error
+
+
+def _check_resources(
+    plan: Plan, runtime: Runtime, overrides: Mapping[str, Mapping[str, Any]]
+) -> None:
+    check_overrides(runtime.registry.resources, runtime.settings.resources, overrides)
+    graph = runtime.registry.graph
+    planned = {step.asset for step in plan.steps}
+    required = {name for asset in planned for name in graph[asset].requires}
+    for name in overrides:
+        if name not in required:
+            raise BadConfig(
+                f"resource {name!r} is given for the run, which computes nothing that requires it"
+                + did_you_mean(name, required)
             )
 
 
@@ -231,7 +267,7 @@ def _expected(
 def _fingerprint(runtime: Runtime, run: Run, name: str, inputs: Sequence[Input]) -> str | None:
     try:
         asset = runtime.registry.graph[name]
-        return str(made_of(asset, asset_config(asset, run.config), inputs))
+        return str(made_of(asset, asset_config(asset, run.config), inputs, run.request.resources))
     except FlowStoneError:
         # The definitions have changed since the run was planned; the step itself will say so.
         return None

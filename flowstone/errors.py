@@ -109,10 +109,47 @@ class UnknownVersion(FlowStoneError):
     type = "unknown_version"
 
 
+class NeverMaterialized(FlowStoneError):
+    """An output that there is not, in the run or at the time that is asked about."""
+
+    type = "never_materialized"
+
+
+class UnknownColumn(DefinitionError):
+    """A column that no asset declares, or is declared to be made of."""
+
+    type = "unknown_column"
+
+
+class BadQuery(FlowStoneError):
+    """A question to the ledger that makes no sense, such as one about a time without a zone."""
+
+    type = "bad_query"
+
+
 class OutputError(FlowStoneError):
     """An output that cannot be stored, or does not match its record."""
 
     type = "output_error"
+
+
+class MissingOutput(OutputError):
+    """An output that is in the ledger, and whose value is not in storage."""
+
+    type = "missing_output"
+
+
+class ChangedOutput(MissingOutput):
+    """What lies where an output was stored is not what was stored there."""
+
+    type = "changed_output"
+
+
+class StorageUnavailable(FlowStoneError):
+    """A storage of outputs cannot be used now; whether a value is there, nobody knows."""
+
+    type = "storage_unavailable"
+    retryable = True
 
 
 class CheckFailed(FlowStoneError):
@@ -221,6 +258,11 @@ class RunTimeout(FlowStoneError):
 
     type = "run_timeout"
     retryable = True
+
+
+def is_time_limit(error: BaseException) -> bool:
+    """Return whether Celery has interrupted what ran, so that the error is none of that."""
+    return type(error).__module__.partition(".")[0] == "billiard"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -15,12 +15,21 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
+from flowstone import hints
 from flowstone.asset import Asset, Dependency
 from flowstone.check import Checked, examine
 from flowstone.config_values import config_values
-from flowstone.context import Context
-from flowstone.errors import BadConfig, CheckFailed, LedgerRefused, LedgerUnavailable, MissingInput
+from flowstone.context import Context, Resources
+from flowstone.errors import (
+    BadConfig,
+    CheckFailed,
+    LedgerRefused,
+    LedgerUnavailable,
+    MissingInput,
+    MissingOutput,
+)
 from flowstone.freshness import Fingerprint, Input, fingerprint
+from flowstone.io import Place
 from flowstone.log import get_logger
 from flowstone.outcome import (
     Failed,
@@ -38,7 +47,7 @@ from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, failing, flights, steps
+from flowstone.store import cancellation, dispatch, failing, flights, steps, versions
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
@@ -192,21 +201,23 @@ def _attempt(
         asset = runtime.registry.graph[claim.asset]
         policy = asset.retry
         config = asset_config(asset, claim.config)
-        expected = made_of(asset, config, _hashes(claim))
+        expected = made_of(asset, config, _hashes(claim), claim.resources)
         if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
             return Skipped(claim.earlier.step_id), None
-        value = asset.function(**_arguments(runtime, asset, claim, config))
-        output = _stage(runtime, claim, value)
+        with runtime.resources.lent(asset.requires, claim.resources) as resources:
+            value = asset.function(**_arguments(runtime, asset, claim, config, resources))
+            output = _stage(runtime, asset, claim, value)
         checks = _check(runtime, claim, output)
         return Succeeded(output, expected, asset.version, checks), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
     except BaseException as error:
         if _is_termination(error):
             raise
-        outcome = _failure(runtime, claim, error, policy, park_after)
+        told = runtime.resources.secrets.without(error)
+        outcome = _failure(runtime, claim, told, policy, park_after)
         if isinstance(error, _Refusal) and isinstance(outcome, Failed):
             outcome = replace(outcome, refused=error.value)
-        return outcome, error
+        return outcome, told
 
 
 def _failure(
@@ -230,8 +241,13 @@ def _check(runtime: Runtime, claim: Claim, output: StoredOutput) -> tuple[Checke
     checks = runtime.registry.checks.get(claim.asset, ())
     if not checks:
         return ()
-    value = runtime.outputs.load(output)
-    said = tuple(examine(checks, lambda _: value, decode_key(claim.partition)))
+    said = tuple(
+        examine(
+            checks,
+            lambda kind: runtime.read(claim.asset, output, kind),
+            decode_key(claim.partition),
+        )
+    )
     for one in said:
         if not one.passed:
             log.warning(
@@ -259,13 +275,13 @@ def _is_termination(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and error.code in codes
 
 
-def _stage(runtime: Runtime, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
+def _stage(runtime: Runtime, asset: Asset, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
     return runtime.outputs.store(
         value,
-        asset=claim.asset,
-        partition=claim.partition,
-        step_id=claim.step_id,
-        attempt=claim.attempt,
+        Place(claim.asset, claim.partition, claim.step_id, claim.attempt, claim.token),
+        io=claim.io.get(asset.name, asset.io),
+        as_type=hints.of_result(asset.function),
+        pickle=asset.pickle,
     )
 
 
@@ -276,19 +292,46 @@ def _hashes(claim: Claim) -> list[Input]:
     ]
 
 
-def made_of(asset: Asset, config: Any, inputs: Iterable[Input]) -> Fingerprint:  # noqa: ANN401
-    """Return the fingerprint of what a step makes; `config` is what `asset_config` returns."""
-    return fingerprint(asset.code_hash, config_values(config), inputs)
+def made_of(
+    asset: Asset,
+    config: Any,  # noqa: ANN401 - the user's model
+    inputs: Iterable[Input],
+    overrides: Mapping[str, Mapping[str, Any]],
+) -> Fingerprint:
+    """Return the fingerprint of what a step makes.
+
+    `config` is what `asset_config` returns, `overrides` what the run says of resources.
+    """
+    return fingerprint(asset.code_hash, chosen_values(asset, config, overrides), inputs)
 
 
-def _arguments(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> dict[str, Any]:  # noqa: ANN401
-    arguments = {
+def chosen_values(asset: Asset, config: Any, overrides: Mapping[str, Mapping[str, Any]]) -> Any:  # noqa: ANN401
+    """Return what a run chooses for an asset, to be hashed: its config, and its resources'.
+
+    The settings of resources do not count, for they are those of an environment.
+    """
+    values = config_values(config)
+    given = {name: overrides[name] for name in asset.requires if overrides.get(name)}
+    # Without an override it is the config alone, as in outputs of older versions.
+    return [values, given] if given else values
+
+
+def _arguments(
+    runtime: Runtime,
+    asset: Asset,
+    claim: Claim,
+    config: Any,  # noqa: ANN401 - the user's model
+    resources: Resources,
+) -> dict[str, Any]:
+    # First the resources: what cannot be computed needs no inputs.
+    arguments = {name: resources[name] for name in asset.injected}
+    arguments |= {
         dependency.parameter: _input(runtime, asset, dependency, claim.inputs)
         for dependency in asset.dependencies
         if dependency.parameter is not None
     }
     if asset.context_parameter:
-        arguments[asset.context_parameter] = _context(runtime, asset, claim, config)
+        arguments[asset.context_parameter] = _context(runtime, asset, claim, config, resources)
     return arguments
 
 
@@ -302,12 +345,14 @@ def _input(
 
     Where an optional dependency has no value, None stands for it.
     """
+    fan_in = runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in
+    kind = hints.of_parameter(asset.function, dependency.parameter or "", fan_in=fan_in)
     found = {
-        decode_key(partition): None if output is None else runtime.outputs.load(output)
+        decode_key(partition): None if output is None else _read(runtime, name, output, kind)
         for (name, partition), output in inputs.items()
         if name == dependency.asset
     }
-    if runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in:
+    if fan_in:
         return found
     if not found and dependency.optional:
         return None
@@ -319,7 +364,23 @@ def _input(
     return next(iter(found.values()))
 
 
-def _context(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> Context:  # noqa: ANN401
+def _read(runtime: Runtime, asset: str, output: StoredOutput, as_type: Any) -> Any:  # noqa: ANN401
+    try:
+        return runtime.read(asset, output, as_type)
+    except MissingOutput:
+        # The next run that asks for it computes it again, though nothing else has changed.
+        with runtime.ledger.begin() as conn:
+            versions.mark_missing(conn, output, actor="worker")
+        raise
+
+
+def _context(
+    runtime: Runtime,
+    asset: Asset,
+    claim: Claim,
+    config: Any,  # noqa: ANN401 - the user's model
+    resources: Resources,
+) -> Context:
     names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
     return Context(
         run_id=str(claim.run_id),
@@ -328,7 +389,7 @@ def _context(runtime: Runtime, asset: Asset, claim: Claim, config: Any) -> Conte
         partitions=asset.partitions,
         attempt=claim.attempt,
         config=config,
-        resources=runtime.registry.resources_of(asset),
+        resources=resources,
         logger=get_logger("flowstone.asset", **names),
         is_cancelled=partial(runtime.leases.is_cancelled, claim.token),
     )

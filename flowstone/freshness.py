@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 HASH_LENGTH: Final = 32
 """Hexadecimal digits of each part: 128 bits, far beyond any chance that two agree."""
@@ -37,14 +37,13 @@ class Fingerprint:
         return cls(code, config, inputs)
 
 
-def fingerprint(
-    code: str, config: Mapping[str, Any] | None, inputs: Iterable[Input]
-) -> Fingerprint:
+def fingerprint(code: str, config: object, inputs: Iterable[Input]) -> Fingerprint:
     """Return the fingerprint of what a step makes of these.
 
     `code` is the asset's `code_hash`; `config` holds the JSON values of its validated
     config, so that a default counts as much as a value that was given, or None for an
-    asset that takes none; `inputs` come in the order of the plan.
+    asset that takes none, and what the run says of its resources; `inputs` come in the
+    order of the plan.
     """
     return Fingerprint(code, digest(config), inputs_hash(inputs))
 

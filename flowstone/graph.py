@@ -97,11 +97,34 @@ def _check(asset: Asset, by_name: Mapping[str, Asset], resources: set[str]) -> N
                 f"resource {name!r} is not defined{did_you_mean(name, resources)} "
                 f"(needed by {asset.name!r}, {asset.location})"
             )
+        if name in asset.injected and name in by_name:
+            raise DefinitionError(
+                f"the parameter {name!r} of {asset.name!r} ({asset.location}) means both an asset "
+                "and a resource that it requires; rename one of the two"
+            )
+    _check_columns(asset)
     if asset.queue not in ASSET_QUEUES:
         raise DefinitionError(
             f"asset {asset.name!r} ({asset.location}) names the queue {asset.queue!r}; "
             f"the queues are {', '.join(ASSET_QUEUES)}"
         )
+
+
+def _check_columns(asset: Asset) -> None:
+    reads = [dependency.asset for dependency in asset.dependencies]
+    for column, made_of in asset.columns.items():
+        for source in made_of:
+            # Names of assets may have dots.
+            name, dot, its_column = source.rpartition(".")
+            if name in reads and its_column:
+                continue
+            where = f"column {column!r} of asset {asset.name!r} ({asset.location})"
+            if not dot or not its_column:
+                raise DefinitionError(f"{where} is made of {source!r}; write it as 'asset.column'")
+            raise DefinitionError(
+                f"{where} is made of {source!r}, but {asset.name!r} does not read {name!r}"
+                f"{did_you_mean(name, reads)}"
+            )
 
 
 def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> PartitionMapping:

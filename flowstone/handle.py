@@ -162,7 +162,7 @@ class RunHandle:
             raise UnknownAsset(
                 f"run {self.id} did not compute {name!r}{did_you_mean(name, computed)}"
             )
-        values = {decode_key(o.partition): self._runtime.outputs.load(o.output) for o in found}
+        values = {decode_key(o.partition): self._runtime.read(name, o.output) for o in found}
         return next(iter(values.values())) if len(values) == 1 else values
 
     def cancel(self, *, reason: str | None = None, grace: float = GRACE_SECONDS) -> Cancellation:

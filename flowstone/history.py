@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from flowstone import runtime
 from flowstone.asset import Asset
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.runtime import whoami
 from flowstone.store import checks as check_store
-from flowstone.store import nodes
+from flowstone.store import lineage, nodes, pointers
 from flowstone.store import versions as store
 from flowstone.store.checks import RecordedCheck
+from flowstone.store.lineage import TracedOutput
 from flowstone.store.versions import Version
 
-__all__ = ["RecordedCheck", "Version", "check_results", "rollback", "versions"]
+__all__ = [
+    "RecordedCheck",
+    "TracedOutput",
+    "Version",
+    "check_results",
+    "invalidate",
+    "rollback",
+    "versions",
+]
+
+INVALIDATED: Final = "invalidated"
+"""The reason that plans then give."""
 
 
 def versions(
@@ -45,6 +58,32 @@ def rollback(
     with runtime.current().ledger.begin() as conn:
         node = nodes.find(conn, str(asset), partition)
         return store.roll_back(conn, node, to, actor=whoami(), reason=reason)
+
+
+def invalidate(
+    asset: str | Asset,
+    partition: Key = UNPARTITIONED,
+    *,
+    cascade: bool = True,
+    reason: str | None = None,
+    dry_run: bool = False,
+) -> Sequence[TracedOutput]:
+    """Mark the latest version of an asset x partition as stale, and return what was marked.
+
+    With `cascade`, that is also whatever was made of it, or of an earlier version of it,
+    directly or through others. Values stay readable; the next run that is asked for them
+    computes them again. What is stale already is left as it is. With `dry_run` nothing is
+    marked. Raises UnknownAsset or BadPartition.
+    """
+    with runtime.current().ledger.begin() as conn:
+        node = nodes.find(conn, str(asset), partition)
+        start = pointers.latest(conn, node).output_id
+        found = lineage.impact(conn, start, None, None)
+        fresh = [one for one in (found if cascade else found[:1]) if one.stale is None]
+        if not dry_run:
+            ids = [one.output_id for one in fresh]
+            store.mark_stale(conn, ids, INVALIDATED, actor=whoami(), reason=reason)
+    return fresh
 
 
 def check_results(

@@ -10,7 +10,7 @@ from flowstone.check import Checked
 from flowstone.errors import Cancelled
 from flowstone.freshness import Fingerprint
 from flowstone.names import DEFAULT_IO
-from flowstone.retry import Retry, error_type, is_retryable
+from flowstone.retry import Retry, error_text, error_type, is_retryable
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def decide(
     raises Cancelled has failed. A delay of more than `park_after` seconds is parked.
     """
     retryable = is_retryable(error)
-    message = _storable(_text(error))[:MAX_MESSAGE]
+    message = _storable(error_text(error))[:MAX_MESSAGE]
     failure = Failure(error_type(error), message, _storable(trace), retryable)
     if cancelled and isinstance(error, Cancelled):
         return Stopped(failure)
@@ -125,13 +125,6 @@ def decide(
         delay = policy.delay(attempt)
         return Retrying(failure, delay, parked=delay > park_after)
     return Failed(failure)
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - the user's own __str__ must not hide the failure
-        return f"<str() of this {type(error).__name__} failed>"
 
 
 def _storable(text: str) -> str:

@@ -67,8 +67,8 @@ class Plan:
 Latest = Callable[[Sequence[Node]], Mapping[Node, Made]]
 """Look up the latest outputs of nodes; absent where there is none."""
 
-ConfigOf = Callable[[str], Mapping[str, Any] | None]
-"""The JSON values of an asset's validated config in the run, or None if it takes none."""
+ConfigOf = Callable[[str], Any]
+"""What the run chooses for an asset, as JSON: the values of its config, or None if it has none."""
 
 
 def build_plan(
@@ -177,7 +177,7 @@ class _Why:
 _NO_CONFIG: Final = digest(None)
 
 
-def _config_hash(config: Mapping[str, Any] | None) -> str:
+def _config_hash(config: object) -> str:
     # Most assets take none.
     return _NO_CONFIG if config is None else digest(config)
 

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from flowstone import runtime
 from flowstone.asset import Asset
-from flowstone.errors import BadPartition, MissingInput, UnknownAsset
+from flowstone.errors import BadPartition, MissingInput, UnknownAsset, UnknownVersion
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.partition_key import decode_key, encode_key, step_name
 from flowstone.plan import Node
@@ -65,7 +65,7 @@ def get(
     here = runtime.current()
     with here.ledger.begin() as conn:
         found = _version(conn, str(asset), partition, run, version)
-    return here.outputs.load(found.output)
+    return here.read(found.asset, found.output)
 
 
 def exists(
@@ -80,9 +80,9 @@ def exists(
     with here.ledger.begin() as conn:
         try:
             found = _version(conn, str(asset), partition, run, None)
-        except (UnknownAsset, BadPartition, MissingInput):
+        except (UnknownAsset, BadPartition, MissingInput, UnknownVersion):
             return False
-    return found.deleted_at is None and bool(here.outputs)
+    return here.outputs.exists(found.output)
 
 
 def status(asset: str | Asset, partition: Key = UNPARTITIONED) -> AssetStatus:
@@ -124,11 +124,13 @@ def _version(
 ) -> Version:
     node = nodes.find(conn, asset, partition)
     if version is not None:
-        return versions.one(conn, node, version)
-    if run is None:
+        found: Version | None = versions.one(conn, node, version)
+    elif run is None:
         found = versions.latest(conn, node)
     else:
         found = versions.of_run(conn, node, runs.find(conn, str(run)))
+    if found is not None and found.deleted_at is not None:
+        raise versions.given_up(found)
     if found is None:
         where = "has no output" if run is None else f"has no output in run {run}"
         raise MissingInput(f"{step_name(*node)} {where}")

@@ -36,8 +36,8 @@ def run_checks(
         )
     if found is None:
         raise MissingInput(f"{step_name(*node)} has no output")
-    value = here.outputs.load(found.output)
-    said = examine(checks, lambda _: value, decode_key(node[1]))
+    output = found.output
+    said = examine(checks, lambda kind: here.read(name, output, kind), decode_key(node[1]))
     with here.ledger.begin() as conn:
         store.add(conn, found.id, said, actor=whoami())
     return said

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
 
-from flowstone.asset import DEFINED, Asset, Resource
+from flowstone.asset import DEFINED, Asset
 from flowstone.check import Check
-from flowstone.context import Resources
 from flowstone.errors import (
     DefinitionError,
     DuplicateAsset,
@@ -20,6 +18,7 @@ from flowstone.errors import (
     did_you_mean,
 )
 from flowstone.graph import AssetGraph
+from flowstone.resource import Resource
 
 
 @dataclass(frozen=True)
@@ -30,19 +29,6 @@ class Registry:
     resources: Mapping[str, Resource]
     checks: Mapping[str, Sequence[Check]] = field(default_factory=dict)
     """The checks of each asset that has any, by its name."""
-    _made: dict[str, Any] = field(default_factory=dict)
-
-    def resources_of(self, asset: Asset) -> Resources:
-        """Return the resources that `asset` declares; each is made once in this process."""
-        return Resources({name: self._maker(name) for name in asset.requires})
-
-    def _maker(self, name: str) -> Callable[[], Any]:
-        def make() -> Any:  # noqa: ANN401 - the user's own types
-            if name not in self._made:
-                self._made[name] = self.resources[name].function()
-            return self._made[name]
-
-        return make
 
 
 def load_registry(modules: Iterable[str]) -> Registry:

@@ -62,3 +62,11 @@ def is_retryable(error: BaseException) -> bool:
 def error_type(error: BaseException) -> str:
     """Return the stable name under which the ledger stores an error."""
     return error.type if isinstance(error, FlowStoneError) else type(error).__name__
+
+
+def error_text(error: BaseException) -> str:
+    """Return what an error says."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - the user's own __str__ must not hide the failure
+        return f"<str() of this {type(error).__name__} failed>"

@@ -6,10 +6,16 @@ import getpass
 import os
 import socket
 from functools import cached_property
+from typing import Any
 
-from flowstone.io import FileOutputs
+from flowstone import hints
+from flowstone.asset import DEFINED, Asset
+from flowstone.io import Outputs
 from flowstone.leases import Leases
+from flowstone.outcome import StoredOutput
 from flowstone.registry import Registry, load_registry
+from flowstone.resource_config import check_settings
+from flowstone.resources import LiveResources
 from flowstone.settings import Settings, load_settings
 from flowstone.store.ledger import Ledger
 
@@ -20,6 +26,8 @@ class Runtime:
     def __init__(self, settings: Settings | None = None, registry: Registry | None = None) -> None:
         self.settings = settings or load_settings()
         self._registry = registry
+        # Not made lazily: two threads would make two, and each resource twice.
+        self.resources = LiveResources(lambda: self.registry.resources, self.settings.resources)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -28,13 +36,37 @@ class Runtime:
 
     @cached_property
     def registry(self) -> Registry:
-        """The definitions; raises DefinitionError where they do not make sense."""
-        return self._registry or load_registry(self.settings.assets)
+        """The definitions.
+
+        Raises DefinitionError where they do not make sense, and BadConfig where the settings
+        of resources do not fit them.
+        """
+        registry = self._registry or load_registry(self.settings.assets)
+        check_settings(registry.resources, self.settings.resources)
+        return registry
 
     @cached_property
-    def outputs(self) -> FileOutputs:
+    def outputs(self) -> Outputs:
         """Where values are stored."""
-        return FileOutputs(self.settings.outputs)
+        return Outputs(self.settings.addresses, lambda: self.ledger)
+
+    def read(self, asset: str, output: StoredOutput, as_type: Any = None) -> Any:  # noqa: ANN401
+        """Return the value of an output of an asset, as `as_type` or as what it was.
+
+        What it was, the function says that made it, if this process has its definition;
+        nothing is imported for that. Raises what `Outputs.load` raises.
+        """
+        made_by = self._known_asset(asset)
+        if as_type is None and made_by is not None:
+            as_type = hints.of_result(made_by.function)
+        allowed = made_by is not None and made_by.pickle
+        return self.outputs.load(output, as_type, pickle=allowed)
+
+    def _known_asset(self, name: str) -> Asset | None:
+        if self._registry is not None:
+            return self._registry.graph.assets.get(name)
+        defined = (made for made in DEFINED if isinstance(made, Asset))
+        return next((made for made in defined if made.name == name), None)
 
     @cached_property
     def leases(self) -> Leases:
@@ -43,6 +75,7 @@ class Runtime:
 
     def close(self) -> None:
         """Close what has been opened."""
+        self.resources.close()
         if "leases" in self.__dict__:
             self.leases.close()
         if "ledger" in self.__dict__:
@@ -67,9 +100,9 @@ def current() -> Runtime:
 
     A forked child gets one of its own: connections and threads do not survive a fork.
     """
-    if os.getpid() not in _runtimes:
-        _runtimes[os.getpid()] = Runtime()
-    return _runtimes[os.getpid()]
+    pid = os.getpid()
+    # Of several threads that come first, one makes the runtime of all.
+    return _runtimes.get(pid) or _runtimes.setdefault(pid, Runtime())
 
 
 def use(runtime: Runtime | None) -> None:
@@ -78,3 +111,10 @@ def use(runtime: Runtime | None) -> None:
         _runtimes.pop(os.getpid(), None)
     else:
         _runtimes[os.getpid()] = runtime
+
+
+def close() -> None:
+    """Close the runtime of this process, if it has one."""
+    made = _runtimes.pop(os.getpid(), None)
+    if made is not None:
+        made.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,14 +21,18 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
 from flowstone.embedded import postgres_url, valkey_url
 from flowstone.errors import BadConfig, did_you_mean
+from flowstone.names import DEFAULT_IO, NAME
+from flowstone.resource_config import without_none
 
 PREFIX = "FLOWSTONE_"
 REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "valkey://", "valkeys://")
@@ -58,6 +64,17 @@ class Retention(BaseModel):
         return self == Retention()
 
 
+class _Environment(EnvSettingsSource):
+    """The environment, in which null hides nothing that flowstone.toml says of a resource."""
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the settings that the environment gives."""
+        values = super().__call__()
+        if isinstance(values.get("resources"), dict):
+            values["resources"] = without_none(values["resources"])
+        return values
+
+
 class Settings(BaseSettings):
     """What a process needs to know. An environment variable wins over flowstone.toml.
 
@@ -86,6 +103,9 @@ class Settings(BaseSettings):
     output_url: str | None = Field(
         None, description="Where outputs are stored: a folder or an fsspec URL."
     )
+    io: Mapping[str, str] = Field(
+        {}, description="More places for outputs: names of IO managers, and their addresses."
+    )
     max_in_flight: int = Field(
         200, ge=1, description="The most steps of one run that are dispatched at once."
     )
@@ -109,6 +129,11 @@ class Settings(BaseSettings):
     )
     release: str | None = Field(
         None, description="What runs here, such as a git commit or an image; kept with attempts."
+    )
+    resources: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        repr=False,
+        description="Configs of resources, by name: tables of flowstone.toml, or JSON.",
     )
     flower_port: int = Field(5555, ge=1, le=65535, description="Where `flowstone dev` puts Flower.")
 
@@ -135,6 +160,26 @@ class Settings(BaseSettings):
             raise ValueError("FLOWSTONE_TIME_LIMIT must not be below FLOWSTONE_SOFT_TIME_LIMIT")
         return self
 
+    @field_validator("io")
+    @classmethod
+    def _named(cls, value: Mapping[str, str]) -> Mapping[str, str]:
+        for name, address in value.items():
+            if not NAME.fullmatch(name) or name == DEFAULT_IO:
+                raise ValueError(
+                    f"{name!r} cannot be the name of an IO manager; use letters, digits, '_', '.' "
+                    f"and '-', and FLOWSTONE_OUTPUT_URL for {DEFAULT_IO!r}"
+                )
+            if not address:
+                raise ValueError(f"{name!r} has no address; give it a folder or an fsspec URL")
+            _refuse_password(address)
+        return value
+
+    @field_validator("output_url")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        _refuse_password(value or "")
+        return value
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -145,12 +190,12 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments, then the environment, then flowstone.toml."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     @cached_property
     def database(self) -> str:
@@ -191,15 +236,42 @@ class Settings(BaseSettings):
         """The folder or URL below which outputs are stored."""
         return self.output_url or str(self.home / "outputs")
 
+    @cached_property
+    def addresses(self) -> Mapping[str, str]:
+        """Where each IO manager keeps outputs, by its name."""
+        return {DEFAULT_IO: self.outputs, **self.io}
+
+
+def _refuse_password(address: str) -> None:
+    if re.search(r"://[^/@]*:[^@]*@", address):
+        # An address is shown to people, and stands in messages of errors.
+        raise ValueError(
+            "an address of outputs holds no password; the library of the storage takes it from "
+            "the environment, such as AWS_SECRET_ACCESS_KEY"
+        )
+
+
+_JSON = {
+    "io": '{"lake": "s3://bucket/folder"}',
+    "resources": '{"name": {"field": "value"}}',
+}
+"""The settings that are JSON in the environment, and what that looks like."""
+
 
 def load_settings(**values: Any) -> Settings:  # noqa: ANN401 - pydantic checks them
     """Return the settings of this process; raise BadConfig that names the bad one."""
     _refuse_unknown()
+    if "resources" in values:
+        values["resources"] = without_none(values["resources"])
     try:
         return Settings(**values)
     except ValidationError as error:
         first = error.errors()[0]
         raise BadConfig(f"{_where(first['loc'])}: {first['msg']}") from None
+    except SettingsError as error:
+        # Of the error nothing is quoted but the name of the field: a value may be a secret.
+        name, form = next((n, f) for n, f in _JSON.items() if f'"{n}"' in str(error))
+        raise BadConfig(f"{PREFIX}{name.upper()} is not JSON; it must be such as {form}") from None
     except ValueError as error:
         raise BadConfig(f"{FILE}: {error}") from None
 

@@ -116,6 +116,16 @@ def in_state(column: str, *states: StepState) -> str:
     return f"({column} || '') IN ({sql_list(states)})"
 
 
+def is_open(column: str) -> str:
+    """Return an SQL condition that a step has not ended, as the index of open steps has it.
+
+    It is an expression, and another one than that of `in_state`, so that this index answers
+    this question and no other: with the statistics of a moment in which little was open,
+    PostgreSQL would look there, too, for what is ready, and read all that is open.
+    """
+    return f"upper({column}) NOT IN ({sql_list(FINAL_STEP_STATES).upper()})"
+
+
 def mermaid(moves: Mapping[State, frozenset[State]]) -> str:
     """Return the table of moves as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", f"    [*] --> {next(iter(moves))}"]

@@ -13,6 +13,7 @@ from flowstone.names import NAME
 from flowstone.partition import Key
 from flowstone.partition_key import encode_key
 from flowstone.request import OnConflict, Request
+from flowstone.resource_config import check_overrides, without_none
 from flowstone.runtime import Runtime, whoami
 from flowstone.store import runs
 from flowstone.store.ledger import Connection
@@ -53,9 +54,22 @@ def request(
         upstream=upstream,
         force=force,
         on_conflict=_on_conflict(on_conflict),
-        io=dict(io or {}),
-        resources=json_config(resources or {}),
+        io=_managers(io or {}),
+        resources=_overrides(resources or {}),
     )
+
+
+def _managers(given: Any) -> dict[str, str]:  # noqa: ANN401 - the caller may not check types
+    if not isinstance(given, Mapping) or not all(isinstance(n, str) for n in given.values()):
+        raise BadConfig("io must be a mapping of asset -> name of an IO manager")
+    return {str(asset): name for asset, name in given.items()}
+
+
+def _overrides(given: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
+    # What is None is not given, and must not look as if it were.
+    said = {name: values for name, values in given.items() if values is not None}
+    kept = json_config(said, "the config of a resource", "mapping of resource")
+    return {name: values for name, values in without_none(kept).items() if values}
 
 
 def _on_conflict(given: str) -> OnConflict:
@@ -77,6 +91,9 @@ def record(
 ) -> tuple[UUID, bool]:
     """Record a request, unless there is a run with its key; return the run, and if it is new."""
     _check_key(key)
+    if request.resources:
+        # Before it is stored, as it could hold a secret in a place where none is expected.
+        check_overrides(here.registry.resources, here.settings.resources, request.resources)
     run_id = uuid4()
     values = json_config(config or {}), window(here, max_in_flight)
     lease = here.leases.seconds if driver == "inline" else None
@@ -139,16 +156,18 @@ def window(here: Runtime, max_in_flight: int | None) -> int:
     return max_in_flight or here.settings.max_in_flight
 
 
-def json_config(config: Config) -> dict[str, Any]:
+def json_config(
+    config: Config, what: str = "config", shape: str = "mapping of asset"
+) -> dict[str, Any]:
     """Return a config as it is stored with its run; raise BadConfig."""
     given: Any = config  # as the caller may not check types
     if not isinstance(given, Mapping) or not all(isinstance(c, Mapping) for c in given.values()):
-        raise BadConfig("config must be a mapping of asset -> mapping of values")
+        raise BadConfig(f"{what} must be a {shape} -> mapping of values")
     try:
         text = json.dumps(config, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise BadConfig(f"config must hold JSON values only: {error}") from None
+        raise BadConfig(f"{what} must hold JSON values only: {error}") from None
     if "\\u0000" in text:
-        raise BadConfig("config holds the character NUL, which PostgreSQL cannot store")
+        raise BadConfig(f"{what} holds the character NUL, which PostgreSQL cannot store")
     back: dict[str, Any] = json.loads(text)
     return back

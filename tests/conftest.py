@@ -18,6 +18,7 @@ from flowstone.runtime import Runtime
 from flowstone.settings import load_settings
 from flowstone.store import migrate
 from flowstone.store.ledger import Ledger
+from tests.s3 import S3Service
 
 TEMPLATE = "flowstone_template"
 
@@ -93,6 +94,29 @@ def ledger(database: str) -> Iterator[Ledger]:
     made = Ledger(database)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def s3_service() -> Iterator[S3Service]:
+    """An S3 API on this machine."""
+    service = S3Service()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def s3(s3_service: S3Service, monkeypatch: pytest.MonkeyPatch) -> S3Service:
+    """The same, which this test uses; a client that is refused does not try again."""
+    for name, value in s3_service.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    return s3_service
+
+
+@pytest.fixture
+def bucket(s3: S3Service) -> str:
+    """The URL of a bucket of its own."""
+    return s3.bucket()
 
 
 class RuntimeFactory:

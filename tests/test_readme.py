@@ -8,15 +8,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
 from typer.testing import CliRunner
 
 import flowstone
+from flowstone import DailyPartitions, MonthlyPartitions, asset
 from flowstone.cli import app
+from flowstone.registry import build_registry
 from flowstone.settings import Settings
 from flowstone.states import RUN_MOVES, STEP_MOVES, mermaid
+from tests.conftest import RuntimeFactory
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -70,6 +74,34 @@ def test_importing_flowstone_is_cheap() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_section_on_lineage_holds(make_runtime: RuntimeFactory) -> None:
+    """Its calls are run on assets of the same names; its asset has the columns that it says."""
+    asks, declares = (b for b in blocks("python") if "lineage" in b or "columns=" in b)
+    days = DailyPartitions("2013-02-01", "2013-02-28")
+    planes = asset(name="planes")(lambda: 1)
+    raw = asset(name="raw_flights", partitions=days)(lambda: 2)
+    months = MonthlyPartitions("2013-02", "2013-02")
+    report = asset(name="monthly_report", partitions=months, deps=["raw_flights", "planes"])
+    make_runtime(build_registry([planes, raw, report(lambda: 3)]))
+    flowstone.materialize_sync("monthly_report", partition="2013-02", upstream=True)
+    made_of, gone_into, affected, produced = (
+        eval(line, {"lineage": flowstone.lineage})  # noqa: S307 - the README is ours
+        for line in asks.splitlines()
+        if line.startswith("lineage.")
+    )
+    assert len(made_of) == 29
+    assert [one.asset for one in (*gone_into, *affected)] == ["monthly_report"] * 2
+    assert len(produced.inputs) == 29
+    named: dict[str, Any] = {"__name__": "readme"}
+    exec(declares, named)  # noqa: S102
+    flights = asset(name="flights")(lambda: [1])
+    make_runtime(build_registry([flights, named["delays"]]))
+    (column,) = flowstone.lineage.columns_upstream("delays", "minutes")
+    assert f"`{column.asset}.{column.column}`, one step away" in README
+    assert column.depth == 1
+    assert all(f"`{standing}`" in README for standing in flowstone.lineage.Standing)
+
+
 def test_every_command_of_the_readme_exists() -> None:
     command = typer.main.get_command(app)
     known = set(command.commands)  # type: ignore[attr-defined]
@@ -79,7 +111,9 @@ def test_every_command_of_the_readme_exists() -> None:
     assert set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(blocks("console")))) <= targets
 
 
-@pytest.mark.parametrize("command", ["dev", "run", "cancel", "resume", "runs", "status", "show"])
+@pytest.mark.parametrize(
+    "command", ["dev", "run", "cancel", "resume", "runs", "status", "show", "lineage", "produced"]
+)
 def test_every_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])
     assert shown.exit_code == 0
@@ -112,3 +146,19 @@ def test_the_words_of_the_glossary_are_there() -> None:
         "word", "asset", "partition", "run", "plan", "step", "attempt", "output", "canvas",
         "continuation", "ledger",
     ]  # fmt: skip
+
+
+def test_the_example_of_resources_gets_the_config_of_its_run(tmp_path: Path) -> None:
+    (example,) = [block for block in blocks("python") if "@resource" in block]
+    (tmp_path / "users.py").write_text(example)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "users.py"],
+        cwd=tmp_path,
+        env=clean | {"PYTHONPATH": str(ROOT), "TEST_PASSWORD": "hunter2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("connected to localhost\nconnected to test\n", "")

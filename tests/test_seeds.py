@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import BaseModel
 
 from flowstone.asset import asset
 from flowstone.client import materialize_sync
 from flowstone.context import Context
 from flowstone.errors import BadMessage, FlowStoneError, LedgerRefused, RunFailed
+from flowstone.io import Place
 from flowstone.messages import STEP, CoordinateMessage, Message, StepMessage, parse
 from flowstone.outcome import StoredOutput, Succeeded
 from flowstone.registry import build_registry
+from flowstone.resource import resource
 from flowstone.retry import Retry
+from flowstone.settings import load_settings
 from flowstone.store import outputs, runs
 from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import MADE_OF, HandRun, query, run_sql
@@ -69,8 +74,6 @@ def test_options_that_are_not_given_leave_retry_and_partitions_at_their_defaults
 
 
 def test_resources_reach_the_asset_without_being_passed_along(make_runtime: Any) -> None:
-    from flowstone.asset import resource  # noqa: PLC0415 - the only test that needs it
-
     @resource
     def client() -> str:
         return "injected"
@@ -81,6 +84,66 @@ def test_resources_reach_the_asset_without_being_passed_along(make_runtime: Any)
 
     make_runtime(build_registry([uses], [client]))
     assert materialize_sync(uses).result() == "injected"
+
+
+class Service(BaseModel):
+    """A config of which no layer may lose the default."""
+
+    url: str = "default"
+    limits: dict[str, int] = {"rows": 5}
+
+
+LAYERS = ("flowstone.toml", "environment", "run")
+NOTHING: list[Any] = [None, {}, {"url": None}, {"url": None, "limits": None}]
+
+
+def layered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_runtime: Any, given: dict[str, Any]
+) -> Any:
+    """Return what an asset gets of a resource, with one config for each layer that is given."""
+
+    @resource(config=Service)
+    def service(config: Service) -> Service:
+        return config
+
+    @asset(requires=["service"])
+    def uses(service: Service) -> list[Any]:
+        return [service.url, service.limits]
+
+    monkeypatch.chdir(tmp_path)
+    toml = given.get("flowstone.toml") or {}
+    (tmp_path / "flowstone.toml").write_text(
+        "[resources.service]\n" + "".join(f"{k} = {json.dumps(v)}\n" for k, v in toml.items() if v)
+    )
+    if "environment" in given:
+        said = given["environment"]
+        text = json.dumps({} if said is None else {"service": said})
+        monkeypatch.setenv("FLOWSTONE_RESOURCES", text)
+    make_runtime(build_registry([uses], [service]), resources=load_settings().resources)
+    resources = {"service": given["run"]} if "run" in given else None
+    return materialize_sync(uses, resources=resources).result()
+
+
+@pytest.mark.parametrize("nothing", NOTHING)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_none_in_a_layer_of_a_resources_config_never_overrides_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_runtime: Any, layer: str, nothing: Any
+) -> None:
+    found = layered(tmp_path, monkeypatch, make_runtime, {layer: nothing})
+    assert found == ["default", {"rows": 5}]
+
+
+@pytest.mark.parametrize("layer", LAYERS[:2])
+def test_none_in_a_layer_of_a_resources_config_never_overrides_an_earlier_layer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_runtime: Any, layer: str
+) -> None:
+    for later in LAYERS[LAYERS.index(layer) + 1 :]:
+        for nothing in NOTHING:
+            given = {layer: {"url": layer}, later: nothing}
+            assert layered(tmp_path, monkeypatch, make_runtime, given)[0] == layer
+        given = {layer: {"url": layer}, later: {"url": later}}
+        assert layered(tmp_path, monkeypatch, make_runtime, given)[0] == later
+        monkeypatch.delenv("FLOWSTONE_RESOURCES", raising=False)
 
 
 def test_an_error_is_an_exception_that_can_be_raised() -> None:
@@ -149,7 +212,7 @@ def test_a_dependency_is_an_output_of_the_plan_not_a_file_that_exists(make_runti
     here = make_runtime(build_registry([source, copy]))
     materialize_sync(source)
     # A newer file in the same folder, which no commit knows of, is nobody's input.
-    here.outputs.store(99, asset="source", partition="-", step_id=10**6, attempt=1)
+    here.outputs.store(99, Place("source", "-", 10**6, 1, uuid4()))
     assert materialize_sync(copy).result() == 1
     assert materialize_sync(copy, upstream=True, force=True).result() == 2
 

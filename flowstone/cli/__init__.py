@@ -15,7 +15,9 @@ from flowstone.cli import (
     check,
     db,
     dev,
+    gc,
     history,
+    lineage,
     plan,
     prune,
     run,
@@ -60,11 +62,15 @@ app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)
 app.command("status")(status.status)
 app.command("show")(show.show)
+app.command("lineage")(lineage.lineage)
+app.command("produced")(lineage.produced)
 app.command("get")(values.get)
 app.command("exists")(values.exists)
 app.command("versions")(history.versions)
 app.command("rollback")(history.rollback)
 app.command("check")(check.check)
+app.command("invalidate")(history.invalidate)
+app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
 app.add_typer(audit.app, name="audit")
 app.add_typer(db.app, name="db")

@@ -1,8 +1,9 @@
-"""`flowstone versions` and `flowstone rollback`: what an asset has been, and going back to that."""
+"""`flowstone versions`, `rollback` and `invalidate`: what an asset has been, and is no longer."""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -12,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import history
-from flowstone.cli.options import Partition, key_of
+from flowstone.cli.options import DryRun, Partition, key_of
+from flowstone.errors import BadConfig
 from flowstone.history import Version
-from flowstone.partition_key import label
+from flowstone.partition_key import encode_key, label
 
 Reason = Annotated[str | None, typer.Option(help="Why; it is kept in the audit log.")]
 
@@ -98,3 +100,38 @@ def rollback(
         f"the latest version of {version.name} is {version.id} now, of run {version.run_id}; "
         "what was made of another version is not fresh any more"
     )
+
+
+def invalidate(
+    asset: Annotated[str, typer.Argument(help="The asset to compute again.")],
+    *,
+    partition: Partition = None,
+    cascade: Annotated[
+        bool, typer.Option(help="Also what was made of it, directly or through others.")
+    ] = True,
+    reason: Reason = None,
+    dry_run: DryRun = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Mark an asset, and all that was made of it, as stale: the next run computes it again.
+
+    What will be marked is shown first.
+
+    Example: flowstone invalidate raw_flights --partition 2013-01-15 --reason "late data"
+    """
+    found = history.invalidate(asset, key_of(partition), cascade=cascade, dry_run=True)
+    table = Table("asset", "partition", "made", "run")
+    for one in found:
+        key = label(encode_key(one.partition))
+        made = f"{one.made_at.astimezone():%Y-%m-%d %H:%M:%S}"
+        table.add_row(one.asset, escape(key), made, str(one.run_id)[:8])
+    Console().print(table)
+    if dry_run or not found:
+        typer.echo(f"{len(found)} outputs {'would be' if found else 'are to be'} marked as stale")
+        return
+    if not yes and not sys.stdin.isatty():
+        raise BadConfig("nobody can be asked here; add --yes to mark these, or --dry-run")
+    if not yes:
+        typer.confirm(f"Mark these {len(found)} outputs as stale?", abort=True)
+    done = history.invalidate(asset, key_of(partition), cascade=cascade, reason=reason)
+    typer.echo(f"{len(done)} outputs are stale now; the next run that needs them computes them")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
+from flowstone.errors import BadConfig
 from flowstone.partition import UNPARTITIONED, Key
+from flowstone.resource import Env
 
 RunId = Annotated[str, typer.Argument(help="The id of a run, or the beginning of it.")]
 
@@ -33,6 +37,71 @@ Timeout = Annotated[
     float | None,
     typer.Option(min=0, help="Stop waiting after so many seconds; the run goes on."),
 ]
+
+
+Override = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--resource",
+        help="A value for the config of a resource, for this run: NAME.FIELD=VALUE, where VALUE "
+        "is JSON or text, or env:VARIABLE for a secret. May be given several times.",
+        show_default=False,
+    ),
+]
+
+
+def overrides_of(given: Sequence[str] | None) -> dict[str, Any]:
+    """Return what the option --resource says, by resource; raise BadConfig."""
+    overrides: dict[str, Any] = {}
+    for text in given or ():
+        place, found, value = text.partition("=")
+        *outer, field = place.split(".")
+        if not found or not outer or not all([*outer, field]):
+            # Without quoting it, as it may hold a secret.
+            raise BadConfig("--resource takes NAME.FIELD=VALUE, such as db.url=sqlite://")
+        values = overrides
+        for name in outer:
+            values = values.setdefault(name, {})
+            if not isinstance(values, dict):
+                raise BadConfig(f"--resource gives {place!r}, and a value for a part of that, too")
+        if field in values:
+            raise BadConfig(f"--resource gives {place!r} twice; give it once")
+        values[field] = _value(value)
+    return overrides
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    if text.startswith("env:"):
+        return Env(text.removeprefix("env:"))
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]
+
+
+Managers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--io",
+        metavar="ASSET=NAME",
+        help="The IO manager of an asset in this run; may be given several times.",
+    ),
+]
+
+
+def managers_of(given: list[str] | None) -> dict[str, str]:
+    """Return what the option --io says, by asset; raise BadConfig."""
+    chosen: dict[str, str] = {}
+    for one in given or ():
+        asset, _, name = one.partition("=")
+        if not asset or not name:
+            raise BadConfig(f"--io takes ASSET=NAME, such as raw_flights=lake; not {one!r}")
+        if chosen.setdefault(asset, name) != name:
+            raise BadConfig(f"--io names two IO managers for {asset!r}; name one")
+    return chosen
 
 
 def key_of(partition: str | None) -> Key:

@@ -17,7 +17,19 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client, runtime
-from flowstone.cli.options import Detach, Force, Partition, RunId, Timeout, Upstream, key_of
+from flowstone.cli.options import (
+    Detach,
+    Force,
+    Managers,
+    Override,
+    Partition,
+    RunId,
+    Timeout,
+    Upstream,
+    key_of,
+    managers_of,
+    overrides_of,
+)
 from flowstone.cli.run import watch
 from flowstone.graph import AssetGraph
 from flowstone.partition_key import label, step_name
@@ -52,6 +64,8 @@ def plan(
     partition: Partition = None,
     upstream: Upstream = False,
     force: Force = None,
+    resource: Override = None,
+    io: Managers = None,
     save: Annotated[
         bool, typer.Option("--save", help="Keep the plan as a run that `flowstone start` starts.")
     ] = False,
@@ -79,6 +93,8 @@ def plan(
         "partition": key_of(partition),
         "upstream": upstream,
         "force": force,
+        "resources": overrides_of(resource),
+        "io": managers_of(io),
     }
     graph = runtime.current().registry.graph
     if save:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from flowstone import prune as retention
 from flowstone import runtime
+from flowstone.cli.options import DryRun
 from flowstone.runtime import whoami
 
 
 def prune(
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Delete what the setting `retention` lets go, never what lineage, latest or audit needs.
 

@@ -9,7 +9,18 @@ from rich.console import Console
 
 from flowstone import client
 from flowstone.cli.display import follow
-from flowstone.cli.options import Detach, Force, Partition, Timeout, Upstream, key_of
+from flowstone.cli.options import (
+    Detach,
+    Force,
+    Managers,
+    Override,
+    Partition,
+    Timeout,
+    Upstream,
+    key_of,
+    managers_of,
+    overrides_of,
+)
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import RunHandle
 from flowstone.request import OnConflict
@@ -22,6 +33,8 @@ def run(
     partition: Partition = None,
     upstream: Upstream = False,
     force: Force = None,
+    resource: Override = None,
+    io: Managers = None,
     on_conflict: Annotated[
         OnConflict,
         typer.Option(
@@ -45,6 +58,8 @@ def run(
         asset,
         partition=key_of(partition),
         force=force,
+        resources=overrides_of(resource),
+        io=managers_of(io),
         on_conflict=on_conflict.value,
         idempotency_key=idempotency_key,
     )

@@ -12,8 +12,9 @@ from rich.table import Table
 from flowstone import reading, runtime
 from flowstone.asset import Asset
 from flowstone.cli.options import Partition
-from flowstone.errors import LedgerUnavailable, WrongMigration
+from flowstone.errors import LedgerUnavailable, StorageUnavailable, WrongMigration
 from flowstone.graph import AssetGraph
+from flowstone.outcome import StoredOutput
 from flowstone.partition_key import label
 from flowstone.reading import AssetStatus
 from flowstone.runtime import Runtime
@@ -99,6 +100,13 @@ def _facts(asset: Asset, graph: AssetGraph) -> Table:
     return table
 
 
+def _path(here: Runtime, output: StoredOutput) -> str:
+    try:
+        return here.outputs.describe(output).path
+    except StorageUnavailable:
+        return output.location
+
+
 def _print_outputs(console: Console, here: Runtime, asset: Asset) -> None:
     try:
         with here.ledger.begin() as conn:
@@ -116,6 +124,6 @@ def _print_outputs(console: Console, here: Runtime, asset: Asset) -> None:
             escape(label(named.partition)),
             rows,
             f"{named.output.size:,}",
-            escape(here.outputs.path(named.output)),
+            escape(_path(here, named.output)),
         )
     console.print(table)

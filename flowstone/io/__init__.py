@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from flowstone.io.files import FileOutputs
+from flowstone.io.manager import Description, IOManager, Place
+from flowstone.io.outputs import Outputs
 
-__all__ = ["FileOutputs"]
+__all__ = ["Description", "IOManager", "Outputs", "Place"]

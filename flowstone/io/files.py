@@ -2,98 +2,194 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
-from uuid import uuid4
 
 import fsspec
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 
-from flowstone.errors import BadConfig, OutputError
-from flowstone.io.formats import decode, encode
-from flowstone.outcome import StoredOutput
-from flowstone.partition_key import label
+from flowstone.errors import (
+    BadConfig,
+    FlowStoneError,
+    MissingOutput,
+    StorageUnavailable,
+    is_time_limit,
+)
+from flowstone.io.manager import Description
 
-_LONGEST = 100
-"""Bytes of a folder's name; file systems allow 255."""
+_PART = ".part"
 
 
 class FileOutputs:
-    """Stores each value in a file of its own, which never changes.
+    """Keeps each value in a file of its own. Is an IOManager.
 
-    A location is `asset/partition/step-attempt-random.suffix`, so an attempt that
-    was fenced off leaves a file that nobody refers to, and harms nothing.
+    `root` is a folder, which the first `store` makes, or an fsspec URL, whose bucket must
+    exist. Raises BadConfig for one that cannot be used here.
     """
 
     def __init__(self, root: str) -> None:
+        if not root:
+            raise BadConfig("an address of outputs is empty; name a folder or an fsspec URL")
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(root)
+            # A listing that is remembered would say what was there a while ago.
+            self._fs, found = fsspec.core.url_to_fs(root, use_listings_cache=False)
         except (ImportError, ValueError) as error:
-            raise BadConfig(f"FLOWSTONE_OUTPUT_URL cannot be used: {error}") from error
+            raise BadConfig(f"outputs cannot be stored at {root}: {error}") from error
+        self._root = found.rstrip("/")
+        self._is_local = isinstance(self._fs, LocalFileSystem)
+        self._is_memory = isinstance(self._fs, MemoryFileSystem)
+        if not self._root and not self._is_memory:
+            raise BadConfig(f"outputs cannot be stored at {root}: it names no folder or bucket")
+        self._had_root = self._is_local and Path(self._root).is_dir()
 
-    def store(
-        self,
-        value: Any,  # noqa: ANN401 - any value of a user
-        *,
-        asset: str,
-        partition: str,
-        step_id: int,
-        attempt: int,
-    ) -> StoredOutput:
-        """Write a value and return where it lies; no reader sees it before its commit.
-
-        Raises OutputError for a value that has no format, and OSError where the
-        storage fails.
-        """
-        encoded = encode(value)
-        folder = "/".join(part for part in (quote(asset), _folder(partition)) if part)
-        location = f"{folder}/{step_id}-{attempt}-{uuid4().hex[:8]}{encoded.suffix}"
-        self._write(f"{self._root}/{location}", encoded.data)
-        return StoredOutput(
-            location=location,
-            format=encoded.format,
-            size=len(encoded.data),
-            sha256=hashlib.sha256(encoded.data).hexdigest(),
-            rows=encoded.rows,
-        )
-
-    def load(self, output: StoredOutput) -> Any:  # noqa: ANN401 - any value of a user
-        """Read a value back; raise OutputError if it is not what was recorded."""
-        path = self.path(output)
+    def store(self, location: str, data: bytes) -> None:
+        """Write a file that is there as a whole or not at all; raise StorageUnavailable."""
+        path = self._path(location)
         try:
-            data = self._fs.cat_file(path)
-        except FileNotFoundError as error:
-            raise OutputError(
-                f"the output {path} is in the ledger but not in storage; it was deleted by hand, "
-                "or FLOWSTONE_OUTPUT_URL differs between processes: materialize it again"
+            with self._translated(path):
+                self._write(path, data)
+        except MissingOutput as error:
+            raise StorageUnavailable(
+                f"{path} cannot be written, for its folder is gone", original=error
             ) from error
-        if hashlib.sha256(data).hexdigest() != output.sha256:
-            raise OutputError(f"the output {path} has been changed; materialize it again")
-        return decode(output.format, data)
-
-    def path(self, output: StoredOutput) -> str:
-        """Return where the output lies, for people."""
-        return f"{self._root}/{output.location}"
 
     def _write(self, path: str, data: bytes) -> None:
-        if isinstance(self._fs, LocalFileSystem):
-            # A rename is atomic, so not even a crash leaves a partial file under this name.
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            staged = f"{path}.part"
-            with self._fs.open(staged, "wb") as file:
-                file.write(data)
-            self._fs.mv(staged, path)
-        else:
+        if self._is_local:
+            if self._had_root and not Path(self._root).is_dir():
+                # To make it anew might be to write where a disk is to be mounted again.
+                raise FileNotFoundError(self._root)
+            _write_durably(path, data)
+            self._had_root = True
+        elif self._is_memory or isinstance(self._fs, AsyncFileSystem):
             # Object stores publish an object when its upload is complete.
             self._fs.pipe_file(path, data)
+        else:
+            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            self._fs.pipe_file(f"{path}{_PART}", data)
+            self._fs.mv(f"{path}{_PART}", path)
+
+    def load(self, location: str) -> bytes:
+        """Return the file's content; raise MissingOutput or StorageUnavailable."""
+        path = self._path(location)
+        with self._translated(path):
+            data: bytes = self._fs.cat_file(path)
+            return data
+
+    def delete(self, location: str) -> None:
+        """Delete the file, if there is one; raise StorageUnavailable."""
+        path = self._path(location)
+        try:
+            with self._translated(path):
+                self._fs.rm_file(path)
+        except MissingOutput:
+            return
+
+    def exists(self, location: str) -> bool:
+        """Return whether there is a file; raise StorageUnavailable where nobody can tell."""
+        return self._info(self._path(location)) is not None
+
+    def describe(self, location: str) -> Description:
+        """Return where the file lies, its size and age; raise StorageUnavailable."""
+        path = self._path(location)
+        shown = self._fs.unstrip_protocol(path) if not self._is_local else path
+        info = self._info(path)
+        if info is None:
+            return Description(shown, exists=False, size=None, modified_at=None)
+        return Description(shown, exists=True, size=info["size"], modified_at=_modified(info))
+
+    def stored(self) -> Iterator[str]:
+        """Yield the locations of all files; raise StorageUnavailable."""
+        with self._translated(self._root):
+            found = self._fs.find(self._root)
+        for path in found:
+            yield path.removeprefix(f"{self._root}/")
+
+    def _path(self, location: str) -> str:
+        return f"{self._root}/{location}"
+
+    def _info(self, path: str) -> Any:  # noqa: ANN401 - a dict, or None
+        try:
+            with self._translated(path):
+                # Not fs.exists(), which takes any error for an absence.
+                return self._fs.info(path)
+        except MissingOutput:
+            return None
+
+    @contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            self._refuse_without_root(path, error)
+            raise MissingOutput(
+                f"the output {path} is in the ledger but not in storage; it was deleted by hand, "
+                "or the address of the outputs differs between processes: materialize it again"
+            ) from error
+        except Exception as error:
+            # The storage's own libraries raise all sorts; Celery's time limit is none of theirs.
+            if is_time_limit(error) or isinstance(error, FlowStoneError):
+                raise
+            raise StorageUnavailable(
+                f"{path} cannot be reached: {type(error).__name__}: {error}", original=error
+            ) from error
+
+    def _refuse_without_root(self, path: str, error: FileNotFoundError) -> None:
+        """Raise StorageUnavailable where not the file is missing, but all that it would lie in."""
+        is_folder = self._root.startswith("/")
+        root = self._root if is_folder else self._root.partition("/")[0]
+        if self._is_memory:
+            return
+        try:
+            there = self._fs.exists(root)
+        except Exception as fault:
+            if is_time_limit(fault):
+                raise
+            there = False
+        if not there:
+            raise StorageUnavailable(
+                f"{path} cannot be reached, for there is no {root}; create it, or mount it",
+                original=error,
+            ) from error
 
 
-def _folder(partition: str) -> str:
-    """Return a partition key as a folder's name: readable, and short enough for any disk."""
-    name = quote(label(partition), safe=" =|+,@")
-    if name.strip(".") == "" and name:
-        name = name.replace(".", "%2E")
-    if len(name) <= _LONGEST:
-        return name
-    return f"{name[: _LONGEST - 17]}-{hashlib.sha256(partition.encode()).hexdigest()[:16]}"
+def _write_durably(path: str, data: bytes) -> None:
+    """Write a file that survives a power cut, and appears under its name as a whole only."""
+    name = Path(path)
+    part = Path(f"{path}{_PART}")
+    _make_folder(name.parent)
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(name)
+    _sync(name.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have a folder remember the names that are in it."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _modified(info: dict[str, Any]) -> datetime | None:
+    found = info.get("mtime") or info.get("LastModified") or info.get("created")
+    if isinstance(found, int | float):
+        return datetime.fromtimestamp(found, UTC)
+    return found if isinstance(found, datetime) else None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
-import json
-import sys
+import pickle as pickles
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from flowstone.errors import OutputError
+from flowstone.errors import OutputError, is_time_limit
+from flowstone.io import frames, json_values
+
+PICKLE: Final = "pickle"
 
 
 @dataclass(frozen=True)
@@ -21,67 +22,61 @@ class Encoded:
     rows: int | None
 
 
-def encode(value: Any) -> Encoded:  # noqa: ANN401 - any value of a user
-    """Return a frame as Parquet and anything else as JSON; raise OutputError if it is neither."""
-    # A process that has not imported the library cannot hold one of its frames.
-    if (polars := sys.modules.get("polars")) and isinstance(value, polars.DataFrame):
-        buffer = io.BytesIO()
-        value.write_parquet(buffer)
-        return Encoded("polars.parquet", ".parquet", buffer.getvalue(), value.height)
-    if (arrow := sys.modules.get("pyarrow")) and isinstance(value, arrow.Table):
-        return Encoded("arrow.parquet", ".parquet", _arrow_bytes(value), value.num_rows)
-    return Encoded("json", ".json", _json_bytes(value), None)
+def encode(value: Any, as_type: Any = None, *, pickle: bool = False) -> Encoded:  # noqa: ANN401
+    """Return a frame as Parquet and anything else as JSON; raise OutputError if it is neither.
 
-
-def decode(format: str, data: bytes) -> Any:  # noqa: ANN401 - any value of a user
-    """Return the value that `encode` made these bytes from; raise OutputError."""
-    match format:
-        case "json":
-            return json.loads(data)
-        case "polars.parquet":
-            import polars as pl  # noqa: PLC0415 - frames are an extra
-
-            return pl.read_parquet(io.BytesIO(data))
-        case "arrow.parquet":
-            import pyarrow.parquet as pq  # noqa: PLC0415 - frames are an extra
-
-            return pq.read_table(io.BytesIO(data))
-    raise OutputError(f"outputs of the format {format!r} cannot be read by this version")
-
-
-def _arrow_bytes(table: Any) -> bytes:  # noqa: ANN401 - a pyarrow.Table
-    import pyarrow.parquet as pq  # noqa: PLC0415 - frames are an extra
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
-
-
-def _json_bytes(value: Any) -> bytes:  # noqa: ANN401 - any value of a user
+    `as_type` is what the function says that it returns. With `pickle`, what has no other
+    format is pickled.
+    """
+    if frame := frames.dump(value):
+        format, data, rows = frame
+        return Encoded(format, frames.SUFFIX, data, rows)
     try:
-        data = json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-        same = _same(json.loads(data), value)
-    except (TypeError, ValueError, RecursionError) as error:
+        format, data = json_values.dump(value, as_type)
+    except OutputError:
+        if not pickle:
+            raise
+        return Encoded(PICKLE, ".pickle", _pickled(value), None)
+    return Encoded(format, ".json", data, None)
+
+
+def decode(format: str, data: bytes, as_type: Any = None, *, pickle: bool = False) -> Any:  # noqa: ANN401
+    """Return the value that `encode` made these bytes from, for a reader that wants `as_type`.
+
+    A pickle can run any code, so it is refused where `pickle` does not allow it. Raises
+    OutputError.
+    """
+    if format in frames.FORMATS:
+        return frames.load(format, data, as_type)
+    if format in (json_values.PLAIN, json_values.TAGGED):
+        return json_values.load(format, data, as_type)
+    if format != PICKLE:
+        raise OutputError(f"outputs of the format {format!r} cannot be read by this version")
+    if not pickle:
         raise OutputError(
-            f"a {type(value).__name__} cannot be stored: {error}; {_REMEDY}"
-        ) from error
-    if not same:
-        raise OutputError(
-            f"this {type(value).__name__} would come back from JSON as another value, as tuples, "
-            f"sets and keys that are not strings do; {_REMEDY}"
+            "it is a pickle, which can run any code, so it is read only in a process whose "
+            "definitions have the asset with pickle=True"
         )
-    return data
+    return _unpickled(data)
 
 
-_REMEDY = "return JSON values (dict with str keys, list, str, int, float, bool, None) or a frame"
+def _pickled(value: Any) -> bytes:  # noqa: ANN401
+    try:
+        return pickles.dumps(value)
+    except Exception as error:
+        # Whatever the methods of the user's class raise.
+        if is_time_limit(error):
+            raise
+        raise OutputError(f"a {type(value).__name__} cannot be pickled: {error}") from error
 
 
-def _same(back: Any, value: Any) -> bool:  # noqa: ANN401 - any JSON value
-    """Return whether two values are equal in their types, too: 1, 1.0 and True are not."""
-    if type(back) is not type(value):
-        return False
-    if isinstance(back, dict):
-        return back.keys() == value.keys() and all(_same(back[k], value[k]) for k in back)
-    if isinstance(back, list):
-        return len(back) == len(value) and all(map(_same, back, value))
-    return bool(back == value)
+def _unpickled(data: bytes) -> Any:  # noqa: ANN401
+    try:
+        return pickles.loads(data)  # noqa: S301 - the asset's own definition allows it
+    except Exception as error:
+        # Its class is not here, or is another one by now.
+        if is_time_limit(error):
+            raise
+        raise OutputError(
+            f"its pickle cannot be read by this process: {type(error).__name__}: {error}"
+        ) from error

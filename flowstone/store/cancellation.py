@@ -22,6 +22,7 @@ from flowstone.states import (
     RunState,
     StepState,
     in_state,
+    is_open,
     sources,
     sql_list,
 )
@@ -45,7 +46,7 @@ def _cancel(states: Sequence[StepState]) -> str:
     return f"""
     WITH locked AS (
         SELECT id, state FROM {SCHEMA}.steps
-        WHERE run_id = :run_id AND state IN ({sql_list(states)})
+        WHERE run_id = :run_id AND {is_open("state")} AND state IN ({sql_list(states)})
         ORDER BY id FOR NO KEY UPDATE
     ), moved AS (
         UPDATE {SCHEMA}.steps s

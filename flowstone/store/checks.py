@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Row, text
 from flowstone.check import Checked
 from flowstone.outcome import RefusedValue
 from flowstone.plan import Node
+from flowstone.store.pointers import NOW
 from flowstone.store.tables import SCHEMA
 
 CHECKED: Final = (
@@ -64,7 +65,7 @@ _LAST = text(
     FROM {SCHEMA}.check_results r
     JOIN {SCHEMA}.outputs o ON o.id = r.output_id
     JOIN {SCHEMA}.steps s ON s.id = o.step_id
-    WHERE r.output_id = :output_id
+    WHERE r.output_id = :output_id AND r.checked_at <= CAST(:at AS timestamptz)
     ORDER BY r.name, r.id DESC
     """
 )
@@ -107,9 +108,13 @@ def history(conn: Connection, node: Node, limit: int = 100) -> list[RecordedChec
     return [_recorded(row) for row in found]
 
 
-def last_of(conn: Connection, output_id: int) -> list[RecordedCheck]:
-    """Return what each check has said last of an output, in the order of their names."""
-    return [_recorded(row) for row in conn.execute(_LAST, {"output_id": output_id})]
+def last_of(conn: Connection, output_id: int, at: datetime | None = None) -> list[RecordedCheck]:
+    """Return what each check has said last of an output, in the order of their names.
+
+    With `at`, that is what it had said by that time.
+    """
+    found = conn.execute(_LAST, {"output_id": output_id, "at": at or NOW})
+    return [_recorded(row) for row in found]
 
 
 def _recorded(row: Row[*tuple[Any, ...]]) -> RecordedCheck:

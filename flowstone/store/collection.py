@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, text
 
-from flowstone.collect import Origin
+from flowstone.collectable import Origin
 from flowstone.outcome import StoredOutput
 from flowstone.partition_key import step_name
 from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, sql_list

@@ -12,9 +12,9 @@ from sqlalchemy import Connection, text
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
 from flowstone.states import (
     ACTIVE_STEP_STATES,
-    FINAL_STEP_STATES,
     StepState,
     in_state,
+    is_open,
     sql_list,
 )
 from flowstone.store.prepared import Prepared
@@ -25,20 +25,23 @@ LOW_PART: Final = 4
 
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
 # the part of the window that is queued and could start. And a run without an open step needs it
-# to be closed. All counts are bounded by the window.
+# to be closed. All counts are bounded by the window. The first question asks for an order, which
+# only the index of what is ready has: with statistics of a moment in which much was ready,
+# PostgreSQL would look through all that is open.
 _DUE = Prepared(
     f"""
     SELECT CASE
-        WHEN EXISTS (
-            SELECT FROM {SCHEMA}.steps
+        WHEN (
+            SELECT id FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
-        ) THEN (
+            ORDER BY id + 0 LIMIT 1
+        ) IS NOT NULL THEN (
             SELECT count(*) FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'queued' AND open_deps = 0 AND canvas IS NOT NULL
         ) < greatest(1, r.max_in_flight / {LOW_PART})
         ELSE NOT EXISTS (
             SELECT FROM {SCHEMA}.steps
-            WHERE run_id = r.id AND state NOT IN ({sql_list(FINAL_STEP_STATES)})
+            WHERE run_id = r.id AND {is_open("state")}
         )
     END AS coordinator, EXISTS (
         SELECT FROM {SCHEMA}.steps WHERE joined_to = :step_id AND state = 'joined'
@@ -48,7 +51,8 @@ _DUE = Prepared(
 )
 
 # From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
-# and no more of the run than that. Each comes with the active step of the same asset x partition,
+# and no more of the run than that (OFFSET 0 keeps PostgreSQL from turning the two sides of the
+# join around). Each comes with the active step of the same asset x partition,
 # which belongs to another run, if there is one; and with the room that is left in the window. A
 # step that is parked until its retry is due has no canvas, and takes no place there.
 _AHEAD = Prepared(
@@ -62,13 +66,15 @@ _AHEAD = Prepared(
     ), ready AS (
         SELECT id, asset, partition, feeds, open_deps FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND state = 'pending' AND open_deps = 0
-        ORDER BY id LIMIT (SELECT room FROM window_left)
+        ORDER BY id + 0 LIMIT (SELECT room FROM window_left)
     ), ahead AS (
         SELECT id, asset, partition, feeds, open_deps, 0 AS depth FROM ready
         UNION
         SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, a.depth + 1
-        FROM ahead a JOIN {SCHEMA}.steps s ON s.id = a.feeds
-        WHERE {in_state("s.state", StepState.PENDING)} AND a.depth < :reach
+        FROM ahead a CROSS JOIN LATERAL (
+            SELECT * FROM {SCHEMA}.steps
+            WHERE id = a.feeds AND {in_state("state", StepState.PENDING)} OFFSET 0) s
+        WHERE a.depth < :reach
     ), once AS (
         SELECT DISTINCT id, asset, partition, feeds, open_deps FROM ahead
     )
@@ -93,11 +99,12 @@ _MARK = Prepared(
     f"""
     WITH locked AS (
         SELECT s.id, s.asset, s.partition, n.canvas
-        FROM {SCHEMA}.steps s
-        JOIN unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[])) AS n(id, canvas)
-            ON n.id = s.id
-        WHERE {in_state("s.state", StepState.PENDING)}
-        ORDER BY s.id FOR NO KEY UPDATE OF s
+        FROM (
+            SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[]))
+                AS m(id, canvas) ORDER BY id
+        ) n CROSS JOIN LATERAL (
+            SELECT id, asset, partition FROM {SCHEMA}.steps
+            WHERE id = n.id AND {in_state("state", StepState.PENDING)} FOR NO KEY UPDATE) s
     )
     UPDATE {SCHEMA}.steps s
     -- The time of the transaction would be that of a coordinator which then waited for the lock.

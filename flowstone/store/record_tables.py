@@ -70,8 +70,8 @@ lineage = Table(
     Column("upstream_output_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
     Column("upstream_sha256", Text, nullable=False),
     PrimaryKeyConstraint("step_id", "upstream_step_id"),
-    Index("ix_lineage_upstream_step_id", "upstream_step_id"),
     Index("ix_lineage_upstream_output_id", "upstream_output_id"),
+    Index("ix_lineage_upstream_step_id", "upstream_step_id"),
     comment="The exact outputs that each committed step has read",
 )
 
@@ -83,7 +83,8 @@ rollbacks = Table(
     Column("partition", Text, nullable=False),
     Column("output_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
     Column("replaced_id", BigInteger, ForeignKey(outputs.c.id), nullable=False),
-    Column("at", TIME, nullable=False, server_default=NOW),
+    # Whoever moves the pointer has waited for a commit that moved it before.
+    Column("at", TIME, nullable=False, server_default=text("clock_timestamp()")),
     Column("actor", Text, nullable=False),
     Index("ix_rollbacks_asset_partition", "asset", "partition"),
     Index("ix_rollbacks_output_id", "output_id"),

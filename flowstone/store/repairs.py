@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection, TextClause, text
 
 from flowstone.partition_key import step_name
-from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, RunState, StepState, sql_list
+from flowstone.states import FINAL_RUN_STATES, RunState, StepState, is_open, sql_list
 from flowstone.store import audit, dispatch, failing
 from flowstone.store.tables import SCHEMA
 
@@ -112,7 +112,7 @@ _TO_WAKE = text(
         OR EXISTS (SELECT FROM {SCHEMA}.steps s
             WHERE s.run_id = r.id AND s.state = 'pending' AND s.open_deps = 0)
         OR NOT EXISTS (SELECT FROM {SCHEMA}.steps s
-            WHERE s.run_id = r.id AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})))
+            WHERE s.run_id = r.id AND {is_open("s.state")}))
     ORDER BY r.created_at LIMIT :batch
     """
 )

@@ -30,6 +30,7 @@ from flowstone.states import (
     FINAL_STEP_STATES,
     RunState,
     StepState,
+    is_open,
     sql_list,
 )
 from flowstone.store.schema import NOW, SCHEMA, TIME, exactly_in, metadata, only
@@ -138,7 +139,8 @@ steps = Table(
     Index(
         "ix_steps_ready",
         "run_id",
-        "id",
+        # Not the plain id: PostgreSQL would walk along the primary key for the first few of a run.
+        text("(id + 0)"),
         postgresql_where=text("state = 'pending' AND open_deps = 0"),
     ),
     Index(
@@ -149,7 +151,7 @@ steps = Table(
     Index(
         "ix_steps_open",
         "run_id",
-        postgresql_where=text(f"state NOT IN ({sql_list(FINAL_STEP_STATES)})"),
+        postgresql_where=text(is_open("state")),
     ),
     Index("ix_steps_retry_at", "retry_at", postgresql_where=text("state = 'retrying'")),
     Index("ix_steps_lease", "lease_until", postgresql_where=text("state = 'running'")),

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import CannotStart, UnknownRun
@@ -16,10 +16,10 @@ from flowstone.request import OnConflict, Request
 from flowstone.states import (
     DONE_STEP_STATES,
     FINAL_RUN_STATES,
-    FINAL_STEP_STATES,
     RUN_MOVES,
     RunState,
     StepState,
+    is_open,
     sources,
 )
 from flowstone.store import audit, progress, reasons
@@ -272,7 +272,7 @@ def fail(
 def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | None:
     """Close a run of which no step is left to run; return its final state, or None."""
     mine = steps.c.run_id == run_id
-    if conn.scalar(select(exists().where(mine, steps.c.state.not_in(FINAL_STEP_STATES)))):
+    if conn.scalar(select(exists().where(mine, text(is_open("steps.state"))))):
         return None
     by_state = select(steps.c.state, func.count()).where(mine).group_by(steps.c.state)
     counts = {str(state): int(count) for state, count in conn.execute(by_state)}

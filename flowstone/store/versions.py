@@ -141,10 +141,7 @@ def roll_back(
     if target.is_latest:
         raise UnknownVersion(f"version {target.id} of {target.name} is the latest already")
     if target.deleted_at is not None:
-        raise UnknownVersion(
-            f"the value of version {target.id} of {target.name} was given up at "
-            f"{target.deleted_at:%Y-%m-%d %H:%M}; `flowstone versions` shows what is left"
-        )
+        raise given_up(target)
     conn.execute(
         _POINT,
         {**_values(node), "output_id": target.id, "replaced_id": replaced, "actor": actor},
@@ -161,6 +158,14 @@ def roll_back(
         after={"version": target.id},
     )
     return target
+
+
+def given_up(version: Version) -> UnknownVersion:
+    """Return the error of whoever wants the value of a version that has none any more."""
+    return UnknownVersion(
+        f"the value of version {version.id} of {version.name} was given up at "
+        f"{version.deleted_at:%Y-%m-%d %H:%M}; `flowstone versions` shows what is left"
+    )
 
 
 def mark_stale(

@@ -53,6 +53,29 @@ def upgrade() -> None:
         postgresql_where=sa.text("reuses IS NOT NULL"),
     )
     _pruning()
+    _indexes(
+        "upper(state) NOT IN ('CANCELLED', 'FAILED', 'SKIPPED', 'SUCCEEDED', 'UPSTREAM_FAILED')",
+        "(id + 0)",
+    )
+
+
+def _indexes(is_open: str, order: str) -> None:
+    for name in ("ix_steps_ready", "ix_steps_open"):
+        op.drop_index(name, table_name="steps", schema=SCHEMA)
+    op.create_index(
+        "ix_steps_ready",
+        "steps",
+        ["run_id", sa.text(order)],
+        schema=SCHEMA,
+        postgresql_where=sa.text("state = 'pending' AND open_deps = 0"),
+    )
+    op.create_index(
+        "ix_steps_open",
+        "steps",
+        ["run_id"],
+        schema=SCHEMA,
+        postgresql_where=sa.text(is_open),
+    )
 
 
 # What refers to a row must be found fast when that is to be deleted.
@@ -113,7 +136,7 @@ def _rollbacks() -> None:
         sa.Column("partition", sa.Text(), nullable=False),
         sa.Column("output_id", sa.BigInteger(), nullable=False),
         sa.Column("replaced_id", sa.BigInteger(), nullable=False),
-        sa.Column("at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.Column("at", TIME, server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["output_id"], ["flowstone.outputs.id"], name=op.f("fk_rollbacks_output_id")
@@ -246,6 +269,9 @@ def _audit() -> None:
 
 
 def downgrade() -> None:
+    _indexes(
+        "state NOT IN ('cancelled', 'failed', 'skipped', 'succeeded', 'upstream_failed')", "id"
+    )
     for name, table, _, _ in REFERENCES:
         op.drop_index(name, table_name=table, schema=SCHEMA)
     op.drop_column("runs", "pruned_at", schema=SCHEMA)

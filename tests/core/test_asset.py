@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flowstone.asset import Asset, Dep, Dependency, asset, resource
+from flowstone.asset import Asset, Dep, Dependency, asset
 from flowstone.errors import BadSignature, DefinitionError
 from flowstone.mapping import AllKeys
 from flowstone.partition import DailyPartitions, UnpartitionedSet
@@ -161,13 +161,3 @@ def test_a_name_that_could_not_be_part_of_a_path_is_refused(name: str) -> None:
 
 def test_the_longest_name_is_taken() -> None:
     assert asset(name="a" * 200)(one).name == "a" * 200
-
-
-def test_a_resource_takes_no_parameters() -> None:
-    @resource
-    def client() -> str:
-        return "client"
-
-    assert (client.name, client.function()) == ("client", "client")
-    with pytest.raises(BadSignature, match="resource 'one' must take no parameters"):
-        resource(one)  # type: ignore[arg-type]

@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from flowstone import registry
-from flowstone.asset import Definitions, asset, resource
+from flowstone.asset import Definitions
 from flowstone.errors import (
     DefinitionError,
     DuplicateAsset,
-    ResourceUnavailable,
     UnknownAsset,
-    UnknownResource,
 )
 from flowstone.registry import build_registry, load_registry
+from flowstone.resource import resource
 
 Write = Callable[[str, str], str]
 
@@ -131,37 +130,6 @@ def test_a_module_that_is_loaded_again_defines_nothing_twice(module: Write) -> N
 def test_faults_across_modules_are_found(module: Write) -> None:
     with pytest.raises(UnknownAsset, match="read by 'clean'"):
         load_registry([module("lonely", "@asset\ndef clean(raw): ...")])
-
-
-def test_an_asset_gets_only_the_resources_that_it_declares_each_made_once() -> None:
-    made: list[str] = []
-
-    @resource
-    def client() -> list[str]:
-        made.append("client")
-        return made
-
-    @resource
-    def other() -> None:
-        raise ConnectionError("refused")
-
-    @asset(requires=["client"])
-    def needs() -> None: ...
-
-    @asset(requires=["other"])
-    def needs_other() -> None: ...
-
-    built = build_registry([needs, needs_other], [client, other])
-    resources = built.resources_of(needs)
-    assert made == []
-    assert (list(resources), len(resources)) == (["client"], 1)
-    assert resources["client"] is built.resources_of(needs)["client"]
-    assert made == ["client"]
-    with pytest.raises(UnknownResource, match="'other' is not declared by this asset"):
-        resources["other"]
-    with pytest.raises(ResourceUnavailable, match="could not be started: refused") as caught:
-        built.resources_of(needs_other)["other"]
-    assert caught.value.retryable
 
 
 def test_two_resources_of_one_name_are_refused() -> None:

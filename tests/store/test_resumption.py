@@ -126,7 +126,9 @@ def test_a_chain_of_resumed_runs_reuses_whatever_succeeded_in_any_of_them(
     assert close(ledger, third.id) == RunState.SUCCEEDED
     here = make_runtime(build_registry([]))
     loaded: list[str] = []
-    monkeypatch.setattr(here.outputs, "load", lambda output: loaded.append(output.location))
+    monkeypatch.setattr(
+        here.outputs, "load", lambda output, *_, **__: loaded.append(output.location)
+    )
     for name in ("a1", "a2", "a3", "a4"):
         flowstone.RunHandle(third.id, here).result(name)
     made = query(ledger, "SELECT location FROM flowstone.outputs o ORDER BY step_id")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flowstone.asset import asset, resource
+from flowstone.asset import asset
 from flowstone.client import materialize_sync, run, runs_list
 from flowstone.context import Context
 from flowstone.errors import FlowStoneError, RunFailed, UnknownAsset
@@ -23,6 +23,7 @@ from flowstone.partition import (
     StaticPartitions,
 )
 from flowstone.registry import build_registry
+from flowstone.resource import resource
 from flowstone.retry import Retry
 from tests.store.runs_by_hand import query
 
@@ -139,11 +140,11 @@ def test_an_asset_that_calls_exit_has_failed(make_runtime: Any) -> None:
 
 def test_a_value_that_has_no_format_is_a_failure(make_runtime: Any) -> None:
     @asset
-    def odd() -> set[int]:
-        return {1}
+    def odd() -> object:
+        return object()
 
     make_runtime(build_registry([odd]))
-    with pytest.raises(RunFailed, match="odd: output_error: a set cannot be stored"):
+    with pytest.raises(RunFailed, match="odd: output_error: a object cannot be stored"):
         materialize_sync(odd)
 
 
@@ -368,7 +369,7 @@ def test_an_output_that_was_changed_in_storage_is_not_read(make_runtime: Any) ->
     path.write_text("2")
     with pytest.raises(FlowStoneError, match="has been changed"):
         handle.result()
-    with pytest.raises(RunFailed, match=r"copy: output_error: the output .* has been changed"):
+    with pytest.raises(RunFailed, match=r"copy: changed_output: the output .* has been changed"):
         materialize_sync(copy)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from pytest_celery import (
 )
 from redis import Redis
 
+from flowstone import reconcile as reconciler
 from flowstone import runtime
 from flowstone.canvas import Publisher, client_app
 from flowstone.embedded import ValkeyServer
@@ -119,18 +120,39 @@ def worker_environment(settings: Settings) -> dict[str, str]:
 
 
 @pytest.fixture
+def worker_options() -> tuple[str, ...]:
+    """What is added to the command line of the worker."""
+    return ()
+
+
+@pytest.fixture
 def celery_worker_cluster(
     settings: Settings,
     worker_environment: dict[str, str],
+    worker_options: tuple[str, ...],
     celery_setup_app: Celery,
     here: Runtime,
     tmp_path: Path,
 ) -> Iterator[CeleryWorkerCluster]:
     process = WorkerProcess(
-        "tests@local", worker_environment, tmp_path / "worker.log", settings.broker
+        "tests@local", worker_environment, tmp_path / "worker.log", settings.broker, *worker_options
     )
     try:
         process.start()
         yield CeleryWorkerCluster(LocalWorker(process, celery_setup_app))
     finally:
         process.teardown()
+
+
+@pytest.fixture
+def publisher(celery_setup_app: Celery) -> Publisher:
+    return Publisher(celery_setup_app)
+
+
+@pytest.fixture
+def reconcile(
+    here: Runtime, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], Mapping[str, int]]:
+    """One pass of the reconciler, which need not wait until a run is old enough for it."""
+    monkeypatch.setattr(reconciler, "IDLE_SECONDS", 0)
+    return lambda: reconciler.reconcile(here, publisher.wake)

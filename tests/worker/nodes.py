@@ -73,7 +73,15 @@ class WorkerProcess:
     It dies with the process of the tests, and its pool with it.
     """
 
-    def __init__(self, nodename: str, env: Mapping[str, str], log: Path, broker_url: str) -> None:
+    def __init__(
+        self,
+        nodename: str,
+        env: Mapping[str, str],
+        log: Path,
+        broker_url: str,
+        *options: str,
+    ) -> None:
+        self._options = options
         self.name = nodename
         self.celeryconfig = {"url": broker_url, "host_url": broker_url}
         self._env = {**_outer_environment(), **env, "PYTHONPATH": str(ROOT)}
@@ -101,6 +109,7 @@ class WorkerProcess:
         options = ["-P", "prefork", "-c", "2", "-l", "INFO", "-E", "-n", self.name]
         quick = ["--without-mingle", "--without-gossip"]
         command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", *options, *quick]
+        command += self._options
         self._process = launch(
             command,
             account=own_account(),

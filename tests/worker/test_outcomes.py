@@ -16,7 +16,6 @@ from pytest_celery import CeleryTestSetup
 
 import flowstone
 from flowstone import RunHandle, RunState, coordinator, submission
-from flowstone import reconcile as reconciler
 from flowstone.canvas import Publisher
 from flowstone.expand import Canvas
 from flowstone.messages import STEP
@@ -25,20 +24,6 @@ from flowstone.store.dispatch import DispatchedStep
 from tests.worker.ledger_view import LedgerView
 from tests.worker.nodes import LocalWorker
 from tests.worker.waiting import wait_until
-
-
-@pytest.fixture
-def publisher(celery_setup_app: Celery) -> Publisher:
-    return Publisher(celery_setup_app)
-
-
-@pytest.fixture
-def reconcile(
-    here: Runtime, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Mapping[str, int]]:
-    """One pass of the reconciler, which need not wait until a run is old enough for it."""
-    monkeypatch.setattr(reconciler, "IDLE_SECONDS", 0)
-    return lambda: reconciler.reconcile(here, publisher.wake)
 
 
 class Gate:

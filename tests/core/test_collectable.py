@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from flowstone.collect import Origin, without_readers
+from flowstone.collectable import Origin, without_readers
 
 
 @pytest.mark.parametrize(

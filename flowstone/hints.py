@@ -1,0 +1,63 @@
+"""What functions say of the values that they take and return."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+
+def of_result(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - any type
+    """Return the annotation of what a function returns, or None if it has none."""
+    return _hint(function, "return")
+
+
+def of_parameter(function: Callable[..., Any], name: str, *, fan_in: bool = False) -> Any:  # noqa: ANN401
+    """Return the annotation of one value that a parameter takes, or None if it has none.
+
+    A `fan_in` takes a dict of them, by key. That a value may be None says nothing of the others.
+    """
+    annotation = _hint(function, name)
+    if fan_in:
+        annotation = _value_of_mapping(bare(annotation))
+    return _without_none(annotation)
+
+
+def bare(annotation: Any) -> Any:  # noqa: ANN401
+    """Return an annotation without what is only noted at it, and without None."""
+    annotation = _without_none(annotation)
+    while get_origin(annotation) is Annotated:
+        annotation = _without_none(get_args(annotation)[0])
+    return annotation
+
+
+def _hint(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
+    """Return an annotation as a type; None where there is none, or it says nothing.
+
+    One by one: the others may name what exists for type checkers only.
+    """
+    inner = inspect.unwrap(function)
+    annotations = getattr(inner, "__annotations__", {})
+    if name not in annotations:
+        return None
+    alone = types.SimpleNamespace(__annotations__={name: annotations[name]})
+    try:
+        found = get_type_hints(alone, getattr(inner, "__globals__", {}), include_extras=True)[name]
+    except Exception:  # noqa: BLE001 - the user's own expression may raise anything
+        return None
+    return None if found is Any or found is object else found
+
+
+def _value_of_mapping(annotation: Any) -> Any:  # noqa: ANN401
+    arguments = get_args(annotation)
+    kind = get_origin(annotation)
+    is_mapping = isinstance(kind, type) and issubclass(kind, Mapping)
+    return arguments[1] if is_mapping and len(arguments) == 2 else None  # noqa: PLR2004
+
+
+def _without_none(annotation: Any) -> Any:  # noqa: ANN401
+    if get_origin(annotation) not in (Union, types.UnionType):
+        return annotation
+    others = [a for a in get_args(annotation) if a is not type(None)]
+    return others[0] if len(others) == 1 else annotation

@@ -1,0 +1,97 @@
+"""Frames of polars, pyarrow and pandas as Parquet; each can be read as each of the others."""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Any, Final
+
+from flowstone import hints
+from flowstone.errors import OutputError, is_time_limit
+
+SUFFIX: Final = ".parquet"
+
+_FRAMES: Final = {
+    ("polars", "DataFrame"): "polars.parquet",
+    ("pyarrow", "Table"): "arrow.parquet",
+    ("pandas", "DataFrame"): "pandas.parquet",
+}
+_LIBRARY_OF: Final = {format: library for (library, _), format in _FRAMES.items()}
+FORMATS: Final = frozenset(_LIBRARY_OF)
+
+
+def format_of(kind: Any) -> str | None:  # noqa: ANN401 - a class, or any other annotation
+    """Return the format of the frames of a class, or None if it is no class of frames."""
+    kind = hints.bare(kind)
+    if not isinstance(kind, type):
+        return None
+    return _FRAMES.get((kind.__module__.partition(".")[0], kind.__name__))
+
+
+def dump(value: Any) -> tuple[str, bytes, int] | None:  # noqa: ANN401 - any value of a user
+    """Return format, bytes and number of rows of a frame; None for any other value."""
+    # A process that has not imported the library cannot hold one of its frames.
+    if not any(name in sys.modules for name in _LIBRARY_OF.values()):
+        return None
+    format = format_of(type(value))
+    if format is None:
+        return None
+    buffer = io.BytesIO()
+    try:
+        rows = _write(format, value, buffer)
+    except Exception as error:
+        if is_time_limit(error):
+            raise
+        raise OutputError(
+            f"this frame cannot be stored as Parquet: {error}; change the types of its columns"
+        ) from error
+    return format, buffer.getvalue(), rows
+
+
+def _write(format: str, value: Any, buffer: io.BytesIO) -> int:  # noqa: ANN401 - a frame
+    if format == "polars.parquet":
+        value.write_parquet(buffer)
+        return int(value.height)
+    if format == "pandas.parquet":
+        value.to_parquet(buffer)
+        return len(value)
+    import pyarrow.parquet as pq  # noqa: PLC0415 - frames are an extra
+
+    pq.write_table(value, buffer)
+    return int(value.num_rows)
+
+
+def load(format: str, data: bytes, as_type: Any = None) -> Any:  # noqa: ANN401 - a frame
+    """Return the frame, of the library that `as_type` is of, or else of the one that stored it.
+
+    Raises OutputError where that library is missing, or cannot read it.
+    """
+    wanted = format_of(as_type) or format
+    library = _LIBRARY_OF[wanted]
+    try:
+        return _read(wanted, data)
+    except ImportError as error:
+        raise OutputError(
+            f"it is to be read as a frame of {library}, which cannot be imported: {error}; "
+            "install flowstone[frames]"
+        ) from error
+    except Exception as error:
+        if is_time_limit(error):
+            raise
+        raise OutputError(f"{library} cannot read it as a frame: {error}") from error
+
+
+def _read(format: str, data: bytes) -> Any:  # noqa: ANN401 - a frame
+    match format:
+        case "polars.parquet":
+            import polars as pl  # noqa: PLC0415 - frames are an extra
+
+            return pl.read_parquet(io.BytesIO(data))
+        case "pandas.parquet":
+            import pandas as pd  # noqa: PLC0415 - frames are an extra
+
+            return pd.read_parquet(io.BytesIO(data))
+        case _:
+            import pyarrow.parquet as pq  # noqa: PLC0415 - frames are an extra
+
+            return pq.read_table(io.BytesIO(data))
