@@ -59,8 +59,8 @@ def get(
 
     `partition` is the key or its text. The value comes back as what it was; where this
     process has not imported the asset, models and dataclasses come back as dicts. Raises
-    UnknownAsset, BadPartition, NeverMaterialized, UnknownRun or UnknownVersion for what there is not,
-    MissingOutput where the value is not in storage any more, and StorageUnavailable.
+    UnknownAsset, BadPartition, NeverMaterialized, UnknownRun or UnknownVersion for what there
+    is not, MissingOutput where the value is not in storage any more, and StorageUnavailable.
     """
     here = runtime.current()
     with here.ledger.begin() as conn:
