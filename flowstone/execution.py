@@ -97,7 +97,7 @@ def execute(
             recorded = _record_patiently(runtime, claim, outcome)
         except LedgerRefused as refusal:
             # Nothing of a success without its lineage and its audit row: the attempt has failed.
-            error = refusal
+            error = runtime.resources.secrets.without(refusal)
             outcome = _failure(runtime, claim, error, Retry(), park_after)
             recorded = _record_patiently(runtime, claim, outcome)
     if recorded is None:
@@ -245,6 +245,7 @@ def _check(runtime: Runtime, claim: Claim, output: StoredOutput) -> tuple[Checke
             checks,
             lambda kind: runtime.read(claim.asset, output, kind),
             decode_key(claim.partition),
+            runtime.resources.secrets.mask,
         )
     )
     for one in said:

@@ -35,7 +35,12 @@ def run_checks(
     if found.deleted_at is not None:
         raise versions.given_up(found)
     output = found.output
-    said = examine(checks, lambda kind: here.read(name, output, kind), decode_key(node[1]))
+    said = examine(
+        checks,
+        lambda kind: here.read(name, output, kind),
+        decode_key(node[1]),
+        here.resources.secrets.mask,
+    )
     with here.ledger.begin() as conn:
         store.add(conn, found.id, said, actor=whoami())
     return said
