@@ -43,7 +43,6 @@ from flowstone.outcome import (
     decide,
 )
 from flowstone.partition_key import decode_key
-from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
@@ -326,7 +325,7 @@ def _arguments(
     # First the resources: what cannot be computed needs no inputs.
     arguments = {name: resources[name] for name in asset.injected}
     arguments |= {
-        dependency.parameter: _input(runtime, asset, dependency, claim.inputs)
+        dependency.parameter: _input(runtime, asset, dependency, claim)
         for dependency in asset.dependencies
         if dependency.parameter is not None
     }
@@ -339,7 +338,7 @@ def _input(
     runtime: Runtime,
     asset: Asset,
     dependency: Dependency,
-    inputs: Mapping[Node, StoredOutput | None],
+    claim: Claim,
 ) -> Any:  # noqa: ANN401 - any value of a user
     """Return the value of a dependency, or for a fan-in a dict of key -> value, in order.
 
@@ -348,8 +347,8 @@ def _input(
     fan_in = runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in
     kind = hints.of_parameter(asset.function, dependency.parameter or "", fan_in=fan_in)
     found = {
-        decode_key(partition): None if output is None else _read(runtime, name, output, kind)
-        for (name, partition), output in inputs.items()
+        decode_key(partition): None if output is None else _read(runtime, claim, name, output, kind)
+        for (name, partition), output in claim.inputs.items()
         if name == dependency.asset
     }
     if fan_in:
@@ -364,13 +363,19 @@ def _input(
     return next(iter(found.values()))
 
 
-def _read(runtime: Runtime, asset: str, output: StoredOutput, as_type: Any) -> Any:  # noqa: ANN401
+def _read(
+    runtime: Runtime,
+    claim: Claim,
+    asset: str,
+    output: StoredOutput,
+    as_type: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
     try:
         return runtime.read(asset, output, as_type)
     except MissingOutput:
         # The next run that asks for it computes it again, though nothing else has changed.
         with runtime.ledger.begin() as conn:
-            versions.mark_missing(conn, output, actor="worker")
+            versions.mark_missing(conn, output, actor=claim.worker)
         raise
 
 

@@ -34,14 +34,6 @@ _LATEST = text(
     f"{_VERSION} WHERE s.asset = :asset AND s.partition = :partition AND l.output_id IS NOT NULL"
 )
 
-_OF_RUN = text(
-    f"""
-    {_VERSION} WHERE s.id = (
-        SELECT coalesce(r.reuses, r.id) FROM {SCHEMA}.steps r
-        WHERE r.run_id = :run_id AND r.asset = :asset AND r.partition = :partition)
-    """
-)
-
 _ONE = text(f"{_VERSION} WHERE o.id = :id AND s.asset = :asset AND s.partition = :partition")
 
 _LOCK_POINTER = text(
@@ -55,7 +47,7 @@ _LOCK_POINTER = text(
 _POINT = text(
     f"""
     WITH moved AS (
-        UPDATE {SCHEMA}.latest SET output_id = :output_id, updated_at = now()
+        UPDATE {SCHEMA}.latest SET output_id = :output_id, updated_at = clock_timestamp()
         WHERE asset = :asset AND partition = :partition AND output_id = :replaced_id
         RETURNING asset, partition, output_id
     )
@@ -119,12 +111,6 @@ def of_node(conn: Connection, node: Node, limit: int = 100) -> list[Version]:
 def latest(conn: Connection, node: Node) -> Version | None:
     """Return the latest version: that of the last commit, or the one rolled back to since."""
     row = conn.execute(_LATEST, _values(node)).one_or_none()
-    return None if row is None else _version(row)
-
-
-def of_run(conn: Connection, node: Node, run_id: UUID) -> Version | None:
-    """Return the version that a run has made, or has used again; None if it has neither."""
-    row = conn.execute(_OF_RUN, {**_values(node), "run_id": run_id}).one_or_none()
     return None if row is None else _version(row)
 
 
