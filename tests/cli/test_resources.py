@@ -112,6 +112,6 @@ def test_runs_and_plans_take_overrides_and_tell_no_secret(
     assert refused.startswith("error: FLOWSTONE_RESOURCES is not JSON")
     assert "hunter2" not in refused
     refused = user("plan", "users", resources='{"db": 7}', **settings).refused(2)
-    assert refused.startswith("error: FLOWSTONE_RESOURCES: ")
+    assert refused.startswith("error: FLOWSTONE_RESOURCES, key 'db': ")
     refused = user("plan", "users", resources='{"db": {"url": 7}}', **settings).refused(2)
     assert "'db', in the settings (flowstone.toml or FLOWSTONE_RESOURCES): url: " in refused
