@@ -181,6 +181,9 @@ def asset(
     source of the function changes. A `volatile` asset reads what is outside the graph, a
     service perhaps, so that it is computed anew each time. `columns` says for columns of the
     value which columns of the assets that it reads they are made of, as "asset.column".
+    `io` names the IO manager that keeps the outputs, `pickle` allows for values that have no
+    other format, `keep` is how many versions of a partition the collector leaves, and
+    `requires` names resources.
     Raises BadSignature for a function that cannot be called that way.
     """
 

@@ -72,17 +72,22 @@ def invalidate(
 
     With `cascade`, that is also whatever was made of it, or of an earlier version of it,
     directly or through others. Values stay readable; the next run that is asked for them
-    computes them again. What is stale already is left as it is. With `dry_run` nothing is
+    computes them again. What is stale already is left as it is. What is being computed of it
+    just now is stale as soon as it is there. With `dry_run` nothing is
     marked. Raises UnknownAsset or BadPartition.
     """
     with runtime.current().ledger.begin() as conn:
         node = nodes.find(conn, str(asset), partition)
         start = pointers.latest(conn, node).output_id
-        found = lineage.impact(conn, start, None, None)
-        fresh = [one for one in (found if cascade else found[:1]) if one.stale is None]
+        found: list[TracedOutput] = [*lineage.impact(conn, start, None, None)]
+        # Older versions, too: somebody may go back to one that was made of this.
+        found += lineage.downstream(conn, start, None, None)[1:]
+        by_id = {one.output_id: one for one in (found if cascade else found[:1])}
+        fresh = [one for one in by_id.values() if one.stale is None and not one.is_deleted]
         if not dry_run:
             ids = [one.output_id for one in fresh]
             store.mark_stale(conn, ids, INVALIDATED, actor=whoami(), reason=reason)
+            store.taint(conn, list(by_id), INVALIDATED)
     return fresh
 
 

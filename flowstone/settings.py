@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -174,6 +175,18 @@ class Settings(BaseSettings):
             _refuse_password(address)
         return value
 
+    @model_validator(mode="after")
+    def _apart(self) -> Settings:
+        known = {DEFAULT_IO: self.output_url or str(self.home / "outputs"), **self.io}
+        places = [(name, _place(address)) for name, address in known.items()]
+        for (one, here), (other, there) in itertools.combinations(places, 2):
+            if here == there or here.startswith(f"{there}/") or there.startswith(f"{here}/"):
+                raise ValueError(
+                    f"the IO managers {one!r} and {other!r} keep their values at one place, or "
+                    "one within the other; give each a place of its own"
+                )
+        return self
+
     @field_validator("output_url")
     @classmethod
     def _without_password(cls, value: str | None) -> str | None:
@@ -240,6 +253,14 @@ class Settings(BaseSettings):
     def addresses(self) -> Mapping[str, str]:
         """Where each IO manager keeps outputs, by its name."""
         return {DEFAULT_IO: self.outputs, **self.io}
+
+
+def _place(address: str) -> str:
+    """Return an address so that those of one place are equal."""
+    local = address.removeprefix("file://") if address.startswith("file://") else address
+    if "://" in local or local == "postgresql:":
+        return local.rstrip("/")
+    return str(Path(local).expanduser().absolute())
 
 
 def _refuse_password(address: str) -> None:

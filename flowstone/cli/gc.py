@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flowstone import collector
+from flowstone import collector, runtime
 from flowstone.cli.options import DryRun
 
 _SHOWN = 50
@@ -34,6 +34,8 @@ def gc(
 
     Example: flowstone gc --dry-run
     """
+    if keep is None and not runtime.current().registry.graph.assets:
+        typer.echo("no definitions are loaded (FLOWSTONE_ASSETS), so no version is too many")
     found = collector.collect(keep=keep, quarantine_days=quarantine_days, dry_run=dry_run)
     table = Table("", "asset", "kept by", "bytes")
     table.add_column("location", overflow="fold")

@@ -100,6 +100,8 @@ def rollback(
         f"the latest version of {version.name} is {version.id} now, of run {version.run_id}; "
         "what was made of another version is not fresh any more"
     )
+    if version.stale_reason:
+        typer.echo(f"it is stale ({version.stale_reason}): the next run computes it again")
 
 
 def invalidate(
@@ -120,14 +122,19 @@ def invalidate(
     Example: flowstone invalidate raw_flights --partition 2013-01-15 --reason "late data"
     """
     found = history.invalidate(asset, key_of(partition), cascade=cascade, dry_run=True)
-    table = Table("asset", "partition", "made", "run")
+    table = Table("asset", "partition", "made", "run", "")
     for one in found:
         key = label(encode_key(one.partition))
         made = f"{one.made_at.astimezone():%Y-%m-%d %H:%M:%S}"
-        table.add_row(one.asset, escape(key), made, str(one.run_id)[:8])
-    Console().print(table)
-    if dry_run or not found:
-        typer.echo(f"{len(found)} outputs {'would be' if found else 'are to be'} marked as stale")
+        note = "latest" if one.is_latest else "older version"
+        table.add_row(one.asset, escape(key), made, str(one.run_id)[:8], note)
+    if found:
+        Console().print(table)
+    if not found:
+        typer.echo("all of it is stale already; the next run that needs it computes it")
+        return
+    if dry_run:
+        typer.echo(f"{len(found)} outputs would be marked as stale")
         return
     if not yes and not sys.stdin.isatty():
         raise BadConfig("nobody can be asked here; add --yes to mark these, or --dry-run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated
 
 import typer
@@ -11,10 +12,17 @@ from rich.table import Table
 
 from flowstone import reading, runtime
 from flowstone.asset import Asset
-from flowstone.cli.options import Partition
-from flowstone.errors import BadConfig, LedgerUnavailable, StorageUnavailable, WrongMigration
+from flowstone.cli.options import Partition, key_of
+from flowstone.errors import (
+    BadConfig,
+    LedgerUnavailable,
+    StorageUnavailable,
+    UnknownAsset,
+    WrongMigration,
+)
 from flowstone.graph import AssetGraph
 from flowstone.outcome import StoredOutput
+from flowstone.partition import UnpartitionedSet
 from flowstone.partition_key import label
 from flowstone.reading import AssetStatus
 from flowstone.runtime import Runtime
@@ -30,21 +38,24 @@ def show(
 ) -> None:
     """Show an asset: what it reads, who reads it, and its latest outputs.
 
-    With a partition, show how that stands; this needs the ledger only.
+    With a partition, or where no definitions are loaded, show how it stands in the ledger.
 
     Example: flowstone show monthly_report --partition 2013-01
     """
     here = runtime.current()
     console = Console()
-    if asset is not None and partition is not None:
-        console.print(_standing(reading.status(asset, partition)))
-        return
     if asset is None:
         console.print(_all(here.registry.graph))
         return
-    found = here.registry.graph[asset]
-    console.print(_facts(found, here.registry.graph))
-    _print_outputs(console, here, found)
+    graph = here.registry.graph
+    if partition is not None or not graph.assets:
+        console.print(_standing(reading.status(asset, key_of(partition))))
+        return
+    console.print(_facts(graph[asset], graph))
+    _print_outputs(console, here, graph[asset])
+    if isinstance(graph[asset].partitions, UnpartitionedSet):
+        with contextlib.suppress(UnknownAsset, LedgerUnavailable, WrongMigration):
+            console.print(_standing(reading.status(asset)))
 
 
 def _standing(status: AssetStatus) -> Table:

@@ -129,7 +129,8 @@ class FileOutputs:
             self._refuse_without_root(path, error)
             raise MissingOutput(
                 f"the output {path} is in the ledger but not in storage; it was deleted by hand, "
-                "or the address of the outputs differs between processes: materialize it again"
+                "or the address of the outputs differs between processes: invalidate it, and "
+                "materialize it again"
             ) from error
         except Exception as error:
             # The storage's own libraries raise all sorts; Celery's time limit is none of theirs.

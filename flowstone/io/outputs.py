@@ -91,7 +91,9 @@ class Outputs:
         data = self.manager(output.io).load(output.location)
         path = f"the output {output.location}"
         if hashlib.sha256(data).hexdigest() != output.sha256:
-            raise ChangedOutput(f"{path} has been changed in storage; materialize it again")
+            raise ChangedOutput(
+                f"{path} has been changed in storage; invalidate it, and materialize it again"
+            )
         try:
             return decode(output.format, data, as_type, pickle=pickle)
         except OutputError as error:

@@ -46,7 +46,7 @@ class RowOutputs:
         if data is None:
             raise MissingOutput(
                 f"the output {location} is in the ledger but its row is gone; it was deleted by "
-                "hand: materialize it again"
+                "hand: invalidate it, and materialize it again"
             )
         return data
 

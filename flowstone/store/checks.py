@@ -48,13 +48,17 @@ _ADD = text(
 # Of a value that was refused, the step knows what it was to be.
 _HISTORY = text(
     f"""
-    SELECT r.*, s.run_id, s.id AS step_id
-    FROM {SCHEMA}.steps s
-    LEFT JOIN {SCHEMA}.outputs o ON o.step_id = s.id
-    LEFT JOIN {SCHEMA}.quarantine q ON q.step_id = s.id
-    JOIN {SCHEMA}.check_results r ON r.output_id = o.id OR r.quarantine_id = q.id
-    WHERE s.asset = :asset AND s.partition = :partition
-    ORDER BY r.id DESC LIMIT :limit
+    WITH mine AS (
+        SELECT id, run_id FROM {SCHEMA}.steps WHERE asset = :asset AND partition = :partition
+    )
+    SELECT r.*, mine.run_id, mine.id AS step_id FROM mine
+    JOIN {SCHEMA}.outputs o ON o.step_id = mine.id
+    JOIN {SCHEMA}.check_results r ON r.output_id = o.id
+    UNION ALL
+    SELECT r.*, mine.run_id, mine.id AS step_id FROM mine
+    JOIN {SCHEMA}.quarantine q ON q.step_id = mine.id
+    JOIN {SCHEMA}.check_results r ON r.quarantine_id = q.id
+    ORDER BY id DESC LIMIT :limit
     """
 )
 

@@ -112,7 +112,7 @@ _SERVE = text(
         JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(l.reuses, l.id), {SCHEMA}.runs r
         WHERE f.state = 'joined' AND f.joined_to = ANY(CAST(:leaders AS bigint[]))
           AND l.id = f.joined_to AND {in_state("l.state", *DONE_STEP_STATES)}
-          AND o.fingerprint = f.fingerprint
+          AND o.fingerprint = f.fingerprint AND o.stale_at IS NULL
           AND r.id = f.run_id
           AND (r.request->'force' IS DISTINCT FROM 'true' OR o.created_at > r.created_at)
         RETURNING f.id, f.run_id, f.asset, f.partition, f.reuses, r.driver

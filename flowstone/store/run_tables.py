@@ -117,6 +117,7 @@ steps = Table(
         comment="The step of another run that this one waits for, or has waited for",
     ),
     Column("fingerprint", Text, comment="What the output of joined_to must be made of to serve"),
+    Column("tainted", Text, comment="Why its output will be stale from the beginning"),
     UniqueConstraint("run_id", "asset", "partition"),
     CheckConstraint(only("state", StepState), "state"),
     CheckConstraint("open_deps >= 0", "open_deps"),

@@ -17,7 +17,7 @@ _LAST_ENDED = text(
     SELECT id, run_id, state, error, finished_at FROM {SCHEMA}.steps
     WHERE asset = :asset AND partition = :partition AND finished_at IS NOT NULL
       AND state <> 'skipped'
-    ORDER BY id DESC LIMIT 1
+    ORDER BY finished_at DESC, id DESC LIMIT 1
     """
 )
 

@@ -126,15 +126,17 @@ _COMMIT = Prepared(
         UPDATE {SCHEMA}.steps
         SET state = 'succeeded', finished_at = now(), token = NULL, lease_until = NULL
         WHERE id = :step_id AND {in_state("state", _S.RUNNING)} AND token = :token
-        RETURNING id, run_id, asset, partition, attempt
+        RETURNING id, run_id, asset, partition, attempt, tainted
     ), attempted AS (
         UPDATE {SCHEMA}.attempts a SET outcome = 'succeeded', finished_at = now()
         FROM done WHERE a.step_id = done.id AND a.number = done.attempt
     ), output AS (
         INSERT INTO {SCHEMA}.outputs
-            (step_id, location, format, size, sha256, rows, io, fingerprint, version)
+            (step_id, location, format, size, sha256, rows, io, fingerprint, version, stale_at,
+                stale_reason)
         SELECT id, :location, :format, CAST(:size AS bigint), :sha256, CAST(:rows AS bigint),
-            :io, :fingerprint, CAST(:version AS text)
+            :io, :fingerprint, CAST(:version AS text),
+            CASE WHEN tainted IS NOT NULL THEN now() END, tainted
         FROM done
         RETURNING id
     ), checked AS (

@@ -14,6 +14,7 @@ from flowstone.errors import UnknownVersion
 from flowstone.outcome import StoredOutput
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
+from flowstone.states import FINAL_STEP_STATES, sql_list
 from flowstone.store import audit
 from flowstone.store.tables import SCHEMA
 
@@ -97,6 +98,30 @@ _MARK_STALE = text(
         FROM marked JOIN {SCHEMA}.steps s ON s.id = marked.step_id
     )
     SELECT id FROM marked
+    """
+)
+
+_TAINT = text(
+    f"""
+    WITH stale AS (
+        SELECT s.id, s.asset, s.partition
+        FROM {SCHEMA}.outputs o JOIN {SCHEMA}.steps s ON s.id = o.step_id
+        WHERE o.id = ANY(CAST(:ids AS bigint[]))
+    ), standing_for AS (
+        SELECT id FROM stale
+        UNION
+        SELECT x.id FROM stale JOIN {SCHEMA}.steps x ON x.reuses = stale.id
+    ), touched AS (
+        SELECT r.id FROM stale JOIN {SCHEMA}.steps r
+            ON r.asset = stale.asset AND r.partition = stale.partition AND r.state = 'running'
+        UNION
+        SELECT e.downstream FROM standing_for JOIN {SCHEMA}.edges e ON e.upstream = standing_for.id
+    ), locked AS (
+        SELECT s.id FROM {SCHEMA}.steps s JOIN touched ON touched.id = s.id
+        WHERE s.state NOT IN ({sql_list(FINAL_STEP_STATES)})
+        ORDER BY s.id FOR NO KEY UPDATE OF s
+    )
+    UPDATE {SCHEMA}.steps s SET tainted = :because FROM locked WHERE s.id = locked.id
     """
 )
 
@@ -210,6 +235,14 @@ def mark_stale(
     """
     values = {"ids": sorted(ids), "because": because, "actor": actor, "reason": reason}
     return list(conn.scalars(_MARK_STALE, values))
+
+
+def taint(conn: Connection, ids: Sequence[int], because: str) -> None:
+    """Let what is being computed of versions, or in their place, be stale when it is there.
+
+    An attempt that has begun may have read what is not so any more.
+    """
+    conn.execute(_TAINT, {"ids": sorted(ids), "because": because})
 
 
 def mark_missing(conn: Connection, output: StoredOutput, *, actor: str) -> None:

@@ -52,6 +52,11 @@ def upgrade() -> None:
         schema=SCHEMA,
         postgresql_where=sa.text("reuses IS NOT NULL"),
     )
+    op.add_column(
+        "steps",
+        sa.Column("tainted", sa.Text(), comment="Why its output will be stale from the beginning"),
+        schema=SCHEMA,
+    )
     _pruning()
     _indexes(
         "upper(state) NOT IN ('CANCELLED', 'FAILED', 'SKIPPED', 'SUCCEEDED', 'UPSTREAM_FAILED')",
@@ -283,6 +288,7 @@ def downgrade() -> None:
             "values lie in rows or with other IO managers than the default, where an older "
             "version cannot read them; compute them with io='default' and run `flowstone gc` first"
         )
+    op.drop_column("steps", "tainted", schema=SCHEMA)
     _indexes(
         "state NOT IN ('cancelled', 'failed', 'skipped', 'succeeded', 'upstream_failed')", "id"
     )

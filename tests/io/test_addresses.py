@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -219,3 +220,18 @@ def test_a_process_that_does_not_know_the_manager_of_a_value_says_so(
         flowstone.get("number")
     with pytest.raises(BadConfig, match="there is no IO manager 'lake'"):
         flowstone.exists("number")
+
+
+@pytest.mark.parametrize(
+    "io",
+    [
+        {"lake": "/data/x", "other": "/data/x/"},
+        {"lake": "/data/x", "other": "file:///data/x/below"},
+        {"rows": "postgresql:", "small": "postgresql:"},
+        {"lake": "s3://bucket", "other": "s3://bucket/below"},
+    ],
+)
+def test_no_place_has_two_names(monkeypatch: pytest.MonkeyPatch, io: dict[str, str]) -> None:
+    monkeypatch.setenv("FLOWSTONE_IO", json.dumps(io))
+    with pytest.raises(BadConfig, match="keep their values at one place, or one within the other"):
+        load_settings()

@@ -100,7 +100,7 @@ def test_reading_back_says_what_is_gone(here: Runtime) -> None:
     assert flowstone.exists("number")
     path_of(here, "number").unlink()
     assert not flowstone.exists("number")
-    with pytest.raises(MissingOutput, match="materialize it again"):
+    with pytest.raises(MissingOutput, match="invalidate it, and materialize it again"):
         flowstone.get("number")
 
 

@@ -12,6 +12,7 @@ from flowstone.asset import asset
 from flowstone.errors import BadPartition, RunFailed, UnknownAsset, UnknownVersion
 from flowstone.partition import StaticPartitions
 from flowstone.registry import build_registry
+from flowstone.store import versions as store
 from flowstone.store.versions import mark_stale
 from tests.store.runs_by_hand import HandRun, query
 
@@ -202,3 +203,82 @@ def test_an_asset_that_has_only_failed_has_a_status(here: Any, source: Source) -
     assert (failure.state, "never worked" in failure.message) == ("upstream_failed", True)
     with pytest.raises(UnknownAsset):
         flowstone.status("nuber")
+
+
+def test_what_is_being_computed_when_it_is_invalidated_is_stale_when_it_is_there(
+    ledger: Any,
+) -> None:
+    first = HandRun(ledger, {1: (), 2: (1,)})
+    first.do(1, 2)
+    second = HandRun(ledger, {1: (), 2: (1,)})
+    second.dispatch()
+    begun = second.claim(1)
+    invalidate_by_hand(ledger, "a1")
+    # It may have read what is not so any more.
+    second.commit(begun)
+    assert stale(ledger, second) == {1: "invalidated"}
+    second.do(2)
+    assert stale(ledger, second) == {1: "invalidated", 2: None}
+    third = HandRun(ledger, {1: (), 2: (1,)})
+    third.do(1)
+    invalidate_by_hand(ledger, "a1")
+    # It reads what is stale already.
+    third.do(2)
+    assert stale(ledger, third) == {1: "invalidated", 2: "invalidated"}
+
+
+def invalidate_by_hand(ledger: Any, asset: str) -> None:
+    with ledger.begin() as conn:
+        latest = store.latest(conn, (asset, "-"))
+        assert latest is not None
+        mark_stale(conn, [latest.id], "invalidated", actor="test")
+        store.taint(conn, [latest.id], "invalidated")
+
+
+def stale(ledger: Any, run: HandRun) -> dict[int, str | None]:
+    found = query(
+        ledger,
+        "SELECT s.id, o.stale_reason FROM flowstone.outputs o JOIN flowstone.steps s "
+        "ON s.id = o.step_id WHERE s.run_id = :run",
+        run=run.id,
+    )
+    by_id = {row.id: row.stale_reason for row in found}
+    return {n: by_id[i] for n, i in run.ids.items() if i in by_id}
+
+
+def test_an_older_version_that_was_made_of_what_is_invalidated_is_stale_too(here: Any) -> None:
+    materialize_sync("double", upstream=True)
+    materialize_sync("double")
+    newer, older = flowstone.versions("double")
+    rollback("double")
+    flowstone.invalidate("number")
+    assert {v.stale_reason for v in flowstone.versions("double")} == {"invalidated"}
+    assert {newer.stale_reason, older.stale_reason} == {None}
+
+
+def test_the_last_failure_is_the_one_that_came_last(here: Any, source: Source) -> None:
+    saved = flowstone.save_plan("number")
+    source.value = ValueError("broken")
+    with pytest.raises(RunFailed):
+        materialize_sync("number")
+    assert flowstone.status("number").failure is not None
+    query(
+        here.ledger,
+        "UPDATE flowstone.steps SET state = 'succeeded', finished_at = now() "
+        "WHERE run_id = :run RETURNING 1",
+        run=saved.id,
+    )
+    assert flowstone.status("number").failure is None
+
+
+def test_a_rollback_finds_the_version_before_however_many_are_gone(here: Any) -> None:
+    for _ in range(3):
+        materialize_sync("number")
+    newest, middle, oldest = flowstone.versions("number")
+    query(
+        here.ledger,
+        "UPDATE flowstone.outputs SET deleted_at = now() WHERE id = :id RETURNING 1",
+        id=middle.id,
+    )
+    assert rollback("number").id == oldest.id
+    assert newest.is_latest
