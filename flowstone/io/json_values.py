@@ -16,11 +16,20 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, RootModel, TypeAdapter, ValidationError
+from pydantic import AnyUrl, BaseModel, RootModel, TypeAdapter, ValidationError
 
 from flowstone.errors import OutputError, is_time_limit
 from flowstone.partition_key import Month
@@ -107,7 +116,7 @@ def _tagged(tag: str, value: Any) -> dict[str, Any]:  # noqa: ANN401
     return {_TAG: tag, "v": value}
 
 
-def _encode(value: Any) -> Any:  # noqa: ANN401, PLR0911, C901 - one line a type is the clearest
+def _encode(value: Any) -> Any:  # noqa: ANN401, PLR0911, PLR0912, C901 - one line a type is the clearest
     match value:
         case Enum():
             return _tagged("enum", _encode(value.value))
@@ -134,6 +143,8 @@ def _encode(value: Any) -> Any:  # noqa: ANN401, PLR0911, C901 - one line a type
             return _items(value)
     if to_text := _TO_TEXT.get(type(value)):
         return _tagged(type(value).__name__, to_text(value))
+    if isinstance(value, _TEXTS):
+        return _tagged("model", str(value))
     return value
 
 
@@ -181,6 +192,18 @@ _TO_TEXT: Final[Mapping[type, Callable[[Any], Any]]] = {
     time: _moment,
     timedelta: lambda value: [value.days, value.seconds, value.microseconds],
 }
+
+_TEXTS: Final = (
+    PurePath,
+    IPv4Address,
+    IPv6Address,
+    IPv4Network,
+    IPv6Network,
+    IPv4Interface,
+    IPv6Interface,
+    AnyUrl,
+)
+"""What pydantic makes again of its text, by an annotation."""
 
 _FROM_TEXT: Final[Mapping[str, Callable[[Any], Any]]] = {
     "Decimal": Decimal,
