@@ -16,7 +16,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from flowstone import RunState, StepState, materialize_all, runtime
+from flowstone import RunState, StepState, history, lineage, materialize_all, runtime
 from flowstone.cli import INTERRUPTED, exit_code
 from flowstone.cli.display import follow
 from flowstone.dev import DevStack
@@ -64,6 +64,7 @@ def demo(console: Console, partition: str, timeout: float) -> None:
             f"{progress.count()} steps in {took:.1f} s, "
             f"{progress.count() / took:.0f} a second, on {os.cpu_count()} cores",
             _asked_again(partition, timeout),
+            _told(partition),
             f"outputs:  {settings.outputs}",
             f"logs:     {settings.home / 'logs'}",
             f"Flower:   {stack.flower_url}",
@@ -86,6 +87,19 @@ def _asked_again(partition: str, timeout: float) -> str:
     fresh = progress.count(StepState.SKIPPED)
     took = time.monotonic() - began
     return f"asked again: {fresh} of {progress.count()} steps were fresh, {took:.1f} s"
+
+
+def _told(partition: str) -> str:
+    """Return one line about what the ledger knows of the report."""
+    made_of = lineage.upstream("monthly_report", partition)
+    checks = [
+        check
+        for one in made_of
+        for check in history.check_results(one.asset, one.partition)
+        if check.output_id == one.output_id
+    ]
+    passed = sum(check.passed for check in checks)
+    return f"lineage:  made of {len(made_of)} outputs; {passed} of {len(checks)} checks passed"
 
 
 def report_table(report: pl.DataFrame, partition: str) -> Table:

@@ -7,7 +7,7 @@ from datetime import date
 import polars as pl
 
 from examples.flights import source
-from flowstone import Context, DailyPartitions, MonthlyPartitions, asset
+from flowstone import CheckResult, Context, DailyPartitions, MonthlyPartitions, asset, check
 
 ZONE = "America/New_York"
 days = DailyPartitions("2013-01-01", "2013-12-31", tz=ZONE)
@@ -15,6 +15,10 @@ months = MonthlyPartitions("2013-01", "2013-12", tz=ZONE)
 
 LATE_MINUTES = 15
 """A flight counts as late from here on, as the US Department of Transportation counts."""
+
+
+DAY_MINUTES = 24 * 60
+QUIET_DAY = 100
 
 
 @asset
@@ -59,6 +63,19 @@ def clean_flights(raw_flights: pl.DataFrame) -> pl.DataFrame:
     return raw_flights.filter(pl.col("dep_delay").is_not_null()).select(
         "carrier", "flight", "tailnum", "origin", "dest", "hour", "dep_delay", "arr_delay"
     )
+
+
+@check(asset=clean_flights, blocking=True)
+def delays_are_known(flights: pl.DataFrame) -> CheckResult:
+    """A flight that took off has a departure delay, and no more than a day of it."""
+    bad = flights.filter(pl.col("dep_delay").is_null() | (pl.col("dep_delay").abs() > DAY_MINUTES))
+    return CheckResult(bad.is_empty(), f"{bad.height} of {flights.height} flights", {})
+
+
+@check(asset=clean_flights, severity="warn")
+def not_a_quiet_day(flights: pl.DataFrame) -> bool:
+    """On most days, hundreds of flights leave New York City."""
+    return flights.height >= QUIET_DAY
 
 
 @asset(partitions=days)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flowstone import RunState, materialize_sync
+from flowstone import RunState, check_results, materialize_sync
 from flowstone.registry import load_registry
 from tests.conftest import RuntimeFactory
 
@@ -34,6 +34,14 @@ def test_the_report_of_a_month_agrees_with_the_csv_file(make_runtime: RuntimeFac
     assert handle.status() == RunState.SUCCEEDED
     assert handle.progress().count() == 28 * 6 + 4
     report = {row["carrier"]: row for row in handle.result().iter_rows(named=True)}
+
+    results = [
+        result
+        for day in range(1, 29)
+        for result in check_results("clean_flights", f"{MONTH}-{day:02}")
+    ]
+    assert len(results) == 28 * 2
+    assert all(result.passed for result in results if result.blocking)
 
     flights: dict[str, list[float]] = defaultdict(list)
     for row in flights_that_left():

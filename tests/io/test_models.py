@@ -187,7 +187,7 @@ def types_of(value: Any) -> Any:
     return type(value)
 
 
-@pytest.mark.parametrize(("value", "kind"), MODELS, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize(("value", "kind"), MODELS, ids=range(len(MODELS)))
 def test_a_model_comes_back_by_its_annotation(value: Any, kind: Any) -> None:
     encoded = encode(value, kind)
     back = decode(encoded.format, encoded.data, kind)
@@ -320,7 +320,7 @@ def remembering() -> Remembers:
         ({Pair(1): 1}, dict[Pair, int]),
         ({Strict(day=date(2013, 1, 1), pair=(1, "a"))}, None),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_would_come_back_as_something_else_is_refused(value: Any, kind: Any) -> None:
     with pytest.raises(OutputError, match="enums that the return annotation names"):
