@@ -70,3 +70,20 @@ def test_flower_gets_the_port_that_is_wanted_or_a_free_one() -> None:
         port = int(taken.getsockname()[1])
         assert free_port(port) != port
     assert free_port(port) == port
+
+
+def test_beat_sends_tasks_that_exist_to_the_queue_of_control() -> None:
+    script = """
+import json, tasks
+tasks.app.loader.import_default_modules()
+entries = tasks.app.conf.beat_schedule.values()
+print(json.dumps([[e["task"], e["task"] in tasks.app.tasks, e["options"]["queue"],
+    str(e["schedule"])] for e in entries]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == [
+        ["flowstone.reconcile", True, "control", "10.0"],
+        ["flowstone.prune", True, "control", "<crontab: 30 3 * * * (m/h/dM/MY/d)>"],
+    ]

@@ -189,7 +189,9 @@ def _sync(folder: Path) -> None:
 
 
 def _modified(info: dict[str, Any]) -> datetime | None:
-    found = info.get("mtime") or info.get("LastModified") or info.get("created")
+    # As local files, S3, Azure and memory call it.
+    names = ("mtime", "LastModified", "last_modified", "created")
+    found = next((info[name] for name in names if info.get(name)), None)
     if isinstance(found, int | float):
         return datetime.fromtimestamp(found, UTC)
     return found if isinstance(found, datetime) else None

@@ -70,32 +70,37 @@ _ENDED = text(
     """
 )
 
+# Only what has no value any more is looked at closely, and what reads it: most of what is kept is
+# kept for its value. Whatever a step reads in its own run is needed as the step itself is.
 _FREE = text(
     f"""
-    WITH RECURSIVE mine AS MATERIALIZED (
-        SELECT id FROM {SCHEMA}.steps WHERE run_id = :run_id
+    WITH RECURSIVE bare AS MATERIALIZED (
+        SELECT s.id FROM {SCHEMA}.steps s
+        WHERE s.run_id = :run_id AND NOT EXISTS (
+            SELECT FROM {SCHEMA}.outputs o WHERE o.step_id = s.id AND o.deleted_at IS NULL)
     ), needed AS (
-        SELECT s.id FROM mine s
+        SELECT b.id FROM bare b
         WHERE EXISTS (
-            SELECT FROM {SCHEMA}.outputs o WHERE o.step_id = s.id AND (
-                o.deleted_at IS NULL
-                OR EXISTS (SELECT FROM {SCHEMA}.latest l WHERE l.output_id = o.id)
-                OR EXISTS (SELECT FROM {SCHEMA}.rollbacks b WHERE b.output_id = o.id)
-                OR EXISTS (SELECT FROM {SCHEMA}.rollbacks b WHERE b.replaced_id = o.id)
+            SELECT FROM {SCHEMA}.outputs o WHERE o.step_id = b.id AND (
+                EXISTS (SELECT FROM {SCHEMA}.latest l WHERE l.output_id = o.id)
+                OR EXISTS (SELECT FROM {SCHEMA}.rollbacks r WHERE r.output_id = o.id)
+                OR EXISTS (SELECT FROM {SCHEMA}.rollbacks r WHERE r.replaced_id = o.id)
                 OR EXISTS (SELECT FROM {SCHEMA}.check_results c WHERE c.output_id = o.id)))
         OR EXISTS (
-            SELECT FROM {SCHEMA}.quarantine q WHERE q.step_id = s.id AND (
+            SELECT FROM {SCHEMA}.quarantine q WHERE q.step_id = b.id AND (
                 q.deleted_at IS NULL
                 OR EXISTS (SELECT FROM {SCHEMA}.check_results c WHERE c.quarantine_id = q.id)))
         OR EXISTS (
             SELECT FROM {SCHEMA}.edges e JOIN {SCHEMA}.steps d ON d.id = e.downstream
-            WHERE e.upstream = s.id AND d.run_id <> :run_id)
-        OR EXISTS (SELECT FROM {SCHEMA}.steps r WHERE r.reuses = s.id)
-        OR EXISTS (SELECT FROM {SCHEMA}.steps j WHERE j.joined_to = s.id)
+            WHERE e.upstream = b.id AND (d.run_id <> :run_id OR EXISTS (
+                SELECT FROM {SCHEMA}.outputs o WHERE o.step_id = d.id AND o.deleted_at IS NULL)))
+        OR EXISTS (SELECT FROM {SCHEMA}.steps r WHERE r.reuses = b.id)
+        OR EXISTS (SELECT FROM {SCHEMA}.steps j WHERE j.joined_to = b.id)
         UNION
-        SELECT e.upstream FROM needed JOIN {SCHEMA}.edges e ON e.downstream = needed.id
+        SELECT e.upstream FROM needed
+        JOIN {SCHEMA}.edges e ON e.downstream = needed.id AND NOT e.pinned
     )
-    SELECT id FROM mine EXCEPT SELECT id FROM needed
+    SELECT id FROM bare EXCEPT SELECT id FROM needed
     ORDER BY id DESC
     """
 )
@@ -169,8 +174,9 @@ def delete_steps(conn: Connection, run_id: UUID, ids: Sequence[int], *, actor: s
     gone = {
         table: conn.execute(text(f"DELETE FROM {SCHEMA}.{table} WHERE {which}"), values).rowcount
         for table, which in _DELETE.items()
+        if ids
     }
-    if gone["steps"]:
+    if gone.get("steps"):
         conn.execute(_MARK, {"run_id": run_id})
     gone["runs"] = conn.execute(_DELETE_RUN, {"run_id": run_id}).rowcount
     if any(gone.values()):

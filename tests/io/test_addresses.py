@@ -58,7 +58,7 @@ NO_NAME = "cannot be the name of an IO manager; use letters"
     [
         ("nonsense", "FLOWSTONE_IO is not JSON; it must be such as {"),
         ('["lake"]', "FLOWSTONE_IO: Input should be a valid dictionary"),
-        ('{"lake": 5}', "FLOWSTONE_IO: Input should be a valid string"),
+        ('{"lake": 5}', "FLOWSTONE_IO, key 'lake': Input should be a valid string"),
         ('{"lake": ""}', "FLOWSTONE_IO: Value error, 'lake' has no address; give it a folder"),
         ('{"default": "/x"}', f"FLOWSTONE_IO: Value error, 'default' {NO_NAME}"),
         ('{"a b": "/x"}', f"FLOWSTONE_IO: Value error, 'a b' {NO_NAME}"),

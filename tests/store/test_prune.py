@@ -61,13 +61,13 @@ class History:
     def go_on(self, rounds: int) -> None:
         for _ in range(rounds):
             self._play([self._new() for _ in range(self.random.choice([1, 1, 2, 3]))])
-            for failed in query(
+            for undone in query(
                 self.ledger,
                 "SELECT id FROM flowstone.runs r WHERE state IN ('failed', 'cancelled') AND NOT "
                 "EXISTS (SELECT FROM flowstone.runs o WHERE o.resumed_from = r.id)",
             ):
                 if self.random.random() < 0.5:
-                    self._play([self._resumed(failed.id)])
+                    self._play([self._resumed(undone.id)])
 
         leader, follower = HandRun(self.ledger, {1: ()}), HandRun(self.ledger, {1: ()})
         leader.dispatch()
@@ -75,6 +75,7 @@ class History:
         leader.commit(leader.claim(1))
         leader.settle()
         self._play([leader, follower])
+        self._play([self._resumed(failed(self.ledger).id)])
 
     def _latest(self) -> dict[int, int]:
         sql = (
