@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from flowstone import hints
 from flowstone.asset import DEFINED, Asset, checked_name, location_of
-from flowstone.errors import BadSignature
+from flowstone.errors import BadSignature, Cancelled, is_time_limit
+from flowstone.texts import MAX_MESSAGE, storable, storable_json
 
 Severity = Literal["warn", "error"]
 
@@ -19,7 +19,8 @@ Severity = Literal["warn", "error"]
 class CheckResult:
     """What a check may return where True or False says too little.
 
-    `metadata` holds JSON values, such as the numbers that were compared.
+    `metadata` holds JSON values, such as the numbers that were compared; what is none becomes
+    text.
     """
 
     passed: bool
@@ -114,40 +115,34 @@ def _check_signature(function: Callable[..., Any]) -> None:
         raise BadSignature(f"check {function.__name__!r} must be a plain function")
 
 
-def examine(checks: Iterable[Check], load: Callable[[Any], Any], partition: Any) -> list[Checked]:  # noqa: ANN401
+def examine(
+    checks: Iterable[Check],
+    load: Callable[[Any], Any],
+    partition: Any,  # noqa: ANN401 - any key
+    mask: Callable[[str], str] = str,
+) -> list[Checked]:
     """Run checks on a value, which `load` reads as what each wants, and return what they say.
 
-    An exception of a check that is not blocking is one that did not pass; of a blocking one,
-    nobody knows what it would have said, so that is raised.
+    An exception of a check that is not blocking, or of reading the value for it, is one that
+    did not pass; of a blocking one, nobody knows what it would have said, so that is raised.
+    `mask` takes out of what they say what must not be stored.
     """
-    read = _once_a_kind(load)
-    return [_examine(check, read, partition) for check in checks]
+    return [_examine(check, load, partition, mask) for check in checks]
 
 
-def _once_a_kind(load: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    known: list[tuple[Any, Any]] = []
-
-    def read(kind: Any) -> Any:  # noqa: ANN401
-        # Not a dict: an annotation such as Annotated[int, Field(gt=0)] has no hash.
-        for other, value in known:
-            if other == kind:
-                return value
-        known.append((kind, load(kind)))
-        return known[-1][1]
-
-    return read
-
-
-def _examine(check: Check, load: Callable[[Any], Any], partition: Any) -> Checked:  # noqa: ANN401
-    first = next(iter(inspect.signature(check.function).parameters))
-    value = load(hints.of_parameter(check.function, first))
-    arguments = (value, partition) if check.wants_partition else (value,)
+def _examine(
+    check: Check,
+    load: Callable[[Any], Any],
+    partition: Any,  # noqa: ANN401
+    mask: Callable[[str], str],
+) -> Checked:
     try:
-        result = _as_result(check, check.function(*arguments))
+        result = _as_result(check, _call(check, load, partition))
     except AssertionError as error:
         result = CheckResult(passed=False, message=str(error) or "an assertion failed")
     except Exception as error:
-        if check.blocking:
+        # Neither the end of the time nor that of the run is anything about the value.
+        if check.blocking or is_time_limit(error) or isinstance(error, Cancelled):
             raise
         result = CheckResult(passed=False, message=f"raised {type(error).__name__}: {error}")
     return Checked(
@@ -155,24 +150,27 @@ def _examine(check: Check, load: Callable[[Any], Any], partition: Any) -> Checke
         passed=result.passed,
         blocking=check.blocking,
         severity=check.severity,
-        message=result.message,
-        metadata=dict(result.metadata),
+        message=storable(mask(result.message))[:MAX_MESSAGE],
+        metadata=storable_json(result.metadata, lambda text: storable(mask(text))),
     )
 
 
-_NUL: Final = "\\u0000"
+def _call(check: Check, load: Callable[[Any], Any], partition: Any) -> Any:  # noqa: ANN401
+    first = next(iter(inspect.signature(check.function).parameters))
+    # Each reads the value for itself: what one does to it, another does not see.
+    value = load(hints.of_parameter(check.function, first))
+    return check.function(*((value, partition) if check.wants_partition else (value,)))
 
 
 def _as_result(check: Check, said: Any) -> CheckResult:  # noqa: ANN401 - whatever was returned
-    # numpy has a bool of its own.
-    plain = said.item() if type(said).__module__ == "numpy" and hasattr(said, "item") else said
-    result = CheckResult(plain) if isinstance(plain, bool) else said
-    if not isinstance(result, CheckResult) or type(result.passed) is not bool:
+    result = said if isinstance(said, CheckResult) else CheckResult(said)
+    passed: Any = result.passed
+    if type(passed).__module__ == "numpy" and hasattr(passed, "item"):
+        # numpy has a bool of its own.
+        passed = passed.item()
+    if type(passed) is not bool or not isinstance(result.metadata, Mapping):
         raise TypeError(
-            f"check {check.name!r} ({check.location}) must return True, False or a CheckResult, "
-            f"not a {type(said).__name__}"
+            f"check {check.name!r} ({check.location}) must return True, False or a CheckResult "
+            f"of one, not a {type(passed).__name__}"
         )
-    text = json.dumps([result.message, dict(result.metadata)], allow_nan=False)
-    if _NUL in text:
-        raise ValueError(f"check {check.name!r} says NUL, which PostgreSQL cannot store")
-    return result
+    return replace(result, passed=passed, message=str(result.message))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from flowstone import runtime
 from flowstone.collectable import without_readers
@@ -13,7 +13,7 @@ from flowstone.errors import BadConfig, StorageUnavailable
 from flowstone.log import get_logger
 from flowstone.runtime import Runtime, whoami
 from flowstone.store import collection
-from flowstone.store.collection import Value
+from flowstone.store.collection import Table, Value
 
 log = get_logger("flowstone.collector")
 
@@ -22,7 +22,7 @@ GRACE_SECONDS: Final = 3600.0
 
 QUARANTINE_DAYS: Final = 30.0
 
-_BATCH: Final = 1000
+_BATCH: Final = 500
 
 Kind = Literal["staged", "version", "quarantine"]
 
@@ -62,20 +62,31 @@ def collect(
     if quarantine_days < 0:
         raise BadConfig(f"quarantine_days is {quarantine_days}; it must be 0 or more")
     here = runtime.current()
+    versions = _known(here, _old_versions(here, keep))
+    refused = _known(here, _old_quarantine(here, quarantine_days))
+    if not dry_run:
+        versions = _give_up(here, "outputs", versions)
+        refused = _give_up(here, "quarantine", refused)
+        # Those of an earlier collection, too, whose storage was away then.
+        _erase(here, "outputs")
+        _erase(here, "quarantine")
     return [
-        *_old_versions(here, keep, dry_run=dry_run),
-        *_old_quarantine(here, quarantine_days, dry_run=dry_run),
-        # Last, so that it finds what could not be deleted above, this time or before.
+        *(_collected("version", value) for value in versions),
+        *(_collected("quarantine", value) for value in refused),
         *(one for name in here.outputs.names for one in _staged(here, name, dry_run=dry_run)),
     ]
 
 
-def _old_versions(here: Runtime, keep: int | None, *, dry_run: bool) -> Iterator[Collected]:
+def _collected(kind: Kind, value: Value) -> Collected:
+    output = value.output
+    return Collected(kind, value.name, output.io, output.location, output.size)
+
+
+def _old_versions(here: Runtime, keep: int | None) -> Sequence[Value]:
     with here.ledger.begin() as conn:
         found = collection.surplus(conn, _policies(here), keep, grace=GRACE_SECONDS)
         going = without_readers(found, collection.readers(conn, found))
-        values = collection.versions(conn, sorted(going))
-    yield from _give_up(here, "outputs", "version", values, dry_run=dry_run)
+        return collection.versions(conn, sorted(going))
 
 
 def _policies(here: Runtime) -> Mapping[str, int]:
@@ -83,49 +94,68 @@ def _policies(here: Runtime) -> Mapping[str, int]:
     return {asset.name: asset.keep for asset in assets if asset.keep is not None}
 
 
-def _old_quarantine(here: Runtime, days: float, *, dry_run: bool) -> Iterator[Collected]:
+def _old_quarantine(here: Runtime, days: float) -> Sequence[Value]:
     with here.ledger.begin() as conn:
-        values = collection.refused(conn, days * 24 * 3600)
-    yield from _give_up(here, "quarantine", "quarantine", values, dry_run=dry_run)
+        return collection.refused(conn, days * 24 * 3600)
 
 
-def _give_up(
-    here: Runtime,
-    table: Literal["outputs", "quarantine"],
-    kind: Kind,
-    values: Sequence[Value],
-    *,
-    dry_run: bool,
-) -> Iterator[Collected]:
-    """Record that values are given up, and then delete them: never the other way round."""
-    given_up = {value.id for value in values}
-    if not dry_run:
+def _known(here: Runtime, values: Sequence[Value]) -> Sequence[Value]:
+    """Leave out what lies with IO managers that this process does not have."""
+    known = [value for value in values if value.output.io in here.outputs.names]
+    unknown = sorted({value.output.io for value in values} - set(here.outputs.names))
+    if unknown:
+        log.warning(
+            "values are kept, as FLOWSTONE_IO does not say where they are",
+            values=len(values) - len(known),
+            io=", ".join(unknown),
+        )
+    return known
+
+
+def _give_up(here: Runtime, table: Table, values: Sequence[Value]) -> Sequence[Value]:
+    """Record that values are given up, before any is deleted: never the other way round."""
+    given_up: set[int] = set()
+    for batch in _batches(values):
         with here.ledger.begin() as conn:
-            given_up = collection.give_up(
-                conn, table, sorted(given_up), actor=whoami(), reason="garbage collection"
+            given_up |= collection.give_up(
+                conn, table, [v.id for v in batch], actor=whoami(), reason="garbage collection"
             )
-    for value in values:
-        if value.id in given_up:
-            output = value.output
-            if not dry_run:
-                _delete(here, output.io, output.location)
-            yield Collected(kind, value.name, output.io, output.location, output.size)
+    return [value for value in values if value.id in given_up]
+
+
+def _erase(here: Runtime, table: Table) -> None:
+    with here.ledger.begin() as conn:
+        values = collection.to_erase(conn, table)
+    for value in _known(here, values):
+        if _delete(here, value.output.io, value.output.location):
+            with here.ledger.begin() as conn:
+                collection.erased(conn, table, value.id)
 
 
 def _staged(here: Runtime, io: str, *, dry_run: bool) -> Iterator[Collected]:
-    stored = here.outputs.manager(io).stored()
-    while batch := list(islice(stored, _BATCH)):
+    for batch in _batches(here.outputs.manager(io).stored()):
         with here.ledger.begin() as conn:
-            unreferenced = collection.unreferenced(conn, io, batch)
+            unreferenced = collection.unreferenced(conn, batch)
         for location in unreferenced:
             if not dry_run:
                 _delete(here, io, location)
             yield Collected("staged", "", io, location, None)
 
 
-def _delete(here: Runtime, io: str, location: str) -> None:
+def _delete(here: Runtime, io: str, location: str) -> bool:
     try:
         here.outputs.manager(io).delete(location)
     except StorageUnavailable as error:
-        # It is given up, so the next collection finds it among what nobody refers to.
+        # The next collection finds it again.
         log.warning("not deleted yet", io=io, location=location, error=error.message)
+        return False
+    return True
+
+
+T = TypeVar("T")
+
+
+def _batches(values: Iterable[T]) -> Iterator[list[T]]:
+    left = iter(values)
+    while batch := list(islice(left, _BATCH)):
+        yield batch

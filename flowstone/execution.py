@@ -43,7 +43,6 @@ from flowstone.outcome import (
     decide,
 )
 from flowstone.partition_key import decode_key
-from flowstone.plan import Node
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
@@ -98,7 +97,7 @@ def execute(
             recorded = _record_patiently(runtime, claim, outcome)
         except LedgerRefused as refusal:
             # Nothing of a success without its lineage and its audit row: the attempt has failed.
-            error = refusal
+            error = runtime.resources.secrets.without(refusal)
             outcome = _failure(runtime, claim, error, Retry(), park_after)
             recorded = _record_patiently(runtime, claim, outcome)
     if recorded is None:
@@ -246,6 +245,7 @@ def _check(runtime: Runtime, claim: Claim, output: StoredOutput) -> tuple[Checke
             checks,
             lambda kind: runtime.read(claim.asset, output, kind),
             decode_key(claim.partition),
+            runtime.resources.secrets.mask,
         )
     )
     for one in said:
@@ -326,7 +326,7 @@ def _arguments(
     # First the resources: what cannot be computed needs no inputs.
     arguments = {name: resources[name] for name in asset.injected}
     arguments |= {
-        dependency.parameter: _input(runtime, asset, dependency, claim.inputs)
+        dependency.parameter: _input(runtime, asset, dependency, claim)
         for dependency in asset.dependencies
         if dependency.parameter is not None
     }
@@ -339,7 +339,7 @@ def _input(
     runtime: Runtime,
     asset: Asset,
     dependency: Dependency,
-    inputs: Mapping[Node, StoredOutput | None],
+    claim: Claim,
 ) -> Any:  # noqa: ANN401 - any value of a user
     """Return the value of a dependency, or for a fan-in a dict of key -> value, in order.
 
@@ -348,8 +348,8 @@ def _input(
     fan_in = runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in
     kind = hints.of_parameter(asset.function, dependency.parameter or "", fan_in=fan_in)
     found = {
-        decode_key(partition): None if output is None else _read(runtime, name, output, kind)
-        for (name, partition), output in inputs.items()
+        decode_key(partition): None if output is None else _read(runtime, claim, name, output, kind)
+        for (name, partition), output in claim.inputs.items()
         if name == dependency.asset
     }
     if fan_in:
@@ -364,13 +364,19 @@ def _input(
     return next(iter(found.values()))
 
 
-def _read(runtime: Runtime, asset: str, output: StoredOutput, as_type: Any) -> Any:  # noqa: ANN401
+def _read(
+    runtime: Runtime,
+    claim: Claim,
+    asset: str,
+    output: StoredOutput,
+    as_type: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
     try:
         return runtime.read(asset, output, as_type)
     except MissingOutput:
         # The next run that asks for it computes it again, though nothing else has changed.
         with runtime.ledger.begin() as conn:
-            versions.mark_missing(conn, output, actor="worker")
+            versions.mark_missing(conn, output, actor=claim.worker)
         raise
 
 

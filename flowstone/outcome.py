@@ -11,6 +11,7 @@ from flowstone.errors import Cancelled
 from flowstone.freshness import Fingerprint
 from flowstone.names import DEFAULT_IO
 from flowstone.retry import Retry, error_text, error_type, is_retryable
+from flowstone.texts import MAX_MESSAGE, storable
 
 
 @dataclass(frozen=True)
@@ -117,21 +118,11 @@ def decide(
     raises Cancelled has failed. A delay of more than `park_after` seconds is parked.
     """
     retryable = is_retryable(error)
-    message = _storable(error_text(error))[:MAX_MESSAGE]
-    failure = Failure(error_type(error), message, _storable(trace), retryable)
+    message = storable(error_text(error))[:MAX_MESSAGE]
+    failure = Failure(error_type(error), message, storable(trace), retryable)
     if cancelled and isinstance(error, Cancelled):
         return Stopped(failure)
     if retryable and attempt < policy.max_attempts:
         delay = policy.delay(attempt)
         return Retrying(failure, delay, parked=delay > park_after)
     return Failed(failure)
-
-
-def _storable(text: str) -> str:
-    # NUL and surrogates (of undecodable file names) are legal in a Python string, but not in a
-    # PostgreSQL text.
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
-
-
-MAX_MESSAGE = 10_000
-"""Characters of an error message that the ledger keeps."""

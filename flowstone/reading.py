@@ -9,11 +9,11 @@ from uuid import UUID
 
 from flowstone import runtime
 from flowstone.asset import Asset
-from flowstone.errors import BadPartition, MissingInput, UnknownAsset, UnknownVersion
+from flowstone.errors import BadPartition, BadQuery, NeverMaterialized, UnknownAsset, UnknownVersion
 from flowstone.partition import UNPARTITIONED, Key
-from flowstone.partition_key import decode_key, encode_key, step_name
+from flowstone.partition_key import decode_key, encode_key
 from flowstone.plan import Node
-from flowstone.store import checks, nodes, runs, standing, versions
+from flowstone.store import checks, nodes, pointers, runs, standing, versions
 from flowstone.store.checks import RecordedCheck
 from flowstone.store.ledger import Connection
 from flowstone.store.standing import LastFailure, OpenStep
@@ -59,8 +59,8 @@ def get(
 
     `partition` is the key or its text. The value comes back as what it was; where this
     process has not imported the asset, models and dataclasses come back as dicts. Raises
-    UnknownAsset, BadPartition, UnknownRun or UnknownVersion for what there is not,
-    MissingOutput where the value is not in storage any more, and StorageUnavailable.
+    UnknownAsset, BadPartition, NeverMaterialized, UnknownRun or UnknownVersion for what there
+    is not, MissingOutput where the value is not in storage any more, and StorageUnavailable.
     """
     here = runtime.current()
     with here.ledger.begin() as conn:
@@ -80,7 +80,7 @@ def exists(
     with here.ledger.begin() as conn:
         try:
             found = _version(conn, str(asset), partition, run, None)
-        except (UnknownAsset, BadPartition, MissingInput, UnknownVersion):
+        except (UnknownAsset, BadPartition, NeverMaterialized, UnknownVersion):
             return False
     return here.outputs.exists(found.output)
 
@@ -122,16 +122,14 @@ def _version(
     run: str | UUID | None,
     version: int | None,
 ) -> Version:
+    if run is not None and version is not None:
+        raise BadQuery("a run and a version both say which value is meant; give one of the two")
     node = nodes.find(conn, asset, partition)
-    if version is not None:
-        found: Version | None = versions.one(conn, node, version)
-    elif run is None:
-        found = versions.latest(conn, node)
-    else:
-        found = versions.of_run(conn, node, runs.find(conn, str(run)))
-    if found is not None and found.deleted_at is not None:
+    if run is not None:
+        version = pointers.of_run(conn, node, runs.find(conn, str(run))).output_id
+    if version is None:
+        version = pointers.latest(conn, node).output_id
+    found = versions.one(conn, node, version)
+    if found.deleted_at is not None:
         raise versions.given_up(found)
-    if found is None:
-        where = "has no output" if run is None else f"has no output in run {run}"
-        raise MissingInput(f"{step_name(*node)} {where}")
     return found

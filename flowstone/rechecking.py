@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from flowstone import runtime
 from flowstone.asset import Asset
 from flowstone.check import Checked, examine
-from flowstone.errors import MissingInput, UnknownAsset
+from flowstone.errors import UnknownAsset
 from flowstone.partition import UNPARTITIONED, Key
-from flowstone.partition_key import decode_key, step_name
+from flowstone.partition_key import decode_key
 from flowstone.runtime import whoami
 from flowstone.store import checks as store
-from flowstone.store import nodes, versions
+from flowstone.store import nodes, pointers, versions
 
 
 def run_checks(
@@ -31,13 +31,16 @@ def run_checks(
         raise UnknownAsset(f"asset {name!r} has no checks; declare one with @check(asset={name!r})")
     with here.ledger.begin() as conn:
         node = nodes.find(conn, name, partition)
-        found = (
-            versions.latest(conn, node) if version is None else versions.one(conn, node, version)
-        )
-    if found is None:
-        raise MissingInput(f"{step_name(*node)} has no output")
+        found = versions.one(conn, node, version or pointers.latest(conn, node).output_id)
+    if found.deleted_at is not None:
+        raise versions.given_up(found)
     output = found.output
-    said = examine(checks, lambda kind: here.read(name, output, kind), decode_key(node[1]))
+    said = examine(
+        checks,
+        lambda kind: here.read(name, output, kind),
+        decode_key(node[1]),
+        here.resources.secrets.mask,
+    )
     with here.ledger.begin() as conn:
         store.add(conn, found.id, said, actor=whoami())
     return said

@@ -12,7 +12,7 @@ from rich.table import Table
 from flowstone import reading, runtime
 from flowstone.asset import Asset
 from flowstone.cli.options import Partition
-from flowstone.errors import LedgerUnavailable, StorageUnavailable, WrongMigration
+from flowstone.errors import BadConfig, LedgerUnavailable, StorageUnavailable, WrongMigration
 from flowstone.graph import AssetGraph
 from flowstone.outcome import StoredOutput
 from flowstone.partition_key import label
@@ -103,7 +103,7 @@ def _facts(asset: Asset, graph: AssetGraph) -> Table:
 def _path(here: Runtime, output: StoredOutput) -> str:
     try:
         return here.outputs.describe(output).path
-    except StorageUnavailable:
+    except (StorageUnavailable, BadConfig):
         return output.location
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, TextClause, text
 
 from flowstone.collectable import Origin
 from flowstone.outcome import StoredOutput
@@ -16,20 +16,38 @@ from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, sql_list
 from flowstone.store.tables import SCHEMA
 
 # An attempt that has not ended may still commit what it has staged. Of one that has, the ledger
-# knows each value that is kept.
+# knows each value that is kept; not by the name of the IO manager, for two may reach one place.
 _UNREFERENCED = text(
     f"""
     SELECT n.location
-    FROM unnest(CAST(:locations AS text[]), CAST(:steps AS bigint[]), CAST(:attempts AS int[]),
-        CAST(:tokens AS text[])) AS n(location, step_id, number, token)
+    FROM unnest(CAST(:locations AS text[]), CAST(:names AS text[]), CAST(:steps AS bigint[]),
+        CAST(:attempts AS int[]), CAST(:tokens AS text[]))
+        AS n(location, name, step_id, number, token)
     JOIN {SCHEMA}.attempts a ON a.step_id = n.step_id AND a.number = n.number
     WHERE starts_with(a.token::text, n.token) AND a.outcome IS NOT NULL
       AND NOT EXISTS (SELECT FROM {SCHEMA}.outputs o
-        WHERE o.io = :io AND o.location = n.location AND o.deleted_at IS NULL)
+        WHERE o.step_id = n.step_id AND o.erased_at IS NULL
+          AND right(o.location, length(n.name)) = n.name)
       AND NOT EXISTS (SELECT FROM {SCHEMA}.quarantine q
-        WHERE q.io = :io AND q.location = n.location AND q.deleted_at IS NULL)
+        WHERE q.step_id = n.step_id AND q.erased_at IS NULL
+          AND right(q.location, length(n.name)) = n.name)
     """
 )
+
+
+def _is_read(output: str) -> str:
+    """Return the condition that a run which has not ended may read an output, or stands for it."""
+    open_reader = f"""
+        JOIN {SCHEMA}.steps d ON d.id = e.downstream JOIN {SCHEMA}.runs u ON u.id = d.run_id
+        WHERE (d.state NOT IN ({sql_list(FINAL_STEP_STATES)})
+            OR u.state NOT IN ({sql_list(FINAL_RUN_STATES)}))
+    """
+    return f"""
+        EXISTS (SELECT FROM {SCHEMA}.edges e {open_reader} AND e.upstream = {output}.step_id)
+        OR EXISTS (SELECT FROM {SCHEMA}.steps x JOIN {SCHEMA}.edges e ON e.upstream = x.id
+            {open_reader} AND x.reuses = {output}.step_id)
+    """
+
 
 # Not what a rollback points to, nor what a step that has not ended may read or stand for.
 # Somebody who plans a run just now may have seen a version as the latest that is no longer, so
@@ -39,7 +57,7 @@ _SURPLUS = text(
     WITH policy AS (
         SELECT * FROM unnest(CAST(:assets AS text[]), CAST(:keeps AS int[])) AS p(asset, keep)
     ), ranked AS (
-        SELECT o.id, s.id AS step_id, coalesce(p.keep, CAST(:keep AS int)) AS keep,
+        SELECT o.id, o.step_id, coalesce(p.keep, CAST(:keep AS int)) AS keep,
             row_number() OVER (PARTITION BY s.asset, s.partition ORDER BY o.id DESC) AS place
         FROM {SCHEMA}.outputs o
         JOIN {SCHEMA}.steps s ON s.id = o.step_id
@@ -50,14 +68,7 @@ _SURPLUS = text(
     SELECT r.id FROM ranked r
     WHERE r.place > r.keep
       AND NOT EXISTS (SELECT FROM {SCHEMA}.latest l WHERE l.output_id = r.id)
-      AND NOT EXISTS (
-        SELECT FROM {SCHEMA}.edges e JOIN {SCHEMA}.steps d ON d.id = e.downstream
-        JOIN {SCHEMA}.runs u ON u.id = d.run_id
-        WHERE e.upstream IN (
-            SELECT r.step_id UNION ALL
-            SELECT x.id FROM {SCHEMA}.steps x WHERE x.reuses = r.step_id)
-          AND (d.state NOT IN ({sql_list(FINAL_STEP_STATES)})
-            OR u.state NOT IN ({sql_list(FINAL_RUN_STATES)})))
+      AND NOT ({_is_read("r")})
     ORDER BY r.id
     """
 )
@@ -89,35 +100,64 @@ _REFUSED = text(
 )
 
 
-def _give_up(table: str, action: str, condition: str) -> str:
-    return f"""
-    WITH gone AS (
-        UPDATE {SCHEMA}.{table} o SET deleted_at = now()
-        WHERE o.id = ANY(CAST(:ids AS bigint[])) AND o.deleted_at IS NULL {condition}
-        RETURNING o.id, o.step_id, o.io, o.location
-    ), recorded AS (
-        INSERT INTO {SCHEMA}.audit (actor, action, run_id, step_id, details, reason, before, after)
-        SELECT :actor, '{action}', s.run_id, s.id,
-            jsonb_build_object('asset', s.asset, 'partition', s.partition, 'version', gone.id,
-                'io', gone.io, 'location', gone.location),
-            CAST(:reason AS text), '{{"deleted": false}}', '{{"deleted": true}}'
-        FROM gone JOIN {SCHEMA}.steps s ON s.id = gone.step_id
+# Whoever plans, resumes or rolls back to one of them holds it until that is written; what these
+# have done is seen after waiting for them, and so asked about in a statement of its own.
+_LOCK = {
+    table: text(
+        f"""
+        SELECT id FROM {SCHEMA}.{table} WHERE id = ANY(CAST(:ids AS bigint[]))
+        ORDER BY id FOR UPDATE
+        """
     )
-    SELECT id FROM gone
-    """
+    for table in ("outputs", "quarantine")
+}
+
+
+def _give_up(table: str, action: str, condition: str) -> TextClause:
+    return text(
+        f"""
+        WITH gone AS (
+            UPDATE {SCHEMA}.{table} o SET deleted_at = now()
+            WHERE o.id = ANY(CAST(:ids AS bigint[])) AND o.deleted_at IS NULL {condition}
+            RETURNING o.id, o.step_id, o.io, o.location
+        ), recorded AS (
+            INSERT INTO {SCHEMA}.audit
+                (actor, action, run_id, step_id, details, reason, before, after)
+            SELECT :actor, '{action}', s.run_id, s.id,
+                jsonb_build_object('asset', s.asset, 'partition', s.partition,
+                    'version', gone.id, 'io', gone.io, 'location', gone.location),
+                CAST(:reason AS text), '{{"deleted": false}}', '{{"deleted": true}}'
+            FROM gone JOIN {SCHEMA}.steps s ON s.id = gone.step_id
+        )
+        SELECT id FROM gone
+        """
+    )
 
 
 _GIVE_UP = {
-    # Somebody may have rolled back to it since it was looked up.
-    "outputs": text(
-        _give_up(
-            "outputs",
-            "output.deleted",
-            f"AND NOT EXISTS (SELECT FROM {SCHEMA}.latest l WHERE l.output_id = o.id)",
-        )
+    "outputs": _give_up(
+        "outputs",
+        "output.deleted",
+        f"""AND NOT EXISTS (SELECT FROM {SCHEMA}.latest l WHERE l.output_id = o.id)
+            AND NOT ({_is_read("o")})""",
     ),
-    "quarantine": text(_give_up("quarantine", "quarantine.deleted", "")),
+    "quarantine": _give_up("quarantine", "quarantine.deleted", ""),
 }
+
+_TO_ERASE = {
+    table: text(
+        f"{_VALUES % {'table': table}} "
+        "WHERE o.deleted_at IS NOT NULL AND o.erased_at IS NULL ORDER BY o.id"
+    )
+    for table in ("outputs", "quarantine")
+}
+
+_ERASED = {
+    table: text(f"UPDATE {SCHEMA}.{table} SET erased_at = now() WHERE id = :id")
+    for table in ("outputs", "quarantine")
+}
+
+Table = Literal["outputs", "quarantine"]
 
 
 @dataclass(frozen=True)
@@ -129,15 +169,15 @@ class Value:
     output: StoredOutput
 
 
-def unreferenced(conn: Connection, io: str, locations: Sequence[str]) -> list[str]:
-    """Return which of these locations of an IO manager no reader will ever be sent to.
+def unreferenced(conn: Connection, locations: Sequence[str]) -> list[str]:
+    """Return which of these locations, of any IO manager, no reader will ever be sent to.
 
     Whatever the attempts of this ledger have not staged is none of its business.
     """
     origins = [(at, origin) for at in locations if (origin := Origin.of(at)) is not None]
     values = {
-        "io": io,
         "locations": [at for at, _ in origins],
+        "names": [at.rpartition("/")[2] for at, _ in origins],
         "steps": [origin.step_id for _, origin in origins],
         "attempts": [origin.attempt for _, origin in origins],
         "tokens": [origin.token for _, origin in origins],
@@ -176,16 +216,25 @@ def refused(conn: Connection, age: float) -> list[Value]:
 
 
 def give_up(
-    conn: Connection,
-    table: Literal["outputs", "quarantine"],
-    ids: Sequence[int],
-    *,
-    actor: str,
-    reason: str,
+    conn: Connection, table: Table, ids: Sequence[int], *, actor: str, reason: str
 ) -> set[int]:
-    """Record that values are given up; return those of which that is so from now on."""
+    """Record that values are given up; return those of which that is so from now on.
+
+    What somebody needs by now stays.
+    """
     values = {"ids": sorted(ids), "actor": actor, "reason": reason}
+    conn.execute(_LOCK[table], {"ids": values["ids"]})
     return set(conn.scalars(_GIVE_UP[table], values))
+
+
+def to_erase(conn: Connection, table: Table) -> list[Value]:
+    """Return the values that are given up, and not known to be deleted."""
+    return [_value(row) for row in conn.execute(_TO_ERASE[table])]
+
+
+def erased(conn: Connection, table: Table, id: int) -> None:
+    """Record that a value is deleted."""
+    conn.execute(_ERASED[table], {"id": id})
 
 
 def _value(row: Row[*tuple[Any, ...]]) -> Value:

@@ -105,6 +105,8 @@ def _engine(url: str) -> Engine:
             url,
             pool_size=2,
             max_overflow=8,
+            # Values may hold what an asset has said, and errors are stored and logged.
+            hide_parameters=True,
             connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "flowstone"},
         )
     except (ValueError, ArgumentError) as error:

@@ -12,7 +12,7 @@ from flowstone.freshness import Fingerprint
 from flowstone.plan import Made, Node, Plan
 from flowstone.remaining import StoredStep
 from flowstone.states import RunState, StepState
-from flowstone.store import runs
+from flowstone.store import runs, versions
 from flowstone.store.tables import SCHEMA
 
 _RESERVE = text(
@@ -59,7 +59,12 @@ def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, Made]:
 
 
 def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
-    """Store the plan of a requested run; return False if it has been planned already."""
+    """Store the plan of a requested run; return False if it has been planned already.
+
+    Raises UnknownVersion where the value of something that it reads has just been given up.
+    """
+    reused = [step.reuses for step in plan.steps if step.reuses is not None]
+    versions.hold(conn, [*plan.pinned.values(), *reused])
     skipped = sum(step.skipped for step in plan.steps)
     details = {"steps": len(plan.steps), "skipped": skipped}
     if not runs.move(

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from flowstone.errors import CannotResume
+from flowstone.errors import CannotResume, UnknownVersion
 from flowstone.remaining import remaining
 from flowstone.states import RunState
 from flowstone.store import audit, plans, runs
@@ -35,7 +35,10 @@ def create(conn: Connection, run_id: UUID, resumes: UUID, *, actor: str) -> UUID
     steps = plans.read(conn, resumes)
     plan = remaining(steps, _short(resumes))
     if plan.steps:
-        plans.write(conn, run_id, plan, actor=actor)
+        try:
+            plans.write(conn, run_id, plan, actor=actor)
+        except UnknownVersion as error:
+            raise CannotResume(f"run {resumes} cannot be resumed: {error.message}") from error
     audit.record(
         conn,
         actor=actor,

@@ -147,7 +147,7 @@ _COMMIT = Prepared(
         INSERT INTO {SCHEMA}.latest (asset, partition, output_id)
         SELECT done.asset, done.partition, output.id FROM done, output
         ON CONFLICT (asset, partition)
-            DO UPDATE SET output_id = excluded.output_id, updated_at = now()
+            DO UPDATE SET output_id = excluded.output_id, updated_at = clock_timestamp()
     ), readers AS (
         SELECT s.id FROM done
         JOIN {SCHEMA}.edges e ON e.upstream = done.id AND NOT e.pinned

@@ -34,14 +34,6 @@ _LATEST = text(
     f"{_VERSION} WHERE s.asset = :asset AND s.partition = :partition AND l.output_id IS NOT NULL"
 )
 
-_OF_RUN = text(
-    f"""
-    {_VERSION} WHERE s.id = (
-        SELECT coalesce(r.reuses, r.id) FROM {SCHEMA}.steps r
-        WHERE r.run_id = :run_id AND r.asset = :asset AND r.partition = :partition)
-    """
-)
-
 _ONE = text(f"{_VERSION} WHERE o.id = :id AND s.asset = :asset AND s.partition = :partition")
 
 _LOCK_POINTER = text(
@@ -55,12 +47,39 @@ _LOCK_POINTER = text(
 _POINT = text(
     f"""
     WITH moved AS (
-        UPDATE {SCHEMA}.latest SET output_id = :output_id, updated_at = now()
+        UPDATE {SCHEMA}.latest SET output_id = :output_id, updated_at = clock_timestamp()
         WHERE asset = :asset AND partition = :partition AND output_id = :replaced_id
         RETURNING asset, partition, output_id
     )
     INSERT INTO {SCHEMA}.rollbacks (asset, partition, output_id, replaced_id, actor)
     SELECT asset, partition, output_id, :replaced_id, :actor FROM moved
+    """
+)
+
+# Not one that is stale: it would be computed again at once.
+_BEFORE = text(
+    f"""
+    SELECT o.id FROM {SCHEMA}.steps s JOIN {SCHEMA}.outputs o ON o.step_id = s.id
+    WHERE s.asset = :asset AND s.partition = :partition AND o.id < :latest
+      AND o.deleted_at IS NULL AND o.stale_at IS NULL
+    ORDER BY o.id DESC LIMIT 1
+    """
+)
+
+_HOLD = text(
+    f"""
+    SELECT id FROM {SCHEMA}.outputs WHERE id = ANY(CAST(:ids AS bigint[]))
+    ORDER BY id FOR KEY SHARE
+    """
+)
+
+# What a plan reads from outside, or uses again, is held until the plan is written.
+_HOLD_OF_STEPS = text(
+    f"""
+    SELECT o.deleted_at, s.asset, s.partition
+    FROM {SCHEMA}.steps s JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(s.reuses, s.id)
+    WHERE s.id = ANY(CAST(:step_ids AS bigint[]))
+    ORDER BY o.id FOR KEY SHARE OF o
     """
 )
 
@@ -122,12 +141,6 @@ def latest(conn: Connection, node: Node) -> Version | None:
     return None if row is None else _version(row)
 
 
-def of_run(conn: Connection, node: Node, run_id: UUID) -> Version | None:
-    """Return the version that a run has made, or has used again; None if it has neither."""
-    row = conn.execute(_OF_RUN, {**_values(node), "run_id": run_id}).one_or_none()
-    return None if row is None else _version(row)
-
-
 def roll_back(
     conn: Connection, node: Node, to: int | None, *, actor: str, reason: str | None
 ) -> Version:
@@ -137,7 +150,13 @@ def roll_back(
     is gone, or it is the latest already.
     """
     replaced = conn.scalar(_LOCK_POINTER, _values(node))
-    target = _before(conn, node, replaced) if to is None else one(conn, node, to)
+    if to is None:
+        to = conn.scalar(_BEFORE, {**_values(node), "latest": replaced})
+    if to is None:
+        raise UnknownVersion(f"there is no version of {step_name(*node)} before the latest")
+    # The collector must not give it up meanwhile.
+    conn.execute(_HOLD, {"ids": [to]})
+    target = one(conn, node, to)
     if target.is_latest:
         raise UnknownVersion(f"version {target.id} of {target.name} is the latest already")
     if target.deleted_at is not None:
@@ -168,6 +187,19 @@ def given_up(version: Version) -> UnknownVersion:
     )
 
 
+def hold(conn: Connection, step_ids: Sequence[int]) -> None:
+    """Keep the collector from the outputs of steps until the transaction ends.
+
+    Raises UnknownVersion where the value of one has been given up already.
+    """
+    for row in conn.execute(_HOLD_OF_STEPS, {"step_ids": sorted(step_ids)}):
+        if row.deleted_at is not None:
+            raise UnknownVersion(
+                f"the value of {step_name(row.asset, row.partition)} that this would read was "
+                f"given up at {row.deleted_at:%Y-%m-%d %H:%M}; submit the request anew"
+            )
+
+
 def mark_stale(
     conn: Connection, ids: Sequence[int], because: str, *, actor: str, reason: str | None = None
 ) -> list[int]:
@@ -185,13 +217,6 @@ def mark_missing(conn: Connection, output: StoredOutput, *, actor: str) -> None:
     at = conn.scalar(_AT, {"io": output.io, "location": output.location})
     if at is not None:
         mark_stale(conn, [at], "value is gone", actor=actor)
-
-
-def _before(conn: Connection, node: Node, latest: int | None) -> Version:
-    for version in of_node(conn, node):
-        if latest is not None and version.id < latest and version.deleted_at is None:
-            return version
-    raise UnknownVersion(f"there is no version of {step_name(*node)} before the latest")
 
 
 def one(conn: Connection, node: Node, id: int) -> Version:

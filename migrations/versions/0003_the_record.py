@@ -114,6 +114,7 @@ def _outputs() -> None:
         sa.Column("stale_at", TIME),
         sa.Column("stale_reason", sa.Text(), comment="Why it counts as fresh no longer"),
         sa.Column("deleted_at", TIME, comment="When its value was given up; the record stays"),
+        sa.Column("erased_at", TIME, comment="When storage had given it up, too"),
     ):
         op.add_column("outputs", column, schema=SCHEMA)
     op.drop_constraint(op.f("uq_outputs_location"), "outputs", schema=SCHEMA)
@@ -169,6 +170,7 @@ def _quarantine() -> None:
         sa.Column("rows", sa.BigInteger()),
         sa.Column("created_at", TIME, server_default=sa.text("now()"), nullable=False),
         sa.Column("deleted_at", TIME, comment="When its value was given up; the record stays"),
+        sa.Column("erased_at", TIME, comment="When storage had given it up, too"),
         sa.ForeignKeyConstraint(
             ["step_id"], ["flowstone.steps.id"], name=op.f("fk_quarantine_step_id")
         ),
@@ -268,7 +270,19 @@ def _audit() -> None:
     op.execute(AUDIT_AWAITS_SEAL)
 
 
+# What an older version would not find, and could not keep from being deleted.
+ELSEWHERE = """
+SELECT EXISTS (SELECT FROM flowstone.stored_values)
+    OR EXISTS (SELECT FROM flowstone.outputs WHERE io <> 'default')
+"""
+
+
 def downgrade() -> None:
+    if op.get_bind().scalar(sa.text(ELSEWHERE)):
+        raise RuntimeError(
+            "values lie in rows or with other IO managers than the default, where an older "
+            "version cannot read them; compute them with io='default' and run `flowstone gc` first"
+        )
     _indexes(
         "state NOT IN ('cancelled', 'failed', 'skipped', 'succeeded', 'upstream_failed')", "id"
     )
@@ -306,5 +320,5 @@ def downgrade() -> None:
     op.drop_constraint(op.f("ck_outputs_stale"), "outputs", schema=SCHEMA)
     op.drop_constraint(op.f("uq_outputs_io_location"), "outputs", schema=SCHEMA)
     op.create_unique_constraint(op.f("uq_outputs_location"), "outputs", ["location"], schema=SCHEMA)
-    for name in ("deleted_at", "stale_reason", "stale_at", "version", "io"):
+    for name in ("erased_at", "deleted_at", "stale_reason", "stale_at", "version", "io"):
         op.drop_column("outputs", name, schema=SCHEMA)

@@ -1,13 +1,23 @@
 from __future__ import annotations
 
+import json
+from datetime import date
 from typing import Any
 
 import numpy as np
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from flowstone.asset import asset
 from flowstone.check import Check, Checked, CheckResult, check, examine
-from flowstone.errors import BadSignature, DefinitionError, DuplicateAsset, UnknownAsset
+from flowstone.errors import (
+    BadSignature,
+    Cancelled,
+    DefinitionError,
+    DuplicateAsset,
+    OutputError,
+    UnknownAsset,
+)
 from flowstone.registry import build_registry
 
 
@@ -62,12 +72,9 @@ def test_a_failed_assertion_is_a_check_that_did_not_pass() -> None:
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, "must return True, False or a CheckResult, not a NoneType"),
+        (None, "must return True, False or a CheckResult of one, not a NoneType"),
         (1, "not a int"),
-        (CheckResult(passed=1), "not a CheckResult"),  # type: ignore[arg-type]
-        (CheckResult(passed=True, metadata={"x": object()}), "not JSON serializable"),
-        (CheckResult(passed=True, metadata={"x": float("nan")}), "not JSON compliant"),
-        (CheckResult(passed=True, message="\0"), "NUL"),
+        (CheckResult(passed=1), "not a int"),  # type: ignore[arg-type]
     ],
 )
 def test_whatever_else_is_returned_is_an_error(returned: Any, message: str) -> None:
@@ -83,6 +90,56 @@ def test_whatever_else_is_returned_is_an_error(returned: Any, message: str) -> N
         said(blocks)
     assert not said(watches).passed
     assert message in said(watches).message
+
+
+def test_a_verdict_is_never_lost_over_its_words() -> None:
+    @check(asset=numbers, blocking=True)
+    def odd(_value: int) -> CheckResult:
+        day = date(2013, 1, 15)
+        numbers: dict[Any, Any] = {1: np.int64(7), "nan": float("nan"), "day": day, "s": {"\ud800"}}
+        return CheckResult(np.False_, "a\0b \ud800 \\u0000" + "x" * 20_000, numbers)  # type: ignore[arg-type]
+
+    one = said(odd)
+    assert one.passed is False
+    assert one.message.startswith("a\\0b \\ud800 \\u0000xx")
+    assert len(one.message) == 10_000
+    assert one.metadata == {"1": 7, "nan": "nan", "day": "2013-01-15", "s": ["\\ud800"]}
+    json.dumps(one.metadata).encode()
+
+
+def test_each_check_reads_the_value_for_itself() -> None:
+    @check(asset=numbers)
+    def spoils(value: list[int]) -> bool:
+        value.clear()
+        return True
+
+    @check(asset=numbers, blocking=True)
+    def counts(value: list[int]) -> bool:
+        return len(value) == 2
+
+    assert [one.passed for one in examine([spoils, counts], lambda _: [1, 2], None)] == [True, True]
+
+
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), Cancelled("stop")])
+def test_the_end_of_the_time_or_of_the_run_is_no_opinion(error: Exception) -> None:
+    @check(asset=numbers)
+    def watches(_value: int) -> bool:
+        raise error
+
+    with pytest.raises(type(error)):
+        said(watches)
+
+
+def test_a_value_that_cannot_be_read_has_not_passed() -> None:
+    @check(asset=numbers)
+    def watches(value: int) -> bool:
+        return value > 0
+
+    def load(_kind: Any) -> Any:
+        raise OutputError("it cannot be read as that")
+
+    (one,) = examine([watches], load, None)
+    assert (one.passed, one.message) == (False, "raised OutputError: it cannot be read as that")
 
 
 def test_a_blocking_check_that_raises_says_nothing() -> None:

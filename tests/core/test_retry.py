@@ -17,8 +17,9 @@ from flowstone.errors import (
     ResourceUnavailable,
     UnknownAsset,
 )
-from flowstone.outcome import MAX_MESSAGE, Failed, Retrying, decide
+from flowstone.outcome import Failed, Retrying, decide
 from flowstone.retry import Retry, error_type, is_retryable
+from flowstone.texts import MAX_MESSAGE
 
 
 @pytest.mark.parametrize(("attempt", "seconds"), [(1, 30), (2, 90), (3, 270)])

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, SecretStr
 
 from flowstone.asset import asset
 from flowstone.check import CheckResult, check
 from flowstone.client import materialize_sync
 from flowstone.errors import RunFailed
 from flowstone.registry import build_registry
+from flowstone.resource import resource
 from flowstone.retry import Retry
 from tests.store.runs_by_hand import query
 
@@ -148,3 +150,32 @@ def test_what_is_fresh_is_not_checked_again(checked: Any, source: Source) -> Non
     before = query(checked.ledger, "SELECT count(*) FROM flowstone.check_results")
     materialize_sync("total")
     assert query(checked.ledger, "SELECT count(*) FROM flowstone.check_results") == before
+
+
+def test_what_a_check_says_holds_no_secret(
+    make_runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASSWORD", "hunter2hunter2")
+
+    class Config(BaseModel):
+        password: SecretStr
+
+    @resource(config=Config)
+    def db(config: Config) -> str:
+        return config.password.get_secret_value()
+
+    @asset(requires=["db"])
+    def number(db: str) -> str:
+        return db
+
+    @check(asset=number, blocking=True)
+    def tells(value: str) -> CheckResult:
+        return CheckResult(passed=False, message=f"it is {value}", metadata={"seen": [value]})
+
+    registry = build_registry([number], [db], [tells])
+    here = make_runtime(registry, resources={"db": {"password": {"env": "PASSWORD"}}})
+    with pytest.raises(RunFailed, match=r"check 'tells' refused the value of number: it is \*\*\*"):
+        materialize_sync("number")
+    (said,) = query(here.ledger, "SELECT message, metadata FROM flowstone.check_results")
+    assert said == ("it is ***", {"seen": ["***"]})
+    assert query(here.ledger, "SELECT count(*) FROM flowstone.quarantine") == [(1,)]

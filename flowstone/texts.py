@@ -1,0 +1,36 @@
+"""Texts and JSON values of users in a form that PostgreSQL can keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+MAX_MESSAGE: Final = 10_000
+"""Characters of a message that the ledger keeps."""
+
+
+def storable(text: str) -> str:
+    """Return a text without what Python allows in one, and PostgreSQL does not.
+
+    That is NUL, and the surrogates of file names that cannot be decoded.
+    """
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def storable_json(value: Any, say: Callable[[str], str] = storable) -> Any:  # noqa: ANN401
+    """Return a value as JSON that can be stored; what is no JSON becomes text.
+
+    Every text, keys too, becomes what `say` makes of it.
+    """
+    if type(value).__module__ == "numpy" and hasattr(value, "item"):
+        value = value.item()
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        return {say(str(key)): storable_json(part, say) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [storable_json(part, say) for part in value]
+    return say(str(value))
