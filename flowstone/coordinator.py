@@ -108,6 +108,8 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
 
 def _plan(conn: Connection, runtime: Runtime, run: Run) -> Plan:
     plan = preview(conn, runtime, run.request, run.config)
+    if run.driver == "celery":
+        _refuse_memory(runtime, plan, run.request)
     if run.request.on_conflict == OnConflict.REFUSE:
         _refuse_conflict(conn, run, plan)
     return plan
@@ -180,6 +182,18 @@ def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:
             runtime.outputs.manager(request.io.get(name, graph[name].io))
         except BadConfig as error:
             raise BadConfig(f"asset {name!r}: {error.message}") from error
+
+
+def _refuse_memory(runtime: Runtime, plan: Plan, request: Request) -> None:
+    """Raise BadConfig where outputs would be gone with the process of the worker that made them."""
+    graph = runtime.registry.graph
+    for name in dict.fromkeys(step.asset for step in plan.steps):
+        io = request.io.get(name, graph[name].io)
+        if runtime.settings.addresses[io].startswith("memory:"):
+            raise BadConfig(
+                f"asset {name!r}: the IO manager {io!r} keeps outputs in the memory of one "
+                "process, where no other worker finds them; it is for materialize_sync and tests"
+            )
 
 
 def _check_resources(

@@ -24,6 +24,25 @@ def of_parameter(function: Callable[..., Any], name: str, *, fan_in: bool = Fals
     return _without_none(annotation)
 
 
+def nearer(wanted: Any, made_as: Any) -> Any:  # noqa: ANN401
+    """Return what a value is to be read as: what its reader wants, or what the function made.
+
+    A reader that says less, such as `list` for `list[Part]` or a base class of the model, gets
+    the value as it was made. Either may be None, for what says nothing.
+    """
+    if wanted is None:
+        return made_as
+    kind, made = bare(wanted), bare(made_as)
+    made_kind = get_origin(made) or made
+    if not (isinstance(kind, type) and isinstance(made_kind, type)):
+        return wanted
+    try:
+        return made_as if issubclass(made_kind, kind) else wanted
+    except TypeError:
+        # Protocols and typed dicts do not tell.
+        return wanted
+
+
 def bare(annotation: Any) -> Any:  # noqa: ANN401
     """Return an annotation without what is only noted at it, and without None."""
     annotation = _without_none(annotation)

@@ -54,11 +54,12 @@ class Runtime:
         """Return the value of an output of an asset, as `as_type` or as what it was.
 
         What it was, the function says that made it, if this process has its definition;
-        nothing is imported for that. Raises what `Outputs.load` raises.
+        nothing is imported for that. An `as_type` that says less, `list` or a base class, takes
+        nothing away. Raises what `Outputs.load` raises.
         """
         made_by = self._known_asset(asset)
-        if as_type is None and made_by is not None:
-            as_type = hints.of_result(made_by.function)
+        if made_by is not None:
+            as_type = hints.nearer(as_type, hints.of_result(made_by.function))
         allowed = made_by is not None and made_by.pickle
         return self.outputs.load(output, as_type, pickle=allowed)
 

@@ -62,7 +62,12 @@ def request(
 def _managers(given: Any) -> dict[str, str]:  # noqa: ANN401 - the caller may not check types
     if not isinstance(given, Mapping) or not all(isinstance(n, str) for n in given.values()):
         raise BadConfig("io must be a mapping of asset -> name of an IO manager")
-    return {str(asset): name for asset, name in given.items()}
+    chosen = {str(asset): name for asset, name in given.items()}
+    for text in (*chosen, *chosen.values()):
+        # PostgreSQL cannot even store a NUL.
+        if not NAME.fullmatch(text):
+            raise BadConfig(f"io names {text!r}, which is no name of an asset or of an IO manager")
+    return chosen
 
 
 def _overrides(given: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:

@@ -43,9 +43,14 @@ def dump(value: Any) -> tuple[str, bytes, int] | None:  # noqa: ANN401 - any val
         if is_time_limit(error):
             raise
         raise OutputError(
-            f"this frame cannot be stored as Parquet: {error}; change the types of its columns"
+            f"this frame cannot be stored as Parquet: {_one_line(error)}; change the types of its "
+            "columns"
         ) from error
     return format, buffer.getvalue(), rows
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _write(format: str, value: Any, buffer: io.BytesIO) -> int:  # noqa: ANN401 - a frame
@@ -54,11 +59,25 @@ def _write(format: str, value: Any, buffer: io.BytesIO) -> int:  # noqa: ANN401 
         return int(value.height)
     if format == "pandas.parquet":
         value.to_parquet(buffer)
+        _check_cells(value, buffer)
         return len(value)
     import pyarrow.parquet as pq  # noqa: PLC0415 - frames are an extra
 
     pq.write_table(value, buffer)
     return int(value.num_rows)
+
+
+def _check_cells(frame: Any, written: io.BytesIO) -> None:  # noqa: ANN401 - of pandas
+    """Raise an error where a frame would come back as another one.
+
+    Its cells may hold any object, which Parquet forces into one type for the column: dicts with
+    different keys get all of them. Lists and tuples may come back as arrays.
+    """
+    import pandas as pd  # noqa: PLC0415 - frames are an extra
+
+    back = pd.read_parquet(io.BytesIO(written.getvalue()))
+    if not back.equals(frame):
+        pd.testing.assert_frame_equal(back, frame, check_freq=False)
 
 
 def load(format: str, data: bytes, as_type: Any = None) -> Any:  # noqa: ANN401 - a frame

@@ -86,3 +86,31 @@ def test_a_value_that_is_gone_is_computed_again(
     assert again.result(timeout=60) == {"total": Decimal("6.30")}
     assert view.steps(again.id)["prices[2013-01]"].reason == "value is gone"
     assert view.states(again.id)["price[2013-01-02]"] == "skipped"
+
+
+def test_a_run_may_choose_other_places_and_what_is_fresh_stays(
+    celery_setup: CeleryTestSetup, view: LedgerView
+) -> None:
+    flowstone.materialize_all("prices", partition="2013-01").result(timeout=60)
+    handle = flowstone.materialize_all(
+        "report", partition="2013-01", force=True, io={"price": "lake", "prices": "default"}
+    )
+    assert handle.result(timeout=60) == {"total": Decimal("6.30")}
+    assert where(view, handle) == {"price": "lake", "prices": "default", "report": "default"}
+    later = flowstone.materialize("report", partition="2013-01", io={"report": "rows"})
+    assert later.result(timeout=60) == {"total": Decimal("6.30")}
+    assert where(view, later) == {"report": "rows"}
+    wrong = flowstone.materialize_all("report", partition="2013-01", io={"report": "row"})
+    assert wrong.wait(timeout=60).value == "failed"
+    assert "asset 'report': there is no IO manager 'row'; did you mean 'rows'?" in wrong.explain()
+
+
+def where(view: LedgerView, handle: flowstone.RunHandle) -> dict[str, str]:
+    """The IO manager that keeps each asset of a run."""
+    kept = view.rows(
+        "SELECT DISTINCT s.asset, o.io FROM flowstone.outputs o"
+        " JOIN flowstone.steps s ON s.id = o.step_id WHERE s.run_id = :r",
+        r=handle.id,
+    )
+    assert len({row.asset for row in kept}) == len(kept)
+    return {row.asset: row.io for row in kept}
