@@ -65,7 +65,7 @@ def test_the_calls_of_the_readme_do_what_it_says(make_runtime: Any) -> None:
     assert (value, there, state) == (28, True, "materialized")
     assert [version.is_latest for version in known] == [True, False]
     assert rolled_back.id == first
-    assert [one.asset for one in stale] == ["raw_flights", "monthly_report"]
+    assert [one.asset for one in stale if one.is_latest] == ["raw_flights", "monthly_report"]
     assert flowstone.status("monthly_report", "2013-02").state == "stale"
 
 
