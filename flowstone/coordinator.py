@@ -18,10 +18,10 @@ from flowstone.errors import (
     FlowStoneError,
     did_you_mean,
 )
-from flowstone.execution import asset_config, chosen_values, made_of
 from flowstone.expand import Canvas, expand
 from flowstone.freshness import Input
 from flowstone.log import get_logger
+from flowstone.made_of import asset_config, chosen_values, made_of
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
 from flowstone.request import OnConflict, Request

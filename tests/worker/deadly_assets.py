@@ -17,7 +17,7 @@ from typing import Any
 from sqlalchemy import text
 
 import flowstone.canvas
-from flowstone import asset, coordinator, execution
+from flowstone import asset, attempt, coordinator, execution
 from flowstone.asset import Asset
 from flowstone.store import dispatch, steps
 
@@ -160,9 +160,9 @@ def _claimed(args: tuple[Any, ...]) -> steps.Claim:
 
 if MARKS_FOLDER in os.environ:
     _wrap(steps, "claim", _claim)
-    _wrap(execution, "_arguments", _arguments)
-    _wrap(execution, "_stage", _stage)
-    _wrap(execution, "_check", _check)
+    _wrap(attempt, "_arguments", _arguments)
+    _wrap(attempt, "_stage", _stage)
+    _wrap(attempt, "_check", _check)
     _wrap(steps, "commit", _commit)
     _wrap(dispatch, "due", _due)
     _wrap(execution, "_to_wake", _to_wake)

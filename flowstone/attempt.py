@@ -1,0 +1,228 @@
+"""One attempt at a step: load inputs, call the function, stage the output, check it."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from flowstone import hints
+from flowstone.asset import Asset, Dependency
+from flowstone.check import Checked, examine
+from flowstone.context import Context, Resources
+from flowstone.errors import (
+    CheckFailed,
+    MissingInput,
+    MissingOutput,
+)
+from flowstone.freshness import Input
+from flowstone.io import Place
+from flowstone.log import get_logger
+from flowstone.made_of import asset_config, made_of
+from flowstone.outcome import (
+    Failed,
+    Outcome,
+    RefusedValue,
+    Retrying,
+    Skipped,
+    Stopped,
+    StoredOutput,
+    Succeeded,
+    decide,
+)
+from flowstone.partition_key import decode_key
+from flowstone.retry import Retry
+from flowstone.runtime import Runtime
+from flowstone.store import versions
+from flowstone.store.steps import Claim
+
+log = get_logger("flowstone.attempt")
+
+
+def compute(
+    runtime: Runtime, claim: Claim, park_after: float
+) -> tuple[Outcome, BaseException | None]:
+    """Compute and stage the value; return what follows, and the error if there was one."""
+    policy = Retry()
+    try:
+        asset = runtime.registry.graph[claim.asset]
+        policy = asset.retry
+        config = asset_config(asset, claim.config)
+        expected = made_of(asset, config, _hashes(claim), claim.resources)
+        if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
+            return Skipped(claim.earlier.step_id), None
+        with runtime.resources.lent(asset.requires, claim.resources) as resources:
+            value = asset.function(**_arguments(runtime, asset, claim, config, resources))
+            output = _stage(runtime, asset, claim, value)
+        checks = _check(runtime, claim, output)
+        return Succeeded(output, expected, asset.version, checks), None
+    # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
+    except BaseException as error:
+        if _is_termination(error):
+            raise
+        told = runtime.resources.secrets.without(error)
+        outcome = failure_of(runtime, claim, told, policy, park_after)
+        if isinstance(error, _Refusal) and isinstance(outcome, Failed):
+            outcome = replace(outcome, refused=error.value)
+        return outcome, told
+
+
+def failure_of(
+    runtime: Runtime, claim: Claim, error: BaseException, policy: Retry, park_after: float
+) -> Failed | Retrying | Stopped:
+    """Return what follows from an error of the attempt."""
+    trace = "".join(traceback.format_exception(error))
+    cancelled = runtime.leases.is_cancelled(claim.token)
+    return decide(error, trace, claim.attempt, policy, cancelled=cancelled, park_after=park_after)
+
+
+class _Refusal(CheckFailed):
+    """Carries what was refused to where the failure is recorded."""
+
+    def __init__(self, message: str, value: RefusedValue) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+def _check(runtime: Runtime, claim: Claim, output: StoredOutput) -> tuple[Checked, ...]:
+    """Run the checks of the asset on the staged value, as its readers would get it."""
+    checks = runtime.registry.checks.get(claim.asset, ())
+    if not checks:
+        return ()
+    said = tuple(
+        examine(
+            checks,
+            lambda kind: runtime.read(claim.asset, output, kind),
+            decode_key(claim.partition),
+            runtime.resources.secrets.mask,
+        )
+    )
+    for one in said:
+        if not one.passed:
+            log.warning(
+                "a check did not pass", step=claim.name, check=one.name, message=one.message
+            )
+    refusing = [one for one in said if one.refuses]
+    if refusing:
+        first, more = refusing[0], len(refusing) - 1
+        raise _Refusal(
+            f"check {first.name!r} refused the value of {claim.name}"
+            + (f": {first.message}" if first.message else "")
+            + (f" (and {more} more checks)" if more else ""),
+            RefusedValue(output, said),
+        )
+    return said
+
+
+def _is_termination(error: BaseException) -> bool:
+    """Return whether this process is being ended, rather than the asset at fault.
+
+    Celery's pool turns the signal that ends one of its processes into SystemExit with
+    the code -(256 - signal). The step then stays with its lease, and is run again.
+    """
+    codes = {number - 256 for number in signal.valid_signals()}
+    return isinstance(error, SystemExit) and error.code in codes
+
+
+def _stage(runtime: Runtime, asset: Asset, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
+    return runtime.outputs.store(
+        value,
+        Place(claim.asset, claim.partition, claim.step_id, claim.attempt, claim.token),
+        io=claim.io.get(asset.name, asset.io),
+        as_type=hints.of_result(asset.function),
+        pickle=asset.pickle,
+    )
+
+
+def _hashes(claim: Claim) -> list[Input]:
+    return [
+        (name, partition, output.sha256 if output else None)
+        for (name, partition), output in claim.inputs.items()
+    ]
+
+
+def _arguments(
+    runtime: Runtime,
+    asset: Asset,
+    claim: Claim,
+    config: Any,  # noqa: ANN401 - the user's model
+    resources: Resources,
+) -> dict[str, Any]:
+    # First the resources: what cannot be computed needs no inputs.
+    arguments = {name: resources[name] for name in asset.injected}
+    arguments |= {
+        dependency.parameter: _input(runtime, asset, dependency, claim)
+        for dependency in asset.dependencies
+        if dependency.parameter is not None
+    }
+    if asset.context_parameter:
+        arguments[asset.context_parameter] = _context(runtime, asset, claim, config, resources)
+    return arguments
+
+
+def _input(
+    runtime: Runtime,
+    asset: Asset,
+    dependency: Dependency,
+    claim: Claim,
+) -> Any:  # noqa: ANN401 - any value of a user
+    """Return the value of a dependency, or for a fan-in a dict of key -> value, in order.
+
+    Where an optional dependency has no value, None stands for it.
+    """
+    fan_in = runtime.registry.graph.mappings[asset.name, dependency.asset].fan_in
+    kind = hints.of_parameter(asset.function, dependency.parameter or "", fan_in=fan_in)
+    found = {
+        decode_key(partition): None if output is None else _read(runtime, claim, name, output, kind)
+        for (name, partition), output in claim.inputs.items()
+        if name == dependency.asset
+    }
+    if fan_in:
+        return found
+    if not found and dependency.optional:
+        return None
+    if len(found) != 1:
+        raise MissingInput(
+            f"{asset.name!r} expects one value of {dependency.asset!r}, the plan has "
+            f"{len(found)}; the definitions changed after the run was planned: start a new run"
+        )
+    return next(iter(found.values()))
+
+
+def _read(
+    runtime: Runtime,
+    claim: Claim,
+    asset: str,
+    output: StoredOutput,
+    as_type: Any,  # noqa: ANN401
+) -> Any:  # noqa: ANN401
+    try:
+        return runtime.read(asset, output, as_type)
+    except MissingOutput:
+        # The next run that asks for it computes it again, though nothing else has changed.
+        with runtime.ledger.begin() as conn:
+            versions.mark_missing(conn, output, actor=claim.worker)
+        raise
+
+
+def _context(
+    runtime: Runtime,
+    asset: Asset,
+    claim: Claim,
+    config: Any,  # noqa: ANN401 - the user's model
+    resources: Resources,
+) -> Context:
+    names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
+    return Context(
+        run_id=str(claim.run_id),
+        asset=asset.name,
+        partition=decode_key(claim.partition),
+        partitions=asset.partitions,
+        attempt=claim.attempt,
+        config=config,
+        resources=resources,
+        logger=get_logger("flowstone.asset", **names),
+        is_cancelled=partial(runtime.leases.is_cancelled, claim.token),
+    )
