@@ -54,6 +54,12 @@ def worker_environment(worker_environment: dict[str, str], marks: Path) -> dict[
     return worker_environment | mine
 
 
+@pytest.fixture
+def worker_options() -> tuple[str, ...]:
+    # Else a process would claim its first step before it has loaded the definitions.
+    return ("--include", deadly_assets.__name__)
+
+
 def test_the_end_is_right_wherever_a_process_is_killed(
     celery_setup: CeleryTestSetup,
     here: Runtime,
