@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 
@@ -51,6 +52,7 @@ def bare(annotation: Any) -> Any:  # noqa: ANN401
     return annotation
 
 
+@lru_cache(maxsize=10_000)
 def _hint(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
     """Return an annotation as a type; None where there is none, or it says nothing.
 

@@ -64,8 +64,8 @@ class Runtime:
         return self.outputs.load(output, as_type, pickle=allowed)
 
     def _known_asset(self, name: str) -> Asset | None:
-        if self._registry is not None:
-            return self._registry.graph.assets.get(name)
+        if self._registry is not None or "registry" in self.__dict__:
+            return self.registry.graph.assets.get(name)
         defined = (made for made in DEFINED if isinstance(made, Asset))
         return next((made for made in defined if made.name == name), None)
 
