@@ -207,3 +207,16 @@ def test_every_moment_in_the_ledger_has_a_zone(ledger: Ledger) -> None:
             )
         ).all()
     assert types == [("timestamp with time zone",)]
+
+
+def test_a_downgrade_that_would_lose_values_is_refused(ledger: Ledger) -> None:
+    with ledger.engine.begin() as conn:
+        conn.execute(text("INSERT INTO flowstone.stored_values (location, data) VALUES ('a', '1')"))
+    settings = migrate.config()
+    conn = ledger.engine.connect()
+    settings.attributes["connection"] = conn
+    with pytest.raises(RuntimeError, match="values lie in rows or with other IO managers"):
+        command.downgrade(settings, "0002")
+    conn.close()
+    with ledger.begin() as after:
+        assert revision(after) == HEAD

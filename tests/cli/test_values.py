@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 from flowstone import materialize_sync
+from flowstone.errors import RunFailed
 from flowstone.registry import load_registry
 from flowstone.runtime import Runtime
 from tests.cli import checked_assets, small_assets
 from tests.cli.conftest import Cli
+from tests.store.runs_by_hand import query
 
 
 @pytest.fixture
@@ -99,3 +101,49 @@ def test_a_check_that_does_not_pass_on_what_there_is_is_an_exit_code(
     assert (found.code, "did not pass" in found.out, found.err) == (1, True, "")
     # It is told, and nothing else: whoever wants so rolls back.
     assert flowstone("get", "number").out == "11\n"
+
+
+def test_what_will_be_stale_is_shown_first_and_nobody_is_asked_without_a_terminal(
+    flowstone: Any, here: Runtime
+) -> None:
+    materialize_sync("total", upstream=True)
+    shown = flowstone("invalidate", "numbers", "--dry-run")
+    assert (shown.code, shown.out.count("latest")) == (0, 2)
+    assert "2 outputs would be marked as stale" in shown.out
+    assert "add --yes to mark these" in flowstone("invalidate", "numbers").refused(2)
+    assert "stale" not in flowstone("versions", "numbers").out
+    alone = flowstone("invalidate", "numbers", "--no-cascade", "--yes", "--reason", "late")
+    assert "1 outputs are stale now" in alone.out
+    assert "stale: invalidated" in flowstone("versions", "numbers").out
+    assert "stale" not in flowstone("versions", "total").out
+    assert "1 outputs are stale now" in flowstone("invalidate", "numbers", "--yes").out
+    assert "all of it is stale already" in flowstone("invalidate", "numbers").out
+
+
+def test_the_collector_deletes_what_is_too_much_and_says_which(
+    flowstone: Any, here: Runtime
+) -> None:
+    for _ in range(3):
+        materialize_sync("numbers")
+    aged = "UPDATE flowstone.outputs SET created_at = created_at - interval '2 hours' RETURNING 1"
+    query(here.ledger, aged)
+    # By itself, the command sees another folder of outputs than the test.
+    settings = {"output_url": here.settings.outputs}
+    none = flowstone("gc", "--dry-run", **settings)
+    assert "no definitions are loaded (FLOWSTONE_ASSETS)" in none.out
+    assert "0 values would be deleted" in none.out
+    would = flowstone("gc", "--dry-run", "--keep", "2", **settings)
+    assert "1 values would be deleted" in would.out
+    assert "1 values were deleted" in flowstone("gc", "--keep", "2", **settings).out
+    assert flowstone("versions", "numbers").out.count("value deleted") == 1
+
+
+def test_the_quarantine_is_emptied_when_the_command_line_says_so(
+    flowstone: Any, here: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBER", "-1")
+    with pytest.raises(RunFailed, match="check 'positive' refused"):
+        materialize_sync("number")
+    settings = {"output_url": here.settings.outputs}
+    assert "0 values were deleted" in flowstone("gc", **settings).out
+    assert "1 values were deleted" in flowstone("gc", "--quarantine-days", "0", **settings).out

@@ -399,3 +399,20 @@ def test_the_cost_of_looking_for_old_versions_grows_with_their_number(ledger: An
     small = rows_a_version(100)
     # What was there before is looked through as well.
     assert rows_a_version(1000) < 1.5 * small
+
+
+def test_to_invalidate_is_to_taint_what_is_being_computed(make_runtime: Any) -> None:
+    @asset
+    def source() -> int:
+        return 1
+
+    @asset
+    def reader(source: int) -> int:
+        # Somebody declares it stale while this is computed.
+        assert [one.asset for one in invalidate("source")] == ["source"]
+        return source
+
+    here = make_runtime(build_registry([source, reader]))
+    materialize_sync("reader", upstream=True)
+    stale = "SELECT stale_reason FROM flowstone.outputs ORDER BY id"
+    assert query(here.ledger, stale) == [("invalidated",), ("invalidated",)]
