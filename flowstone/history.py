@@ -10,7 +10,7 @@ from flowstone.asset import Asset
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.runtime import whoami
 from flowstone.store import checks as check_store
-from flowstone.store import lineage, nodes, pointers
+from flowstone.store import lineage, nodes, pointers, standing
 from flowstone.store import versions as store
 from flowstone.store.checks import RecordedCheck
 from flowstone.store.lineage import TracedOutput
@@ -99,4 +99,5 @@ def check_results(
     Raises UnknownAsset or BadPartition.
     """
     with runtime.current().ledger.begin() as conn:
-        return check_store.history(conn, nodes.find(conn, str(asset), partition), limit)
+        # Of a value that was refused, there may never have been an output.
+        return check_store.history(conn, standing.find(conn, str(asset), partition), limit)

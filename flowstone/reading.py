@@ -11,8 +11,7 @@ from flowstone import runtime
 from flowstone.asset import Asset
 from flowstone.errors import BadPartition, BadQuery, NeverMaterialized, UnknownAsset, UnknownVersion
 from flowstone.partition import UNPARTITIONED, Key
-from flowstone.partition_key import decode_key, encode_key
-from flowstone.plan import Node
+from flowstone.partition_key import decode_key
 from flowstone.store import checks, nodes, pointers, runs, standing, versions
 from flowstone.store.checks import RecordedCheck
 from flowstone.store.ledger import Connection
@@ -88,7 +87,7 @@ def exists(
 def status(asset: str | Asset, partition: Key = UNPARTITIONED) -> AssetStatus:
     """Return how an asset x partition stands; raise UnknownAsset or BadPartition."""
     with runtime.current().ledger.begin() as conn:
-        node = _planned(conn, str(asset), partition)
+        node = standing.find(conn, str(asset), partition)
         latest = versions.latest(conn, node)
         return AssetStatus(
             asset=node[0],
@@ -98,21 +97,6 @@ def status(asset: str | Asset, partition: Key = UNPARTITIONED) -> AssetStatus:
             failure=standing.last_failure(conn, node),
             checks=checks.last_of(conn, latest.id) if latest else (),
         )
-
-
-def _planned(conn: Connection, asset: str, partition: Key) -> Node:
-    """Return the node that a caller means, which may never have had an output."""
-    try:
-        return nodes.find(conn, asset, partition)
-    except (UnknownAsset, BadPartition):
-        for encoded in _forms(partition):
-            if standing.is_planned(conn, (asset, encoded)):
-                return asset, encoded
-        raise
-
-
-def _forms(partition: Key) -> list[str]:
-    return nodes.forms(partition) if isinstance(partition, str) else [encode_key(partition)]
 
 
 def _version(

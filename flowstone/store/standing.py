@@ -8,8 +8,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from flowstone.errors import BadPartition, UnknownAsset
+from flowstone.partition_key import Key, encode_key
 from flowstone.plan import Node
 from flowstone.states import FINAL_STEP_STATES, StepState, sql_list
+from flowstone.store import nodes
 from flowstone.store.tables import SCHEMA
 
 _LAST_ENDED = text(
@@ -67,9 +70,19 @@ def last_failure(conn: Connection, node: Node) -> LastFailure | None:
     return LastFailure(row.run_id, StepState(row.state), said, row.finished_at)
 
 
-def is_planned(conn: Connection, node: Node) -> bool:
-    """Return whether there was ever a step of an asset x partition."""
-    return conn.execute(_PLANNED, _of(node)).one_or_none() is not None
+def find(conn: Connection, asset: str, key: Key) -> Node:
+    """Return the asset x partition that a caller means, which may never have had an output.
+
+    Raises UnknownAsset or BadPartition where there was never a step of it.
+    """
+    try:
+        return nodes.find(conn, asset, key)
+    except (UnknownAsset, BadPartition):
+        forms = nodes.forms(key) if isinstance(key, str) else [encode_key(key)]
+        for node in ((asset, encoded) for encoded in forms):
+            if conn.execute(_PLANNED, _of(node)).one_or_none() is not None:
+                return node
+        raise
 
 
 def _of(node: Node) -> dict[str, str]:

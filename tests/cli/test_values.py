@@ -144,6 +144,8 @@ def test_the_quarantine_is_emptied_when_the_command_line_says_so(
     monkeypatch.setenv("NUMBER", "-1")
     with pytest.raises(RunFailed, match="check 'positive' refused"):
         materialize_sync("number")
+    history = flowstone("check", "number", "--history").out
+    assert history.count("in quarantine") == 2
     settings = {"output_url": here.settings.outputs}
     assert "0 values were deleted" in flowstone("gc", **settings).out
     assert "1 values were deleted" in flowstone("gc", "--quarantine-days", "0", **settings).out
