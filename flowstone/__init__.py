@@ -9,6 +9,7 @@ from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError
+from flowstone.limits import Rate, Timeout
 from flowstone.partition import (
     UNPARTITIONED,
     DailyPartitions,
@@ -57,11 +58,13 @@ __all__ = [
     "Month",
     "MonthlyPartitions",
     "Progress",
+    "Rate",
     "Retry",
     "RunHandle",
     "RunState",
     "StaticPartitions",
     "StepState",
+    "Timeout",
     "Version",
     "Window",
     "asset",

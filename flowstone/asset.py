@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, cast, overload
 
 from flowstone.errors import BadSignature, DefinitionError
 from flowstone.freshness import digest
+from flowstone.limits import Policy, Rate, Timeout, asset_key, rate_key
 from flowstone.mapping import PartitionMapping
 from flowstone.names import DEFAULT_IO, NAME
 from flowstone.partition import PartitionSet, UnpartitionedSet
@@ -66,6 +67,16 @@ class Asset:
     """The columns, as "asset.column", that each declared column is made of."""
     injected: tuple[str, ...] = ()
     """The resources that parameters of the same names receive."""
+    timeout: Timeout | None = None
+    """How long an attempt may take; None leaves that to the settings."""
+    pool: str | None = None
+    """The pool of which an attempt takes slots."""
+    weight: int = 1
+    """How many slots of the pool it takes."""
+    max_running: int | None = None
+    """How many steps of the asset may be dispatched at once, over all runs."""
+    rate: Rate | None = None
+    """How often attempts may start."""
 
     @cached_property
     def code_hash(self) -> str:
@@ -78,6 +89,17 @@ class Asset:
             for d in self.dependencies
         ]
         return digest([code_hash(self.function, self.version), reads])
+
+    def policy(self, run_pool: str | None = None) -> Policy:
+        """Return what holds for the steps of the asset, in a run that shares a pool perhaps."""
+        takes: dict[str, int] = {run_pool: 1} if run_pool else {}
+        if self.pool is not None:
+            takes[self.pool] = self.weight
+        if self.max_running is not None:
+            takes[asset_key(self.name)] = 1
+        if self.rate is not None:
+            takes[rate_key(self.rate.key or self.name)] = 1
+        return Policy(takes, self.timeout, self.retry.max_lost)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the user's own types
         """Call the function itself, as a test of the asset would."""
@@ -144,6 +166,11 @@ def asset(
     pickle: bool = ...,
     keep: int | None = ...,
     columns: Mapping[str, Sequence[str]] | None = ...,
+    timeout: float | Timeout | None = ...,
+    pool: str | None = ...,
+    weight: int = ...,
+    max_running: int | None = ...,
+    rate: Rate | None = ...,
     description: str | None = ...,
 ) -> Callable[[Callable[..., Any]], Asset]: ...
 def asset(
@@ -163,6 +190,11 @@ def asset(
     pickle: bool = False,
     keep: int | None = None,
     columns: Mapping[str, Sequence[str]] | None = None,
+    timeout: float | Timeout | None = None,
+    pool: str | None = None,
+    weight: int = 1,
+    max_running: int | None = None,
+    rate: Rate | None = None,
     description: str | None = None,
 ) -> Asset | Callable[[Callable[..., Any]], Asset]:
     """Declare that a function makes an asset.
@@ -184,7 +216,12 @@ def asset(
     `io` names the IO manager that keeps the outputs, `pickle` allows for values that have no
     other format, `keep` is how many versions of a partition the collector leaves, and
     `requires` names resources.
-    Raises BadSignature for a function that cannot be called that way.
+
+    `timeout` is how many seconds an attempt may take, `pool` names the pool of which it takes
+    `weight` slots, `max_running` is how many steps of the asset may run at once, and `rate` how
+    often attempts may start.
+    Raises BadSignature for a function that cannot be called that way, and DefinitionError for
+    numbers that make no sense.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
@@ -212,6 +249,11 @@ def asset(
             keep=_checked_keep(function, keep),
             columns=_columns(function, columns or {}),
             injected=tuple(name for name in _parameters(function) if name in needed),
+            timeout=timeout if isinstance(timeout, Timeout | None) else Timeout(timeout),
+            pool=_checked_pool(function, pool, weight),
+            weight=weight,
+            max_running=_checked_max_running(function, max_running),
+            rate=rate,
         )
         DEFINED.add(made)
         return made
@@ -226,6 +268,22 @@ def _checked_keep(function: Callable[..., Any], keep: int | None) -> int | None:
             "version is always kept; say 1 or more"
         )
     return keep
+
+
+def _checked_pool(function: Callable[..., Any], pool: str | None, weight: int) -> str | None:
+    where = f"asset {function.__name__!r} ({location_of(function)})"
+    if weight < 1 or (weight > 1 and pool is None):
+        raise DefinitionError(f"{where}: weight={weight}; it is 1 or more slots of the pool=")
+    return pool if pool is None else checked_name(pool)
+
+
+def _checked_max_running(function: Callable[..., Any], max_running: int | None) -> int | None:
+    if max_running is not None and max_running < 1:
+        raise DefinitionError(
+            f"asset {function.__name__!r} ({location_of(function)}): max_running={max_running}, "
+            "so that it could never run; say 1 or more"
+        )
+    return max_running
 
 
 def checked_name(name: str) -> str:

@@ -23,7 +23,7 @@ from flowstone.states import RunState
 from flowstone.store import migrate, progress, runs
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import RunSummary
-from flowstone.submission import Assets, Config, Conflicts
+from flowstone.submission import Assets, Config, Conflicts, Priorities
 
 
 def materialize(
@@ -37,6 +37,9 @@ def materialize(
     max_in_flight: int | None = None,
     on_conflict: Conflicts = "join",
     idempotency_key: str | None = None,
+    priority: Priorities = "normal",
+    deadline: float | None = None,
+    pool: str | None = None,
 ) -> RunHandle:
     """Queue the materialization of one asset x partition, and return at once.
 
@@ -52,6 +55,10 @@ def materialize(
     "queue" waits, and then computes; "refuse" fails. With an `idempotency_key`, up to 200
     characters of your choice, all calls with the same key get the run of the first.
 
+    `priority` is "high", "normal" or "low"; a run that has not ended `deadline` seconds after
+    its submission fails; each step takes a slot of the `pool`, if one is named, beside those
+    that its asset takes.
+
     Raises BadConfig, UnknownResource, KeyReused for the key of a different request,
     LedgerUnavailable or BrokerUnavailable, and then nothing has been recorded. Names and
     keys are checked by the coordinator: a run for which they are wrong fails and says so.
@@ -64,6 +71,9 @@ def materialize(
         on_conflict=on_conflict,
         resources=resources,
         io=io,
+        priority=priority,
+        deadline=deadline,
+        pool=pool,
     )
     return _submit(request, config, max_in_flight, idempotency_key)
 
@@ -79,6 +89,9 @@ def materialize_all(
     max_in_flight: int | None = None,
     on_conflict: Conflicts = "join",
     idempotency_key: str | None = None,
+    priority: Priorities = "normal",
+    deadline: float | None = None,
+    pool: str | None = None,
 ) -> RunHandle:
     """Queue the materialization of assets with everything upstream of them.
 
@@ -93,6 +106,9 @@ def materialize_all(
         on_conflict=on_conflict,
         resources=resources,
         io=io,
+        priority=priority,
+        deadline=deadline,
+        pool=pool,
     )
     return _submit(request, config, max_in_flight, idempotency_key)
 
@@ -135,6 +151,9 @@ def materialize_sync(
     force: bool | None = None,
     on_conflict: Conflicts = "join",
     idempotency_key: str | None = None,
+    priority: Priorities = "normal",
+    deadline: float | None = None,
+    pool: str | None = None,
 ) -> RunHandle:
     """Materialize assets here and now, in this process and without a broker.
 
@@ -158,6 +177,9 @@ def materialize_sync(
         on_conflict=on_conflict,
         resources=resources,
         io=io,
+        priority=priority,
+        deadline=deadline,
+        pool=pool,
     )
     run_id, is_new = submission.record(
         here, request, config, None, driver="inline", key=idempotency_key
@@ -186,6 +208,7 @@ def preview(
     resources: Config | None = None,
     io: Mapping[str, str] | None = None,
     force: bool | None = None,
+    pool: str | None = None,
 ) -> Plan:
     """Return the plan that these assets would have now; nothing is recorded, nothing runs.
 
@@ -201,6 +224,7 @@ def preview(
         force=_forced(force, upstream),
         resources=resources,
         io=io,
+        pool=pool,
     )
     with here.ledger.begin() as conn:
         return coordinator.preview(conn, here, request, submission.json_config(config or {}))
@@ -216,6 +240,8 @@ def save_plan(
     io: Mapping[str, str] | None = None,
     force: bool | None = None,
     max_in_flight: int | None = None,
+    priority: Priorities = "normal",
+    pool: str | None = None,
 ) -> RunHandle:
     """Plan a run now that `RunHandle.start` starts later, exactly as it was planned.
 
@@ -229,6 +255,8 @@ def save_plan(
         force=_forced(force, upstream),
         resources=resources,
         io=io,
+        priority=priority,
+        pool=pool,
     )
     run_id = uuid4()
     with here.ledger.begin() as conn:

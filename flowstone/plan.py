@@ -13,12 +13,17 @@ from flowstone.asset import Dependency
 from flowstone.errors import BadMapping, BadPartition, MissingInput
 from flowstone.freshness import Fingerprint, Input, digest, inputs_hash
 from flowstone.graph import AssetGraph
+from flowstone.limits import Policy
 from flowstone.partition import UNPARTITIONED, first_keys, parse_key
 from flowstone.partition_key import decode_key, encode_key, step_name
 from flowstone.request import Request
 
 Node = tuple[str, str]
 """An asset's name and an encoded partition key."""
+
+
+NO_LIMITS: Final = Policy()
+"""That of an asset which says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class PlannedStep:
     """Whether it is planned not to run: it is fresh, or missing and optional."""
     reuses: int | None = None
     """The step whose output stands for that of a fresh one."""
+    policy: Policy = NO_LIMITS
 
     @property
     def node(self) -> Node:
@@ -125,6 +131,7 @@ class _Why:
         self._reads = reads
         self._made = made
         self._config_hash = cache(lambda asset: _config_hash(config_of(asset)))
+        self._policy = cache(lambda asset: graph[asset].policy(request.pool))
         self._running: set[Node] = set()
 
     def step(self, node: Node) -> PlannedStep:
@@ -141,6 +148,7 @@ class _Why:
             optional=self._reads[node].optional,
             skipped=fresh,
             reuses=self._made[node].step_id if fresh else None,
+            policy=self._policy(node[0]),
         )
 
     def _reason(self, node: Node) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from flowstone.plan import Node, Plan, PlannedStep
+from flowstone.limits import Policy
+from flowstone.plan import NO_LIMITS, Node, Plan, PlannedStep
 from flowstone.states import DONE_STEP_STATES, StepState
 
 
@@ -21,6 +22,7 @@ class StoredStep:
     reads: tuple[tuple[Node, int], ...]
     optional: frozenset[Node] = frozenset()
     reason: str = ""
+    policy: Policy = NO_LIMITS
 
 
 def remaining(steps: Sequence[StoredStep], run: str) -> Plan:
@@ -41,6 +43,7 @@ def remaining(steps: Sequence[StoredStep], run: str) -> Plan:
                 reason=f"{step.state} in run {run}",
                 upstream=tuple(node for node, _ in step.reads),
                 optional=step.optional,
+                policy=step.policy,
             )
             for step in undone
         ),

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from flowstone.priority import Priority
+
 
 class OnConflict(StrEnum):
     """What a run does where another one is computing the same asset x partition."""
@@ -33,3 +35,8 @@ class Request:
     """The IO managers of assets in this run, by name, where not those of their definitions."""
     resources: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Values for the config of resources in this run, as JSON, and never a secret."""
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None
+    """Seconds from the submission after which the run fails; None has no end."""
+    pool: str | None = None
+    """A pool of which each step of the run takes a slot, beside those of its asset."""

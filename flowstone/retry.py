@@ -35,12 +35,16 @@ class Retry:
     factor: float = 3
     max_delay: float = 3600
     jitter: Literal["none", "full"] = "none"
+    max_lost: int = 3
+    """How often the process that runs a step may die before the step fails."""
 
     def __post_init__(self) -> None:
         """Raise DefinitionError where a number makes no sense."""
-        if self.max_attempts < 1 or self.base < 0 or self.factor < 1 or self.max_delay < 0:
+        counts = min(self.max_attempts, self.max_lost)
+        if counts < 1 or self.base < 0 or self.factor < 1 or self.max_delay < 0:
             raise DefinitionError(
-                f"{self}: needs max_attempts >= 1, base >= 0, factor >= 1, max_delay >= 0"
+                f"{self}: needs max_attempts >= 1, base >= 0, factor >= 1, max_delay >= 0, "
+                "max_lost >= 1"
             )
 
     def delay(self, attempt: int, draw: Callable[[], float] = random.random) -> float:

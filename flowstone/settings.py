@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     io: Mapping[str, str] = Field(
         {}, description="More places for outputs: names of IO managers, and their addresses."
     )
+    pools: Mapping[str, int] = Field(
+        {}, description="Pools, and how many slots each has that steps can take at once."
+    )
     max_in_flight: int = Field(
         200, ge=1, description="The most steps of one run that are dispatched at once."
     )
@@ -173,6 +176,18 @@ class Settings(BaseSettings):
             if not address:
                 raise ValueError(f"{name!r} has no address; give it a folder or an fsspec URL")
             _refuse_password(address)
+        return value
+
+    @field_validator("pools")
+    @classmethod
+    def _with_slots(cls, value: Mapping[str, int]) -> Mapping[str, int]:
+        for name, slots in value.items():
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} cannot be the name of a pool; use letters, digits, '_', '.' and '-'"
+                )
+            if slots < 0:
+                raise ValueError(f"pool {name!r} has {slots} slots; give it 0 or more")
         return value
 
     @model_validator(mode="after")
@@ -274,6 +289,7 @@ def _refuse_password(address: str) -> None:
 
 _JSON = {
     "io": '{"lake": "s3://bucket/folder"}',
+    "pools": '{"warehouse": 4}',
     "resources": '{"name": {"field": "value"}}',
 }
 """The settings that are JSON in the environment, and what that looks like."""

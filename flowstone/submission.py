@@ -12,6 +12,7 @@ from flowstone.errors import BadConfig, KeyReused, UnknownAsset
 from flowstone.names import NAME
 from flowstone.partition import Key
 from flowstone.partition_key import encode_key
+from flowstone.priority import Priority
 from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides, without_none
 from flowstone.runtime import Runtime, whoami
@@ -21,9 +22,13 @@ from flowstone.store.ledger import Connection
 MAX_WINDOW = 1_000_000
 """The largest window of a run; beyond it, no window would serve as well."""
 
+MAX_DEADLINE = 10 * 365 * 86_400
+"""Seconds; beyond it, no deadline would serve as well."""
+
 Assets = str | Asset | Sequence[str | Asset]
 Config = Mapping[str, Mapping[str, Any]]
 Conflicts = Literal["join", "queue", "refuse"]
+Priorities = Literal["high", "normal", "low"]
 Driver = Literal["celery", "inline"]
 
 MAX_IDEMPOTENCY_KEY = 200
@@ -39,6 +44,9 @@ def request(
     on_conflict: str = OnConflict.JOIN,
     io: Mapping[str, str] | None = None,
     resources: Config | None = None,
+    priority: str = Priority.NORMAL,
+    deadline: float | None = None,
+    pool: str | None = None,
 ) -> Request:
     """Return what these arguments ask for; raise UnknownAsset, BadPartition or BadConfig."""
     many = [assets] if isinstance(assets, str | Asset) else list(assets)
@@ -56,6 +64,9 @@ def request(
         on_conflict=_on_conflict(on_conflict),
         io=_managers(io or {}),
         resources=_overrides(resources or {}),
+        priority=_priority(priority),
+        deadline=_deadline(deadline),
+        pool=_pool(pool),
     )
 
 
@@ -75,6 +86,26 @@ def _overrides(given: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
     said = {name: values for name, values in given.items() if values is not None}
     kept = json_config(said, "the config of a resource", "mapping of resource")
     return {name: values for name, values in without_none(kept).items() if values}
+
+
+def _priority(given: str) -> Priority:
+    try:
+        return Priority(given)
+    except ValueError:
+        known = ", ".join(repr(str(choice)) for choice in Priority)
+        raise BadConfig(f"priority is {given!r}; it must be one of {known}") from None
+
+
+def _deadline(given: float | None) -> float | None:
+    if given is not None and not 0 < given < MAX_DEADLINE:
+        raise BadConfig(f"deadline is {given}; it must be a number of seconds, above 0")
+    return given
+
+
+def _pool(given: str | None) -> str | None:
+    if given is not None and not NAME.fullmatch(given):
+        raise BadConfig(f"pool is {given!r}, which is no name of a pool")
+    return given
 
 
 def _on_conflict(given: str) -> OnConflict:

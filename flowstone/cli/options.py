@@ -10,6 +10,7 @@ import typer
 
 from flowstone.errors import BadConfig
 from flowstone.partition import UNPARTITIONED, Key
+from flowstone.priority import Priority
 from flowstone.resource import Env
 
 RunId = Annotated[str, typer.Argument(help="The id of a run, or the beginning of it.")]
@@ -89,6 +90,16 @@ Managers = Annotated[
         metavar="ASSET=NAME",
         help="The IO manager of an asset in this run; may be given several times.",
     ),
+]
+
+
+RunPriority = Annotated[
+    Priority, typer.Option("--priority", help="How urgent the run is, compared to others.")
+]
+
+Pool = Annotated[
+    str | None,
+    typer.Option(help="A pool of which each step takes a slot, beside those of its asset."),
 ]
 
 

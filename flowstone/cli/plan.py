@@ -23,7 +23,9 @@ from flowstone.cli.options import (
     Managers,
     Override,
     Partition,
+    Pool,
     RunId,
+    RunPriority,
     Timeout,
     Upstream,
     key_of,
@@ -34,6 +36,7 @@ from flowstone.cli.run import watch
 from flowstone.graph import AssetGraph
 from flowstone.partition_key import label, step_name
 from flowstone.plan import Node, Plan
+from flowstone.priority import Priority
 from flowstone.remaining import StoredStep
 
 
@@ -66,6 +69,8 @@ def plan(
     force: Force = None,
     resource: Override = None,
     io: Managers = None,
+    pool: Pool = None,
+    priority: RunPriority = Priority.NORMAL,
     save: Annotated[
         bool, typer.Option("--save", help="Keep the plan as a run that `flowstone start` starts.")
     ] = False,
@@ -95,10 +100,11 @@ def plan(
         "force": force,
         "resources": overrides_of(resource),
         "io": managers_of(io),
+        "pool": pool,
     }
     graph = runtime.current().registry.graph
     if save:
-        handle = client.save_plan(asset, **wanted)
+        handle = client.save_plan(asset, **wanted, priority=priority.value)
         # What was stored, and not a second look that might see something newer.
         _print(_stored(handle.plan(), graph), str(handle.id), every=every, as_json=as_json)
         if not as_json:

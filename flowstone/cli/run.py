@@ -15,6 +15,8 @@ from flowstone.cli.options import (
     Managers,
     Override,
     Partition,
+    Pool,
+    RunPriority,
     Timeout,
     Upstream,
     key_of,
@@ -23,6 +25,7 @@ from flowstone.cli.options import (
 )
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import RunHandle
+from flowstone.priority import Priority
 from flowstone.request import OnConflict
 from flowstone.states import RunState
 
@@ -45,6 +48,12 @@ def run(
     idempotency_key: Annotated[
         str | None, typer.Option(help="A second request with the same key gets the same run.")
     ] = None,
+    priority: RunPriority = Priority.NORMAL,
+    deadline: Annotated[
+        float | None,
+        typer.Option(min=0, help="Fail the run if it has not ended after so many seconds."),
+    ] = None,
+    pool: Pool = None,
     detach: Detach = False,
     timeout: Timeout = None,
 ) -> None:
@@ -62,6 +71,9 @@ def run(
         io=managers_of(io),
         on_conflict=on_conflict.value,
         idempotency_key=idempotency_key,
+        priority=priority.value,
+        deadline=deadline,
+        pool=pool,
     )
     if detach:
         typer.echo(str(handle.id))

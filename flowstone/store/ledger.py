@@ -26,7 +26,7 @@ from flowstone.store.tables import SCHEMA, SINGLE_FLIGHT
 
 __all__ = ["HEAD", "Connection", "Ledger", "check_revision", "first_line", "revision", "translated"]
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The revision that this version of FlowStone works with; a test holds it to the migrations."""
 
 IDLE_SECONDS: Final = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 from uuid import UUID
@@ -9,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, bindparam, text
 
 from flowstone.freshness import Fingerprint
+from flowstone.limits import Policy, Timeout
 from flowstone.plan import Made, Node, Plan
 from flowstone.remaining import StoredStep
 from flowstone.states import RunState, StepState
@@ -36,6 +38,7 @@ _LATEST = text(
 _READ = text(
     f"""
     SELECT s.id, s.asset, s.partition, s.queue, s.state, s.reason,
+        s.takes, s.soft_timeout, s.hard_timeout, s.max_lost,
         array_agg(u.asset ORDER BY e.position) AS assets,
         array_agg(u.partition ORDER BY e.position) AS partitions,
         array_agg(u.id ORDER BY e.position) AS ids,
@@ -80,7 +83,7 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
     _copy(
         conn,
         "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds, state, reuses,"
-        " finished_at)",
+        " finished_at, takes, soft_timeout, hard_timeout, max_lost)",
         (
             (
                 id_of[s.asset, s.partition],
@@ -94,6 +97,10 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
                 StepState.SKIPPED if s.skipped else StepState.PENDING,
                 s.reuses,
                 "now" if s.skipped else None,  # the time of the transaction
+                json.dumps(s.policy.takes) if s.policy.takes else None,
+                s.policy.timeout and s.policy.timeout.soft,
+                s.policy.timeout and s.policy.timeout.hard,
+                s.policy.max_lost,
             )
             for s in plan.steps
         ),
@@ -139,6 +146,11 @@ def _stored(row: Row[*tuple[Any, ...]]) -> StoredStep:
         reads=tuple((node, id) for node, id, _ in edges),
         reason=row.reason,
         optional=frozenset(node for node, _, optional in edges if optional),
+        policy=Policy(
+            row.takes or {},
+            None if row.soft_timeout is None else Timeout(row.soft_timeout, row.hard_timeout),
+            row.max_lost,
+        ),
     )
 
 

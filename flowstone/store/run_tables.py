@@ -15,6 +15,7 @@ from sqlalchemy import (
     Index,
     Integer,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -65,6 +66,14 @@ runs = Table(
     Column("idempotency_key", Text, comment="Chosen by the caller; a second request gets this run"),
     Column("lease_until", TIME, comment="Of an inline run: until when its process counts as alive"),
     Column("pruned_at", TIME, comment="When the first of its steps was pruned"),
+    Column(
+        "priority",
+        SmallInteger,
+        nullable=False,
+        server_default=text("1"),
+        comment="The level, 0 for the most urgent",
+    ),
+    Column("deadline_at", TIME, comment="When the run fails if it has not ended"),
     UniqueConstraint("resumed_from"),
     UniqueConstraint("idempotency_key"),
     CheckConstraint(only("state", RunState), "state"),
@@ -75,6 +84,7 @@ runs = Table(
         "num_nulls(cancel_requested_at, cancel_grace, cancel_reason) IN (0, 3)", "cancel"
     ),
     CheckConstraint("cancel_grace >= 0", "cancel_grace"),
+    CheckConstraint("priority BETWEEN 0 AND 2", "priority"),
     Index(
         "ix_runs_open",
         "created_at",
@@ -118,6 +128,26 @@ steps = Table(
     ),
     Column("fingerprint", Text, comment="What the output of joined_to must be made of to serve"),
     Column("tainted", Text, comment="Why its output will be stale from the beginning"),
+    Column("takes", JSONB(none_as_null=True), comment="Slots by the key of the limit"),
+    Column("soft_timeout", Double, comment="Seconds after which an attempt is interrupted"),
+    Column("hard_timeout", Double, comment="Seconds after which its process is killed"),
+    Column(
+        "max_lost",
+        Integer,
+        nullable=False,
+        server_default=text("3"),
+        comment="How often the process may die that runs the step",
+    ),
+    Column("lost", Integer, nullable=False, server_default=text("0"), comment="How often it has"),
+    Column(
+        "failures",
+        Integer,
+        nullable=False,
+        server_default=text("0"),
+        comment="Attempts that have ended with an error",
+    ),
+    Column("starts_at", TIME, comment="The start that its rate has granted to the next attempt"),
+    Column("ends_by", TIME, comment="When the process of the running attempt is killed"),
     UniqueConstraint("run_id", "asset", "partition"),
     CheckConstraint(only("state", StepState), "state"),
     CheckConstraint("open_deps >= 0", "open_deps"),
@@ -160,6 +190,20 @@ steps = Table(
     Index("ix_steps_asset", "asset", "partition"),
     Index("ix_steps_reuses", "reuses", postgresql_where=text("reuses IS NOT NULL")),
     Index("ix_steps_has_joined", "joined_to", postgresql_where=text("joined_to IS NOT NULL")),
+    Index(
+        "ix_steps_slots_taken",
+        "id",
+        postgresql_where=text(
+            "takes IS NOT NULL AND canvas IS NOT NULL"
+            " AND state IN ('queued', 'running', 'retrying')"
+        ),
+    ),
+    Index(
+        "ix_steps_slots_wanted",
+        "run_id",
+        text("(id + 0)"),
+        postgresql_where=text("takes IS NOT NULL AND state = 'pending' AND open_deps = 0"),
+    ),
     comment="One asset x partition inside one run: the materialization record",
 )
 

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, sele
 from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import CannotStart, UnknownRun
+from flowstone.priority import Priority
 from flowstone.request import OnConflict, Request
 from flowstone.states import (
     DONE_STEP_STATES,
@@ -96,6 +97,8 @@ def create(
             resumed_from=resumed_from,
             idempotency_key=idempotency_key,
             lease_until=None if lease is None else _in_seconds(lease),
+            priority=request.priority.level,
+            deadline_at=None if request.deadline is None else _in_seconds(request.deadline),
         )
         .on_conflict_do_nothing(index_elements=[runs.c.idempotency_key])
         .returning(runs.c.id)
@@ -175,7 +178,11 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
 def _request(kept: Mapping[str, Any]) -> Request:
     # Requests of older versions lack what was not known yet; the defaults are what they did.
     request = Request(**{**kept, "assets": tuple(kept["assets"])})
-    return replace(request, on_conflict=OnConflict(request.on_conflict))
+    return replace(
+        request,
+        on_conflict=OnConflict(request.on_conflict),
+        priority=Priority(request.priority),
+    )
 
 
 def find(conn: Connection, prefix: str) -> UUID:

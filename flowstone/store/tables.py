@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowstone.store.limit_tables import pools, rates, workers
 from flowstone.store.record_tables import (
     FUNCTIONS_AND_TRIGGERS,
     audit,
@@ -32,9 +33,12 @@ __all__ = [
     "lineage",
     "metadata",
     "outputs",
+    "pools",
     "quarantine",
+    "rates",
     "rollbacks",
     "runs",
     "steps",
     "stored_values",
+    "workers",
 ]

@@ -1,0 +1,41 @@
+"""The tables of what limits the steps: pools, rates, and the workers that are there."""
+
+from __future__ import annotations
+
+from sqlalchemy import CheckConstraint, Column, Double, Integer, Table, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from flowstone.store.schema import NOW, TIME, metadata
+
+pools = Table(
+    "pools",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("slots", Integer, comment="What an operator has set; else the settings say"),
+    Column("actor", Text),
+    Column("reason", Text),
+    Column("updated_at", TIME, nullable=False, server_default=NOW),
+    CheckConstraint("slots >= 0", "slots"),
+    comment="One row for each limit on what is dispatched at once; dispatchers lock it",
+)
+
+rates = Table(
+    "rates",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("seconds", Double, nullable=False, comment="From one start to the next"),
+    Column("burst", Integer, nullable=False),
+    Column("next_at", TIME, nullable=False, server_default=text("'-infinity'")),
+    CheckConstraint("seconds > 0 AND burst >= 1", "rate"),
+    comment="One token bucket for each rate, shared by all workers",
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("queues", ARRAY(Text), nullable=False, comment="What it consumes"),
+    Column("started_at", TIME, nullable=False, server_default=NOW),
+    Column("seen_at", TIME, nullable=False, server_default=NOW),
+    comment="The workers that are there, each seen a moment ago",
+)
