@@ -8,8 +8,10 @@ import time
 from dataclasses import dataclass
 from uuid import UUID
 
-from flowstone.attempt import compute, failure_of
+from flowstone.alarm import Alarm
+from flowstone.attempt import compute, failure_of, time_limit
 from flowstone.errors import (
+    FlowStoneError,
     LedgerRefused,
     LedgerUnavailable,
 )
@@ -20,6 +22,7 @@ from flowstone.outcome import (
     Skipped,
     Stopped,
     Succeeded,
+    decide,
 )
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
@@ -64,11 +67,14 @@ def execute(
             worker=worker,
             lease=runtime.leases.seconds,
             release=runtime.settings.release,
+            time_limit=runtime.settings.time_limit,
         )
     if isinstance(claim, Refused):
         return claim
-    with runtime.leases.held(claim.token):
-        outcome, error = compute(runtime, claim, park_after)
+    # The alarm is taken around all of it: one that is set for what this runs within, a step that
+    # computes others, must not ring while the outcome is recorded.
+    with Alarm() as alarm, runtime.leases.held(claim.token):
+        outcome, error = compute(runtime, claim, park_after, alarm)
         try:
             recorded = _record_patiently(runtime, claim, outcome)
         except LedgerRefused as refusal:
@@ -79,6 +85,23 @@ def execute(
     if recorded is None:
         return Fenced(claim)
     return Ended(claim, recorded, _to_wake(runtime, claim, recorded), error)
+
+
+def end_overdue(runtime: Runtime, claim: Claim) -> frozenset[UUID] | None:
+    """Record that an attempt has been killed by its hard timeout, if it has not ended by itself.
+
+    What follows is what follows from any error, except that a retry leaves the canvas, as
+    nobody has its message any more. Returns the runs to wake, or None if it had ended.
+    """
+    try:
+        policy = runtime.registry.graph[claim.asset].retry
+    except FlowStoneError:
+        # This process may have other definitions than the one that ran it.
+        policy = Retry()
+    error = time_limit(runtime, claim).killed
+    outcome = decide(error, error.message, claim.attempt, policy, park_after=-1)
+    recorded = runtime.ledger.in_turn(lambda conn: _write_unless_stopped(conn, claim, outcome))
+    return None if recorded is None else _to_wake(runtime, claim, recorded)
 
 
 def _to_wake(runtime: Runtime, claim: Claim, outcome: Outcome) -> frozenset[UUID]:
@@ -138,9 +161,15 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
         with runtime.ledger.autocommit() as conn:
             return outcome if steps.commit(conn, claim, outcome) else None
     with runtime.ledger.begin() as conn:
-        if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
-            outcome = Stopped(outcome.failure)
-        return outcome if _write(conn, claim, outcome) else None
+        return _write_unless_stopped(conn, claim, outcome)
+
+
+def _write_unless_stopped(
+    conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying | Stopped
+) -> Outcome | None:
+    if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
+        outcome = Stopped(outcome.failure)
+    return outcome if _write(conn, claim, outcome) else None
 
 
 def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying | Stopped) -> bool:

@@ -14,6 +14,7 @@ from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
 from flowstone.outcome import Retrying
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES
+from flowstone.store import runs
 
 
 def drive_to_the_end(here: Runtime, handle: RunHandle) -> None:
@@ -36,7 +37,7 @@ def _drive(here: Runtime, handle: RunHandle) -> None:
         canvases, steps = coordinator.take_ready(here, handle.id)
         for canvas in canvases:
             for member in members(canvas):
-                _execute_here(here, member, steps[member].canvas)
+                _execute_here(here, handle.id, member, steps[member].canvas)
         if not canvases and handle.status() not in FINAL_RUN_STATES:
             # All that is left is joined to steps of other runs.
             pause.wait()
@@ -71,7 +72,7 @@ class _Pause:
                 wake_others(self._here, reconcile.repair(self._here).to_wake)
 
 
-def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
+def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> None:
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
         if isinstance(ended, Ended):
@@ -80,4 +81,13 @@ def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
             raise ended.error
         if not (isinstance(ended, Ended) and isinstance(ended.outcome, Retrying)):
             return
-        time.sleep(ended.outcome.delay)
+        time.sleep(_until_retry(here, run_id, ended.outcome.delay))
+        if coordinator.end_if_late(here, run_id):
+            return
+
+
+def _until_retry(here: Runtime, run_id: UUID, delay: float) -> float:
+    """Return how long to wait: for the delay of the retry, or only to the deadline of the run."""
+    with here.ledger.begin() as conn:
+        left = runs.get(conn, run_id).seconds_left
+    return delay if left is None else max(0.0, min(delay, left))

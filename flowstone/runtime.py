@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from flowstone import hints
-from flowstone.asset import DEFINED, Asset
+from flowstone.asset import DEFINED, Asset, check_timeouts
 from flowstone.io import Outputs
 from flowstone.leases import Leases
 from flowstone.outcome import StoredOutput
@@ -38,11 +38,12 @@ class Runtime:
     def registry(self) -> Registry:
         """The definitions.
 
-        Raises DefinitionError where they do not make sense, and BadConfig where the settings
-        of resources do not fit them.
+        Raises DefinitionError where they do not make sense, or an asset may take longer than
+        the settings let any, and BadConfig where the settings of resources do not fit them.
         """
         registry = self._registry or load_registry(self.settings.assets)
         check_settings(registry.resources, self.settings.resources)
+        check_timeouts(registry.graph.assets.values(), self.settings.time_limit)
         return registry
 
     @cached_property

@@ -112,7 +112,7 @@ _MARK = Prepared(
     FROM (SELECT id, canvas FROM locked ORDER BY asset, partition) AS marked
     CROSS JOIN set_config('synchronous_commit', 'off', true)
     WHERE s.id = marked.id
-    RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
+    RETURNING s.id, s.asset, s.partition, s.queue, s.run_id, s.hard_timeout
     """
 )
 
@@ -141,6 +141,8 @@ class DispatchedStep:
     partition: str
     queue: str
     canvas: UUID
+    hard_timeout: float | None = None
+    """The seconds after which an attempt is killed; None leaves them to the settings."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,13 @@ def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedSt
     marked = _MARK.all(conn, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
     return {
         row.id: DispatchedStep(
-            row.id, row.run_id, row.asset, row.partition, row.queue, canvas_of[row.id]
+            row.id,
+            row.run_id,
+            row.asset,
+            row.partition,
+            row.queue,
+            canvas_of[row.id],
+            row.hard_timeout,
         )
         for row in marked
     }

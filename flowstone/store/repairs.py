@@ -10,6 +10,7 @@ from sqlalchemy import Connection, TextClause, text
 from flowstone.partition_key import step_name
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState, is_open, sql_list
 from flowstone.store import audit, dispatch, failing
+from flowstone.store.steps import Claim, timeout_of
 from flowstone.store.tables import SCHEMA
 
 ACTOR = "reconciler"
@@ -22,6 +23,18 @@ BATCH = 500
 
 DUE_BATCH = 10_000
 """The most parked retries that one pass lets go on."""
+
+# The process of an attempt that was killed in time had renewed its lease until then; that of one
+# which has died before was silent when its time came, and is lost.
+_TIMED_OUT = text(
+    f"""
+    SELECT s.id, s.run_id, s.asset, s.partition, s.attempt, s.token, s.canvas,
+        s.soft_timeout, s.hard_timeout
+    FROM {SCHEMA}.steps s
+    WHERE s.state = 'running' AND s.ends_by < now() AND s.ends_by < s.lease_until
+    ORDER BY s.id LIMIT :batch
+    """
+)
 
 _EXPIRED = f"""
     SELECT id, run_id, canvas FROM {SCHEMA}.steps
@@ -124,6 +137,29 @@ class Repaired:
 
     step_id: int
     run_id: UUID
+
+
+def timed_out(conn: Connection) -> list[Claim]:
+    """Return the claims of the attempts that should have been killed by now; nothing is locked."""
+    return [
+        Claim(
+            step_id=row.id,
+            run_id=row.run_id,
+            asset=row.asset,
+            partition=row.partition,
+            attempt=row.attempt,
+            token=row.token,
+            canvas=row.canvas,
+            worker=ACTOR,
+            inputs={},
+            config={},
+            io={},
+            resources={},
+            earlier=None,
+            timeout=timeout_of(row.soft_timeout, row.hard_timeout),
+        )
+        for row in conn.execute(_TIMED_OUT, {"batch": BATCH})
+    ]
 
 
 def expired_leases(conn: Connection) -> list[Repaired]:

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, select, text, update
 
+from flowstone.limits import Timeout
 from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
@@ -56,6 +57,8 @@ class Claim:
     """Values for the config of resources that the run gives, by resource."""
     earlier: Earlier | None
     """What the step may be able to reuse; None if there is nothing, or the run is forced."""
+    timeout: Timeout | None = None
+    """How long the attempt may take; None leaves it to the settings."""
 
     @property
     def name(self) -> str:
@@ -78,16 +81,18 @@ _CLAIM = Prepared(
         UPDATE {SCHEMA}.steps
         SET state = 'running', attempt = attempt + 1, token = :token, retry_at = NULL,
             error = NULL, lease_until = now() + make_interval(secs => :lease),
+            ends_by = now() + make_interval(
+                secs => coalesce(hard_timeout, CAST(:time_limit AS double precision))),
             started_at = coalesce(started_at, now())
         WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
           AND ({in_state("state", _S.QUEUED)}
             OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
-        RETURNING id, run_id, asset, partition, attempt
+        RETURNING id, run_id, asset, partition, attempt, soft_timeout, hard_timeout
     ), attempted AS (
         INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker, release)
         SELECT id, attempt, :token, :worker, CAST(:release AS text) FROM claimed
     )
-    SELECT c.run_id, c.asset, c.partition, c.attempt, r.config,
+    SELECT c.run_id, c.asset, c.partition, c.attempt, c.soft_timeout, c.hard_timeout, r.config,
         r.request->'io' AS io, r.request->'resources' AS resources, (
         SELECT jsonb_agg(
             jsonb_build_array(
@@ -203,10 +208,12 @@ def claim(
     worker: str,
     lease: float,
     release: str | None = None,
+    time_limit: float | None = None,
 ) -> Claim | Refused:
     """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere.
 
-    `release` names the code that the worker runs.
+    `release` names the code that the worker runs. `time_limit` is after how many seconds the
+    attempt is ended by force if the plan does not say; None is never.
     """
     token = uuid4()
     row = _CLAIM.first(
@@ -218,6 +225,7 @@ def claim(
             "lease": lease,
             "worker": worker,
             "release": release,
+            "time_limit": time_limit,
         },
     )
     if row is None:
@@ -240,7 +248,13 @@ def claim(
         io=row.io or {},
         resources=row.resources or {},
         earlier=Earlier(*row.earlier) if row.earlier else None,
+        timeout=timeout_of(row.soft_timeout, row.hard_timeout),
     )
+
+
+def timeout_of(soft: float | None, hard: float | None) -> Timeout | None:
+    """Return the timeout that a step was planned with."""
+    return None if soft is None or hard is None else Timeout(soft, hard)
 
 
 def _state(conn: Connection, step_id: int, canvas: UUID) -> StepState | None:
