@@ -12,7 +12,7 @@ from uuid import UUID
 
 from flowstone import audit, execution
 from flowstone.runtime import Runtime
-from flowstone.store import cancellation, deadlines, flights, repairs
+from flowstone.store import cancellation, deadlines, flights, repairs, slots
 from flowstone.store.ledger import Connection
 
 LOST_MESSAGE_SECONDS: Final = 300.0
@@ -49,6 +49,8 @@ def reconcile(
     if repaired.timed_out:
         kill(repaired.timed_out)
     with runtime.ledger.begin() as conn:
+        # What this worker was started with holds from now on.
+        slots.declare(conn, runtime.settings.pools)
         to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
     for run_id in sorted(to_wake):
         wake(run_id)

@@ -29,7 +29,7 @@ DUE_BATCH = 10_000
 _TIMED_OUT = text(
     f"""
     SELECT s.id, s.run_id, s.asset, s.partition, s.attempt, s.token, s.canvas,
-        s.soft_timeout, s.hard_timeout
+        s.soft_timeout, s.hard_timeout, s.takes
     FROM {SCHEMA}.steps s
     WHERE s.state = 'running' AND s.ends_by < now() AND s.ends_by < s.lease_until
     ORDER BY s.id LIMIT :batch
@@ -123,7 +123,8 @@ _TO_WAKE = text(
       AND r.created_at < now() - make_interval(secs => :patience)
       AND (r.state = 'requested'
         OR EXISTS (SELECT FROM {SCHEMA}.steps s
-            WHERE s.run_id = r.id AND s.state = 'pending' AND s.open_deps = 0)
+            WHERE s.run_id = r.id AND s.takes IS NULL AND s.state = 'pending' AND s.open_deps = 0)
+        OR {dispatch.wants_slots("r.id")}
         OR NOT EXISTS (SELECT FROM {SCHEMA}.steps s
             WHERE s.run_id = r.id AND {is_open("s.state")}))
     ORDER BY r.created_at LIMIT :batch
@@ -157,6 +158,7 @@ def timed_out(conn: Connection) -> list[Claim]:
             resources={},
             earlier=None,
             timeout=timeout_of(row.soft_timeout, row.hard_timeout),
+            takes=row.takes or {},
         )
         for row in conn.execute(_TIMED_OUT, {"batch": BATCH})
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -59,6 +59,8 @@ class Claim:
     """What the step may be able to reuse; None if there is nothing, or the run is forced."""
     timeout: Timeout | None = None
     """How long the attempt may take; None leaves it to the settings."""
+    takes: Mapping[str, int] = field(default_factory=dict)
+    """The slots that the step holds while it is dispatched, by the key of the limit."""
 
     @property
     def name(self) -> str:
@@ -87,12 +89,13 @@ _CLAIM = Prepared(
         WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
           AND ({in_state("state", _S.QUEUED)}
             OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
-        RETURNING id, run_id, asset, partition, attempt, soft_timeout, hard_timeout
+        RETURNING id, run_id, asset, partition, attempt, takes, soft_timeout, hard_timeout
     ), attempted AS (
         INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker, release)
         SELECT id, attempt, :token, :worker, CAST(:release AS text) FROM claimed
     )
-    SELECT c.run_id, c.asset, c.partition, c.attempt, c.soft_timeout, c.hard_timeout, r.config,
+    SELECT c.run_id, c.asset, c.partition, c.attempt, c.takes, c.soft_timeout, c.hard_timeout,
+        r.config,
         r.request->'io' AS io, r.request->'resources' AS resources, (
         SELECT jsonb_agg(
             jsonb_build_array(
@@ -249,6 +252,7 @@ def claim(
         resources=row.resources or {},
         earlier=Earlier(*row.earlier) if row.earlier else None,
         timeout=timeout_of(row.soft_timeout, row.hard_timeout),
+        takes=row.takes or {},
     )
 
 
