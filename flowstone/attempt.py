@@ -112,7 +112,7 @@ def _overtime(alarm: Alarm, limit: TimeLimit) -> StepTimeout | None:
 def _cause(error: BaseException) -> BaseException:
     """Return the error itself, or the end of its time if that is what FlowStone stumbled over.
 
-    A transaction that is interrupted, for one, cannot even be rolled back.
+    A library in between may turn what interrupts it into an error of its own.
     """
     cause: BaseException | None = error if isinstance(error, FlowStoneError) else None
     while cause is not None:

@@ -74,7 +74,7 @@ def test_whenever_it_rings_it_comes_out_of_its_block_and_leaves_nothing_behind()
         rung += caught
         assert recorded == 1999000
         assert no_timer_is_left()
-    assert 0 < rung
+    assert rung > 0
 
 
 def test_the_handler_and_the_timer_of_somebody_else_are_called_and_put_back() -> None:
@@ -105,10 +105,13 @@ def test_one_that_rings_while_an_inner_one_is_set_waits_for_the_end_of_that() ->
             time.sleep(0.1)
             recorded.append("inner")
 
+    def outer() -> None:
+        inner()
+        wait_for_ever()
+
     with Alarm() as alarm:
-        with alarm.ringing(0.05, lambda: Late("outer")), pytest.raises(Late, match="outer"):
-            inner()
-            wait_for_ever()
+        with pytest.raises(Late, match="outer"), alarm.ringing(0.05, lambda: Late("outer")):
+            outer()
         recorded.append("outer")
     assert recorded == ["inner", "outer"]
 
