@@ -11,7 +11,6 @@ from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, field_validator
-from sqlalchemy import Row
 
 import flowstone
 from flowstone import Context, Retry, Timeout, asset, check, materialize_sync, resource
@@ -35,7 +34,7 @@ def sleep_long(*_: object) -> None:
     pytest.fail("nothing has interrupted it")
 
 
-def attempts(ledger: Ledger) -> Sequence[Row[Any]]:
+def attempts(ledger: Ledger) -> Sequence[Any]:
     sql = "SELECT outcome, error_type FROM flowstone.attempts ORDER BY step_id, number"
     return query(ledger, sql)
 
