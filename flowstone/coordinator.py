@@ -21,7 +21,7 @@ from flowstone.errors import (
 )
 from flowstone.expand import Canvas, expand
 from flowstone.freshness import Input
-from flowstone.limits import asset_key, is_pool
+from flowstone.limits import asset_key, is_pool, rate_key
 from flowstone.log import get_logger
 from flowstone.made_of import asset_config, chosen_values, made_of
 from flowstone.partition_key import step_name
@@ -30,7 +30,7 @@ from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
-from flowstone.store import cancellation, dispatch, failing, flights, plans, runs, slots
+from flowstone.store import cancellation, dispatch, failing, flights, plans, rates, runs, slots
 from flowstone.store.dispatch import DispatchedStep, Follower, Ready
 from flowstone.store.failing import Reason
 from flowstone.store.ledger import Connection
@@ -111,6 +111,10 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
 def _write(conn: Connection, runtime: Runtime, run_id: UUID, plan: Plan) -> None:
     slots.declare(conn, _declared(runtime, plan))
     plans.write(conn, run_id, plan, actor=ACTOR)
+    # Last, as those who start wait for it.
+    graph = runtime.registry.graph
+    planned = [graph[name] for name in {step.asset for step in plan.steps}]
+    rates.declare(conn, {rate_key(a.rate, a.name): a.rate for a in planned if a.rate is not None})
 
 
 def _declared(runtime: Runtime, plan: Plan) -> dict[str, int]:

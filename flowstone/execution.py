@@ -8,7 +8,9 @@ import time
 from dataclasses import dataclass
 from uuid import UUID
 
+from flowstone import claiming
 from flowstone.attempt import compute, failure_of
+from flowstone.claiming import Early
 from flowstone.errors import (
     LedgerRefused,
     LedgerUnavailable,
@@ -48,24 +50,23 @@ class Fenced:
 
 
 def execute(
-    runtime: Runtime, step_id: int, canvas: UUID, *, worker: str, park_after: float = math.inf
-) -> Ended | Fenced | Refused:
+    runtime: Runtime,
+    step_id: int,
+    canvas: UUID,
+    *,
+    worker: str,
+    park_after: float = math.inf,
+    patience: float = math.inf,
+) -> Ended | Fenced | Refused | Early:
     """Run a step that has been dispatched in `canvas`, and record how it ended.
 
-    A retry that is due in more than `park_after` seconds leaves the canvas. Returns
+    A retry that is due in more than `park_after` seconds leaves the canvas, and so does a step
+    whose rate lets it start in more than `patience` seconds. Returns
     Refused, and does nothing, where the step has gone elsewhere. Raises LedgerUnavailable;
     whatever the asset raises becomes an outcome.
     """
-    with runtime.ledger.autocommit() as conn:
-        claim = steps.claim(
-            conn,
-            step_id,
-            canvas,
-            worker=worker,
-            lease=runtime.leases.seconds,
-            release=runtime.settings.release,
-        )
-    if isinstance(claim, Refused):
+    claim = claiming.claim(runtime, step_id, canvas, worker=worker, patience=patience)
+    if not isinstance(claim, Claim):
         return claim
     if claim.takes and park_after < math.inf:
         # It must not hold its slots while it waits.

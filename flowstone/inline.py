@@ -7,6 +7,7 @@ import time
 from uuid import UUID
 
 from flowstone import coordinator, reconcile
+from flowstone.claiming import Early
 from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, execute
 from flowstone.expand import members
@@ -74,6 +75,10 @@ class _Pause:
 def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
+        if isinstance(ended, Early):
+            # In short parts, as the run may be cancelled meanwhile.
+            time.sleep(min(ended.wait, POLL_SECONDS))
+            continue
         if isinstance(ended, Ended):
             wake_others(here, ended.wake - {ended.claim.run_id})
         if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
+from uuid import UUID
 
 from celery import Task
 from celery.exceptions import Ignore, Retry
 
 from flowstone import coordinator, runtime
+from flowstone.bucket import PATIENCE
 from flowstone.canvas import Publisher
+from flowstone.claiming import Early
 from flowstone.errors import LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.messages import STEP, StepMessage, parse
@@ -33,9 +37,12 @@ def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parse
             message.canvas,
             worker=self.request.hostname,
             park_after=here.settings.park_after,
+            patience=PATIENCE,
         )
     except LedgerUnavailable as error:
         raise self.retry(exc=error, countdown=5) from error
+    if isinstance(ended, Early):
+        _put_off(self, ended)
     _follow(self, ended)
 
 
@@ -54,9 +61,7 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             raise Ignore
         case Ended(outcome=Retrying(delay=delay, parked=False), error=error):
             raise task.retry(exc=error, countdown=delay)
-    publisher = Publisher(app)
-    for run_id in ended.wake:
-        coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
+    _go_on(ended.wake)
     match ended.outcome:
         case Stopped():
             _leave_as_revoked(task)
@@ -67,6 +72,25 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             # SystemExit would stop the worker.
             error = ended.error
             raise error if isinstance(error, Exception) else RuntimeError(failure.message)
+
+
+def _go_on(run_ids: Iterable[UUID]) -> None:
+    publisher = Publisher(app)
+    for run_id in run_ids:
+        coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
+
+
+class _WaitsForItsTurn(Exception):
+    """What Flower shows next to RETRY."""
+
+
+def _put_off(task: Task, early: Early) -> NoReturn:
+    """Let the step come again in its place in the canvas, unless it waits in the ledger."""
+    reason = _WaitsForItsTurn(early.key)
+    if not early.has_left:
+        raise task.retry(exc=reason, countdown=early.wait)
+    _go_on(early.wake)
+    raise Retry(exc=reason, when=early.wait)
 
 
 def _leave_as_revoked(task: Task) -> NoReturn:

@@ -26,7 +26,20 @@ rates = Table(
     Column("key", Text, primary_key=True),
     Column("seconds", Double, nullable=False, comment="From one start to the next"),
     Column("burst", Integer, nullable=False),
-    Column("next_at", TIME, nullable=False, server_default=text("'-infinity'")),
+    Column(
+        "next_at",
+        TIME,
+        nullable=False,
+        server_default=text("'-infinity'"),
+        comment="When the next attempt may start",
+    ),
+    Column(
+        "free_at",
+        TIME,
+        nullable=False,
+        server_default=text("'-infinity'"),
+        comment="The first start that is promised to nobody",
+    ),
     CheckConstraint("seconds > 0 AND burst >= 1", "rate"),
     comment="One token bucket for each rate, shared by all workers",
 )

@@ -146,7 +146,7 @@ steps = Table(
         server_default=text("0"),
         comment="Attempts that have ended with an error",
     ),
-    Column("starts_at", TIME, comment="The start that its rate has granted to the next attempt"),
+    Column("starts_at", TIME, comment="The start that its rate has promised to the next attempt"),
     Column("ends_by", TIME, comment="When the process of the running attempt is killed"),
     UniqueConstraint("run_id", "asset", "partition"),
     CheckConstraint(only("state", StepState), "state"),

@@ -15,7 +15,9 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from flowstone.admission import Group, Slots, share_out
+from flowstone.limits import is_rate
 from flowstone.states import RunState, StepState, in_state, sql_list
+from flowstone.store import rates
 from flowstone.store.dispatch import Follower
 from flowstone.store.tables import SCHEMA
 
@@ -200,7 +202,8 @@ def _slots(
     taken: Counter[str] = Counter()
     for (_, key), count in held.items():
         taken[key] += count
-    total = totals(conn, {key for group in groups for key in group.takes})
+    keys = {key for group in groups for key in group.takes}
+    total = {**totals(conn, keys), **rates.room(conn, filter(is_rate, keys))}
     return {key: Slots(count, count - taken[key]) for key, count in total.items()}
 
 

@@ -72,7 +72,7 @@ def _steps() -> None:
             comment="Attempts that have ended with an error",
         ),
         sa.Column(
-            "starts_at", TIME, comment="The start that its rate has granted to the next attempt"
+            "starts_at", TIME, comment="The start that its rate has promised to the next attempt"
         ),
         sa.Column("ends_by", TIME, comment="When the process of the running attempt is killed"),
     )
@@ -129,7 +129,20 @@ def _limits() -> None:
         sa.Column("key", sa.Text(), nullable=False),
         sa.Column("seconds", sa.Double(), nullable=False, comment="From one start to the next"),
         sa.Column("burst", sa.Integer(), nullable=False),
-        sa.Column("next_at", TIME, nullable=False, server_default=sa.text("'-infinity'")),
+        sa.Column(
+            "next_at",
+            TIME,
+            nullable=False,
+            server_default=sa.text("'-infinity'"),
+            comment="When the next attempt may start",
+        ),
+        sa.Column(
+            "free_at",
+            TIME,
+            nullable=False,
+            server_default=sa.text("'-infinity'"),
+            comment="The first start that is promised to nobody",
+        ),
         sa.CheckConstraint("seconds > 0 AND burst >= 1", name=op.f("ck_rates_rate")),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_rates")),
         schema=SCHEMA,
