@@ -24,9 +24,26 @@ from flowstone.store.tables import SCHEMA
 MOST: Final = 1000
 """The most steps of a run that one look admits."""
 
-_WANTED = "takes IS NOT NULL AND state = 'pending' AND open_deps = 0"
-_TAKEN = """takes IS NOT NULL AND canvas IS NOT NULL
+WANTED: Final = "takes IS NOT NULL AND state = 'pending' AND open_deps = 0"
+TAKEN: Final = """takes IS NOT NULL AND canvas IS NOT NULL
     AND state IN ('queued', 'running', 'retrying')"""
+
+
+def each_group(where: str = "true") -> str:
+    """Return a common table expression `groups`: run_id, and each kind of slots it waits for.
+
+    It goes from one pair to the next along the index, as the steps themselves may be many.
+    """
+    return f"""groups AS (
+        (SELECT run_id, takes FROM {SCHEMA}.steps WHERE {where} AND {WANTED}
+        ORDER BY run_id, takes LIMIT 1)
+        UNION ALL
+        SELECT n.run_id, n.takes FROM groups g CROSS JOIN LATERAL (
+            SELECT run_id, takes FROM {SCHEMA}.steps
+            WHERE {where} AND {WANTED} AND (run_id, takes) > (g.run_id, g.takes)
+            ORDER BY run_id, takes LIMIT 1) n
+    )"""
+
 
 # Dispatchers of the same limit come one after the other.
 _LOCK = text(
@@ -38,32 +55,15 @@ _LOCK = text(
 
 _MY_KEYS = text(
     f"""
-    WITH RECURSIVE groups AS (
-        (SELECT takes FROM {SCHEMA}.steps WHERE run_id = :run_id AND {_WANTED}
-        ORDER BY takes LIMIT 1)
-        UNION ALL
-        SELECT n.takes FROM groups g CROSS JOIN LATERAL (
-            SELECT takes FROM {SCHEMA}.steps
-            WHERE run_id = :run_id AND {_WANTED} AND takes > g.takes
-            ORDER BY takes LIMIT 1) n
-    )
+    WITH RECURSIVE {each_group("run_id = :run_id")}
     SELECT DISTINCT jsonb_object_keys(takes) FROM groups
     """
 )
 
-# From one pair of run and slots to the next, along the index: the steps themselves may be many.
 # A run whose process is busy, or that has no room in its window, could not use what it got.
 _WAITING = text(
     f"""
-    WITH RECURSIVE groups AS (
-        (SELECT run_id, takes FROM {SCHEMA}.steps WHERE {_WANTED}
-        ORDER BY run_id, takes LIMIT 1)
-        UNION ALL
-        SELECT n.run_id, n.takes FROM groups g CROSS JOIN LATERAL (
-            SELECT run_id, takes FROM {SCHEMA}.steps
-            WHERE {_WANTED} AND (run_id, takes) > (g.run_id, g.takes)
-            ORDER BY run_id, takes LIMIT 1) n
-    ), able AS (
+    WITH RECURSIVE {each_group()}, able AS (
         SELECT r.id, r.driver, r.priority AS level, r.created_at,
             CASE r.driver WHEN 'inline' THEN 1 ELSE r.max_in_flight END - (
                 SELECT count(*) FROM {SCHEMA}.steps
@@ -77,7 +77,7 @@ _WAITING = text(
     )
     SELECT g.run_id, g.takes, a.driver, a.level, a.created_at, a.room, (
         SELECT count(*) FROM (
-            SELECT FROM {SCHEMA}.steps WHERE run_id = g.run_id AND takes = g.takes AND {_WANTED}
+            SELECT FROM {SCHEMA}.steps WHERE run_id = g.run_id AND takes = g.takes AND {WANTED}
             LIMIT :most) few) AS waiting
     FROM groups g JOIN able a ON a.id = g.run_id
     WHERE a.room > 0 AND g.takes ?| CAST(:keys AS text[])
@@ -89,7 +89,7 @@ _HELD = text(
     f"""
     SELECT s.run_id, t.key, sum(t.value::int) AS slots
     FROM {SCHEMA}.steps s CROSS JOIN LATERAL jsonb_each_text(s.takes) t
-    WHERE {_TAKEN}
+    WHERE {TAKEN}
     GROUP BY s.run_id, t.key
     """
 )
@@ -104,7 +104,7 @@ _TOTAL = text(
 _FIRST = text(
     f"""
     SELECT id FROM {SCHEMA}.steps
-    WHERE run_id = :run_id AND takes = CAST(:takes AS jsonb) AND {_WANTED}
+    WHERE run_id = :run_id AND takes = CAST(:takes AS jsonb) AND {WANTED}
     ORDER BY id + 0 LIMIT :count
     """
 )
@@ -113,7 +113,7 @@ _FIRST = text(
 _FOLLOWERS = text(
     f"""
     SELECT s.id, s.asset, s.partition, o.id AS leader, o.run_id AS leading_run
-    FROM (SELECT id, run_id, asset, partition FROM {SCHEMA}.steps WHERE {_TAKEN}) o
+    FROM (SELECT id, run_id, asset, partition FROM {SCHEMA}.steps WHERE {TAKEN}) o
     CROSS JOIN LATERAL (
         SELECT * FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND asset = o.asset AND partition = o.partition OFFSET 0) s
