@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -15,6 +16,7 @@ from flowstone.errors import (
     LedgerRefused,
     LedgerUnavailable,
 )
+from flowstone.limits import is_rate
 from flowstone.outcome import (
     Failed,
     Outcome,
@@ -26,7 +28,7 @@ from flowstone.outcome import (
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, failing, flights, slots, steps
+from flowstone.store import cancellation, dispatch, failing, flights, rates, slots, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
@@ -73,6 +75,7 @@ def execute(
         park_after = 0
     with runtime.leases.held(claim.token):
         outcome, error = compute(runtime, claim, park_after)
+        _pause_rate(runtime, claim, outcome)
         try:
             recorded = _record_patiently(runtime, claim, outcome)
         except LedgerRefused as refusal:
@@ -83,6 +86,18 @@ def execute(
     if recorded is None:
         return Fenced(claim)
     return Ended(claim, recorded, _to_wake(runtime, claim, recorded), error)
+
+
+def _pause_rate(runtime: Runtime, claim: Claim, outcome: Outcome) -> None:
+    """Let all that share the rate of the step wait where a server has asked for that."""
+    if not isinstance(outcome, Failed | Retrying) or not any(map(is_rate, claim.takes)):
+        return
+    seconds = outcome.failure.retry_after
+    if seconds is None:
+        return
+    # Before the failure is recorded, so that nothing starts in between.
+    with contextlib.suppress(LedgerUnavailable), runtime.ledger.autocommit() as conn:
+        rates.pause(conn, claim.step_id, seconds)
 
 
 def _to_wake(runtime: Runtime, claim: Claim, outcome: Outcome) -> frozenset[UUID]:

@@ -47,6 +47,8 @@ class Failure:
     message: str
     traceback: str
     retryable: bool
+    retry_after: float | None = None
+    """The seconds after which the error asked to be tried again: a server may have set them."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary that steps and runs carry; the traceback stays with the attempt."""
