@@ -21,6 +21,7 @@ from flowstone.cli import (
     plan,
     pools,
     prune,
+    rates,
     run,
     show,
     status,
@@ -73,6 +74,7 @@ app.command("check")(check.check)
 app.command("invalidate")(history.invalidate)
 app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
+app.command("rates")(rates.rates)
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")

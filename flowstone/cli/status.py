@@ -16,6 +16,7 @@ from flowstone.cli.display import failures_table, progress_table, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import Progress, Reason, RunHandle, Wait
+from flowstone.limits import is_rate
 from flowstone.partition_key import label
 from flowstone.states import DONE_STEP_STATES, RunState
 
@@ -76,6 +77,8 @@ def _show(handle: RunHandle, progress: Progress) -> None:
 
 
 def _told(wait: Wait) -> str:
+    if is_rate(wait.key):
+        return f"{wait.steps} steps for {wait.key}; see `flowstone rates`"
     what = f"{wait.steps} steps for slots of {wait.key}"
     if not wait.slots:
         return f"{what}, which has none; see `flowstone pools`"

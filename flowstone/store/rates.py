@@ -120,14 +120,17 @@ _PAUSE = text(
     """
 )
 
+# As the index of those that take slots has it.
+_DISPATCHED = """takes IS NOT NULL AND canvas IS NOT NULL
+    AND state IN ('queued', 'running', 'retrying')"""
+
 # Those that have started, and those that have been promised a start, want no other.
 _ROOM = text(
     f"""
     SELECT r.key, {_BUCKET}, (
         SELECT count(*) FROM {SCHEMA}.steps s
-        WHERE s.takes IS NOT NULL AND s.canvas IS NOT NULL
-          AND s.state IN ('queued', 'running', 'retrying')
-          AND s.takes ? r.key AND (s.state = 'running' OR s.starts_at > now())) AS served
+        WHERE {_DISPATCHED} AND takes ? r.key
+          AND (state = 'running' OR starts_at > now())) AS served
     FROM {SCHEMA}.rates r WHERE r.key = ANY(CAST(:keys AS text[]))
     """
 )
@@ -136,13 +139,10 @@ _ALL = text(
     f"""
     SELECT r.key, {_BUCKET}, (
         SELECT count(*) FROM {SCHEMA}.steps s
-        WHERE s.takes IS NOT NULL AND s.canvas IS NOT NULL
-          AND s.state IN ('queued', 'running', 'retrying')
-          AND s.takes ? r.key AND s.state <> 'running'
+        WHERE {_DISPATCHED} AND takes ? r.key AND state <> 'running'
     ) + (
         SELECT count(*) FROM {SCHEMA}.steps s
-        WHERE s.takes IS NOT NULL AND s.state = 'pending' AND s.open_deps = 0
-          AND s.takes ? r.key
+        WHERE takes IS NOT NULL AND state = 'pending' AND open_deps = 0 AND takes ? r.key
     ) AS waiting
     FROM {SCHEMA}.rates r ORDER BY r.key
     """

@@ -27,7 +27,7 @@ from tests.rate_law import assert_kept
 
 RATES = st.tuples(st.floats(0.001, 400), st.integers(1, 6))
 BUCKETS = st.builds(
-    lambda rate, next_at, ahead: Bucket(*rate, next_at, next_at + ahead),
+    lambda rate, next_at, ahead: Bucket(rate[0], rate[1], next_at, next_at + ahead),
     RATES,
     st.floats(-1000, 1000),
     st.floats(0, 1000),
