@@ -365,7 +365,7 @@ def test_a_pause_never_shortens_one_that_is_longer(
     worker = worker_of(pages(Rate(1, key="api"), 1))
     worker.submit("pages")
     (message,) = worker.messages
-    for seconds in (100, 5, 0):
+    for seconds in (100.0, 5.0, 0.0):
         with ledger.begin() as conn:
             rates.pause(conn, message.id, seconds)
     assert 99 < bucket(ledger).next_at <= 100

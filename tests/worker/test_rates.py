@@ -149,7 +149,10 @@ def test_a_step_of_a_slow_rate_holds_nothing_and_can_be_cancelled(
     waiting[0].cancel()
     assert waiting[0].wait(timeout=30) == RunState.CANCELLED
     # Near its start it is dispatched, and waits as a message for the rest.
-    later(here.ledger, 3595)
+    ((left,),) = view.rows(
+        "SELECT extract(epoch FROM next_at - now())::float8 FROM flowstone.rates"
+    )
+    later(here.ledger, left - 5)
     assert reconcile()["run_woken"] == 1
     wait_until(lambda: view.rows(PROMISED)[0][0] == 1, "it waits for its turn")
     assert len(called()) == 1
