@@ -12,10 +12,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
-HORIZON: Final = 10.0
-"""Steps are dispatched so many seconds before they may start: runs are woken as often."""
+HORIZON: Final = 12.0
+"""Steps are dispatched so many seconds before they may start: runs are woken a little more often,
+by the reconciler, so that no token is lost even where nothing ends meanwhile."""
 
-PATIENCE: Final = 15.0
+PATIENCE: Final = 20.0
 """A start that is more seconds away is waited for in the ledger; beyond HORIZON, so that nothing
 is sent back as soon as it was dispatched."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
 
-from flowstone.bucket import CLOSE, Leaves, Starts, Waits
+from flowstone.bucket import CLOSE, PATIENCE, Leaves, Starts, Waits
 from flowstone.errors import LedgerUnavailable
 from flowstone.runtime import Runtime
 from flowstone.store import flights, rates, slots, steps
@@ -30,13 +30,11 @@ class Early:
     """The runs whose coordinator must be woken."""
 
 
-def claim(
-    runtime: Runtime, step_id: int, canvas: UUID, *, worker: str, patience: float
-) -> Claim | Refused | Early:
+def claim(runtime: Runtime, step_id: int, canvas: UUID, *, worker: str) -> Claim | Refused | Early:
     """Claim a step that has been dispatched in `canvas`.
 
-    Where its rate lets it start in more than `patience` seconds, it leaves the canvas. Raises
-    LedgerUnavailable.
+    Where its rate lets it start only beyond the PATIENCE of a bucket, it leaves the canvas.
+    Raises LedgerUnavailable.
     """
     claim_it = partial(
         steps.claim,
@@ -53,7 +51,7 @@ def claim(
     key = claimed.rate
 
     def in_turn(conn: Connection) -> Claim | Refused | Early | Left:
-        match rates.turn(conn, step_id, canvas, key, patience=patience):
+        match rates.turn(conn, step_id, canvas, key, patience=PATIENCE):
             case Starts():
                 return claim_it(conn, in_turn=True)
             case Waits(wait=wait):

@@ -52,22 +52,15 @@ class Fenced:
 
 
 def execute(
-    runtime: Runtime,
-    step_id: int,
-    canvas: UUID,
-    *,
-    worker: str,
-    park_after: float = math.inf,
-    patience: float = math.inf,
+    runtime: Runtime, step_id: int, canvas: UUID, *, worker: str, park_after: float = math.inf
 ) -> Ended | Fenced | Refused | Early:
     """Run a step that has been dispatched in `canvas`, and record how it ended.
 
-    A retry that is due in more than `park_after` seconds leaves the canvas, and so does a step
-    whose rate lets it start in more than `patience` seconds. Returns
-    Refused, and does nothing, where the step has gone elsewhere. Raises LedgerUnavailable;
-    whatever the asset raises becomes an outcome.
+    A retry that is due in more than `park_after` seconds leaves the canvas. Returns
+    Refused, and does nothing, where the step has gone elsewhere, and Early where its rate does
+    not let it start yet. Raises LedgerUnavailable; whatever the asset raises becomes an outcome.
     """
-    claim = claiming.claim(runtime, step_id, canvas, worker=worker, patience=patience)
+    claim = claiming.claim(runtime, step_id, canvas, worker=worker)
     if not isinstance(claim, Claim):
         return claim
     if claim.takes and park_after < math.inf:

@@ -39,7 +39,7 @@ def _drive(here: Runtime, handle: RunHandle) -> None:
             for member in members(canvas):
                 _execute_here(here, member, steps[member].canvas)
         if not canvases and handle.status() not in FINAL_RUN_STATES:
-            # All that is left is joined to steps of other runs.
+            # All that is left is joined to steps of other runs, or waits for slots or its turn.
             pause.wait()
 
 
@@ -76,6 +76,9 @@ def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
         if isinstance(ended, Early):
+            wake_others(here, ended.wake)
+            if ended.has_left:
+                return
             # In short parts, as the run may be cancelled meanwhile.
             time.sleep(min(ended.wait, POLL_SECONDS))
             continue

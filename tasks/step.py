@@ -10,7 +10,6 @@ from celery import Task
 from celery.exceptions import Ignore, Retry
 
 from flowstone import coordinator, runtime
-from flowstone.bucket import PATIENCE
 from flowstone.canvas import Publisher
 from flowstone.claiming import Early
 from flowstone.errors import LedgerUnavailable
@@ -37,7 +36,6 @@ def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parse
             message.canvas,
             worker=self.request.hostname,
             park_after=here.settings.park_after,
-            patience=PATIENCE,
         )
     except LedgerUnavailable as error:
         raise self.retry(exc=error, countdown=5) from error

@@ -228,14 +228,14 @@ def test_what_may_be_dispatched_can_start_within_the_horizon(bucket: Bucket) -> 
 def test_of_a_slow_rate_one_is_dispatched_shortly_before_its_start() -> None:
     every_six_minutes = Bucket(360, 1, next_at=360, free_at=360)
     assert may_be_dispatched(every_six_minutes) == 0
-    assert may_be_dispatched(every_six_minutes.later(349)) == 0
-    assert may_be_dispatched(every_six_minutes.later(350)) == 1
+    assert may_be_dispatched(every_six_minutes.later(347)) == 0
+    assert may_be_dispatched(every_six_minutes.later(348)) == 1
     assert may_be_dispatched(every_six_minutes.later(10_000)) == 1
     assert may_be_dispatched(Bucket(360, 5)) == 5
 
 
 def test_of_a_quick_rate_no_more_are_dispatched_than_a_worker_can_keep() -> None:
-    assert may_be_dispatched(Bucket(0.2, 1)) == 51
+    assert may_be_dispatched(Bucket(0.25, 1)) == 49
     assert may_be_dispatched(Bucket(1e-300, 1)) == MOST
     assert may_be_dispatched(Bucket(1e-300, 10**6)) == MOST
 
