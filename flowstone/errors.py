@@ -110,6 +110,12 @@ class BadConfig(FlowStoneError):
     type = "bad_config"
 
 
+class PlainSecret(BadConfig):
+    """A secret in a config that would be stored with the run."""
+
+    type = "plain_secret"
+
+
 class BadMessage(FlowStoneError):
     """A Celery message whose arguments are not the ones that the task declares."""
 
