@@ -163,7 +163,8 @@ def materialize_sync(
     `FLOWSTONE_DATABASE_URL`, and if `flowstone dev` does not run, it starts PostgreSQL for
     as long as this process lives. `on_conflict` and `idempotency_key` are those of
     `materialize`; the run of an earlier call with the same key is waited for. Raises
-    RunFailed where the run does not succeed, and BadConfig or KeyReused as `materialize`.
+    RunFailed where the run does not succeed, from the error of the first step that failed
+    here, which is its `original`; and BadConfig or KeyReused as `materialize`.
     """
     here = runtime.current()
     _ensure_ledger(here)
@@ -185,12 +186,13 @@ def materialize_sync(
         here, request, config, None, driver="inline", key=idempotency_key
     )
     handle = RunHandle(run_id, here)
+    error = None
     if is_new:
-        inline.drive_to_the_end(here, handle)
+        error = inline.drive_to_the_end(here, handle)
     else:
         inline.watch(here, handle)
     if handle.status() != RunState.SUCCEEDED:
-        raise RunFailed(handle.explain())
+        raise RunFailed(handle.explain(), original=error) from error
     return handle
 
 

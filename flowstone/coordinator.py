@@ -12,18 +12,27 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from flowstone.config_values import shown_values
 from flowstone.errors import (
     BadConfig,
     BrokerUnavailable,
     Conflict,
     FlowStoneError,
+    PlainSecret,
     did_you_mean,
 )
 from flowstone.expand import Canvas, expand
 from flowstone.freshness import Input
 from flowstone.limits import asset_key, is_pool, rate_key
 from flowstone.log import get_logger
-from flowstone.made_of import asset_config, chosen_values, made_of
+from flowstone.made_of import (
+    asset_config,
+    check_names,
+    chosen_values,
+    made_of,
+    refuse_secrets,
+    without_secrets,
+)
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
 from flowstone.request import OnConflict, Request
@@ -103,7 +112,10 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
             plan = _plan(conn, runtime, run)
         except FlowStoneError as error:
             reason = {"type": error.type, "message": error.message}
-            runs.fail(conn, run_id, reason, actor=ACTOR)
+            kept: dict[str, Any] = {}
+            if isinstance(error, PlainSecret):
+                kept["config"] = without_secrets(runtime.registry.graph.assets, run.config)
+            runs.fail(conn, run_id, reason, actor=ACTOR, **kept)
         else:
             _write(conn, runtime, run_id, plan)
 
@@ -159,16 +171,18 @@ def preview(
 ) -> Plan:
     """Return the plan that a request would have now; raises what `build_plan` raises."""
     graph = runtime.registry.graph
-    plan = build_plan(
-        request,
-        graph,
-        partial(plans.latest, conn),
-        datetime.now(UTC),
-        lambda asset: chosen_values(
-            graph[asset], asset_config(graph[asset], config), request.resources
-        ),
-    )
-    _check_config(plan, config)
+    refuse_secrets(graph.assets, config)
+    configs: dict[str, Any] = {}
+
+    def config_of(name: str) -> Any:  # noqa: ANN401 - any model
+        made = asset_config(graph[name], config)
+        if made is not None:
+            configs[name] = shown_values(made)
+        return chosen_values(graph[name], made, request.resources)
+
+    plan = build_plan(request, graph, partial(plans.latest, conn), datetime.now(UTC), config_of)
+    plan = replace(plan, configs=configs)
+    check_names(config, {step.asset for step in plan.steps})
     _check_io(runtime, plan, request)
     _check_resources(plan, runtime, request.resources)
     _check_pools(conn, runtime, plan)
@@ -180,16 +194,6 @@ def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
     run = runs.lock(conn, run_id)
     _write(conn, runtime, run_id, _plan(conn, runtime, run))
     runs.move(conn, run_id, RunState.PAUSED, actor=ACTOR)
-
-
-def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
-    planned = {step.asset for step in plan.steps}
-    for name in config:
-        if name not in planned:
-            raise BadConfig(
-                f"config is given for {name!r}, which this run does not compute"
-                + did_you_mean(name, planned)
-            )
 
 
 def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:

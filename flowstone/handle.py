@@ -202,6 +202,14 @@ class RunHandle:
             runs.get(conn, self.id)
             return plans.read(conn, self.id)
 
+    def configs(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the config of each asset of the stored plan that takes one, by its name.
+
+        Defaults are included, and the values of secret fields are "***".
+        """
+        with self._runtime.ledger.begin() as conn:
+            return runs.get(conn, self.id).planned_config
+
     def start(self) -> RunHandle:
         """Start a run whose plan was saved by `save_plan`, and return this handle.
 

@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     park_after: float = Field(
         60, ge=0, le=600, description="A retry that is due later, in seconds, waits in the ledger."
     )
+    retry_unknown: bool = Field(
+        False, description="Whether errors that nobody has classified are tried again."
+    )
     prefetch: int = Field(
         1, ge=1, le=100, description="Messages that a worker takes in reserve for each process."
     )

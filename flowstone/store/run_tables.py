@@ -74,6 +74,11 @@ runs = Table(
         comment="The level, 0 for the most urgent",
     ),
     Column("deadline_at", TIME, comment="When the run fails if it has not ended"),
+    Column(
+        "planned_config",
+        JSONB,
+        comment="The config of each asset of the plan, defaults included and without secrets",
+    ),
     UniqueConstraint("resumed_from"),
     UniqueConstraint("idempotency_key"),
     CheckConstraint(only("state", RunState), "state"),

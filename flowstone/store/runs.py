@@ -55,6 +55,8 @@ class Run:
     cancel_reason: str | None
     resumed_from: UUID | None
     pruned_at: datetime | None
+    planned_config: Mapping[str, Any]
+    """The config that each asset of the plan has, for people to see."""
 
     @property
     def is_being_cancelled(self) -> bool:
@@ -172,6 +174,8 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         cancel_reason=row.cancel_reason,
         resumed_from=row.resumed_from,
         pruned_at=row.pruned_at,
+        # Plans of older versions lack it.
+        planned_config=row.planned_config or {},
     )
 
 

@@ -32,6 +32,11 @@ def _runs() -> None:
             comment="The level, 0 for the most urgent",
         ),
         sa.Column("deadline_at", TIME, comment="When the run fails if it has not ended"),
+        sa.Column(
+            "planned_config",
+            postgresql.JSONB(astext_type=sa.Text()),
+            comment="The config of each asset of the plan, defaults included and without secrets",
+        ),
     )
     op.create_check_constraint(
         op.f("ck_runs_priority"), "runs", "priority BETWEEN 0 AND 2", schema=SCHEMA
@@ -187,7 +192,7 @@ def downgrade() -> None:
             "soft_timeout",
             "takes",
         ),
-        "runs": ("deadline_at", "priority"),
+        "runs": ("planned_config", "deadline_at", "priority"),
     }
     op.drop_constraint(op.f("ck_runs_priority"), "runs", schema=SCHEMA)
     for table, names in columns.items():
