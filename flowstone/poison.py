@@ -36,8 +36,9 @@ def poisoned(step: str, deaths: Sequence[Death]) -> str:
     times = Counter(death.end for death in deaths)
     ends = ", ".join(end if n == 1 else f"{n} times {end}" for end, n in times.most_common(3))
     last = deaths[-1]
+    often = "once" if len(deaths) == 1 else f"{len(deaths)} times"
     first = (
-        f"the process that ran {step} has died {len(deaths)} times ({ends}; the last one after "
+        f"the process that ran {step} has died {often} ({ends}; the last one after "
         f"{last.seconds:.1f} s on {last.worker}); look for what kills it, such as the memory "
         "that it takes"
     )

@@ -40,6 +40,8 @@ class StepRequest(Request):  # type: ignore[misc] # Celery has no types
 
     is_handed_back = False
     """Whether the ledger dispatches the step anew, whatever becomes of this message."""
+    is_cut_off = False
+    """Whether its process was ended without further ado."""
 
     def on_failure(
         self,
@@ -48,7 +50,8 @@ class StepRequest(Request):  # type: ignore[misc] # Celery has no types
         return_ok: bool = False,
     ) -> None:
         """Tell the ledger of a process that has died, which else finds out by its lease."""
-        if not self.is_handed_back and (end := end_of(exc_info.exception)) is not None:
+        end = None if self.is_cut_off else end_of(exc_info.exception)
+        if end is not None and not self.is_handed_back:
             self._tell(end)
         if self.is_handed_back:
             self._leave_as_retried()
@@ -57,8 +60,10 @@ class StepRequest(Request):  # type: ignore[misc] # Celery has no types
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: ANN401
         """End the process, as Celery's cold shutdown asks; `tasks.stop` tells the ledger."""
+        self.is_cut_off = True
         cut_off.append(self)
         cold.set()
+        asked.set()
         # Threads cannot be ended.
         with contextlib.suppress(NotImplementedError):
             super().cancel(pool, signal, emit_retry)
@@ -107,6 +112,9 @@ _kills: Final = Kills()
 
 cut_off: Final[list[StepRequest]] = []
 """The requests whose process was ended without further ado, as in a cold shutdown."""
+
+asked: Final = threading.Event()
+"""Set when this worker was asked to stop."""
 
 cold: Final = threading.Event()
 """Set when there are any."""

@@ -13,20 +13,25 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
 from typing import Any, Final
 
 from celery import bootsteps
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.signals import worker_shutdown, worker_shutting_down
 from celery.worker import state
 
 from flowstone import runtime
 from flowstone.log import get_logger
-from tasks.requests import StepRequest, cold, cut_off, hand_back
+from tasks.requests import StepRequest, asked, cold, cut_off, hand_back
 
 log = get_logger("flowstone.worker")
 
 CLEAN_UP_SECONDS: Final = 3.0
 """How long a process may clean up after its step was handed back; then it is killed."""
+
+QUIET_SECONDS: Final = 3.0
+"""The most that is waited for the worker to take no more messages."""
 
 
 class GracefulStop(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has no types
@@ -41,7 +46,7 @@ class GracefulStop(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has 
         super().__init__(worker, **options)
         self._worker = worker
         self._taken: tuple[Any, ...] = ()
-        self._asked = threading.Event()
+        self._quiet = threading.Event()
         self._thread = threading.Thread(target=self._wait, name="flowstone-stop", daemon=True)
         # Held while something is handed back.
         self._busy = threading.Lock()
@@ -51,7 +56,7 @@ class GracefulStop(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has 
         """Begin to listen; but have no thread where processes are still to be forked."""
         worker_shutdown.connect(self._finish, weak=False)
         if not self._forks:
-            worker_shutting_down.connect(lambda **_: self._asked.set(), weak=False)
+            worker_shutting_down.connect(lambda **_: asked.set(), weak=False)
             self._thread.start()
 
     def close(self, worker: Any) -> None:  # noqa: ANN401, ARG002 - the signature is Celery's
@@ -61,19 +66,28 @@ class GracefulStop(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has 
         if state.should_terminate is not None and state.should_terminate is not False:
             self._finish()
         elif self._forks:
-            self._asked.set()
+            asked.set()
             self._thread.start()
+
+    def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002
+        """Give back what was not begun, which else waits until this worker has ended."""
+        self._give_back()
 
     @property
     def _forks(self) -> bool:
         return bool(self._worker.pool.uses_semaphore)
 
     def _wait(self) -> None:
-        self._asked.wait()
+        asked.wait()
         cold.wait(runtime.current().settings.stop_seconds)
+        if not cold.is_set():
+            self._quiet.wait(QUIET_SECONDS)
         with self._busy:
             if self._ended:
                 return
+            if not self._quiet.is_set():
+                # The main thread is busy: with a step, or with a shutdown that waits for threads.
+                self._give_back()
             self._hand_back()
             if self._forks:
                 self._end_processes()
@@ -86,6 +100,15 @@ class GracefulStop(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has 
             self._ended = True
             if cold.is_set():
                 self._hand_back()
+
+    def _give_back(self) -> None:
+        """Take no more messages, and give back those of which nothing was begun."""
+        # The pool solo runs a step while it takes its message, and asks for no other meanwhile.
+        if not isinstance(self._worker.pool, SoloPool):
+            with contextlib.suppress(AttributeError):
+                _read_what_was_asked_for(self._worker.consumer.task_consumer.channel)
+        _requeue(self._taken or tuple(state.requests.values()))
+        self._quiet.set()
 
     def _hand_back(self) -> None:
         requests = {id(r): r for r in (*self._taken, *state.active_requests, *cut_off)}
@@ -117,14 +140,28 @@ class GracefulStop(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has 
                     request.message.ack()
                     request.say_handed_back()
                     request.eventer.flush()
-        with contextlib.suppress(Exception):
-            # What was not begun goes to others at once; a broker with connections sees to that
-            # by itself, and for what is left here the reconciler looks.
-            self._worker.consumer.task_consumer.channel.qos.restore_unacked_once()
         if self._worker.pidlock:
             self._worker.pidlock.release()
         logging.shutdown()
         os._exit(0)
+
+
+def _read_what_was_asked_for(channel: Any) -> None:  # noqa: ANN401 - kombu has no types
+    """Wait up to a second for the message that Redis may be about to give to this worker.
+
+    Nobody consumes it any more, so kombu gives it back; but it would do so at the very end.
+    """
+    if getattr(channel, "_in_poll", None):
+        with contextlib.suppress(Exception):
+            channel._brpop_read()  # noqa: SLF001
+
+
+def _requeue(requests: Iterable[Any]) -> None:
+    for request in requests:
+        if request not in state.active_requests and not request.acknowledged:
+            # Where the broker is away, it gives the message out again by itself.
+            with contextlib.suppress(Exception):
+                request.message.requeue()
 
 
 def _pids(pool: Any) -> list[int]:  # noqa: ANN401 - Celery has no types
