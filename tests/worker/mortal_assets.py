@@ -13,7 +13,10 @@ from pydantic import BaseModel
 from flowstone import Context, Retry, StaticPartitions, asset
 
 PARTS = 48
-PART_SECONDS = 0.2
+LONG = tuple(f"p{number:02}" for number in range(0, PARTS, 4))
+"""The parts that take longer than a worker needs to stop."""
+LONG_SECONDS = 3.0
+SHORT_SECONDS = 0.05
 GATE_SECONDS = 60
 
 
@@ -101,8 +104,8 @@ def unlucky(context: Context) -> int:
 
 
 @asset(partitions=StaticPartitions([f"p{number:02}" for number in range(PARTS)]))
-def part() -> int:
-    time.sleep(PART_SECONDS)
+def part(context: Context) -> int:
+    time.sleep(LONG_SECONDS if context.partition in LONG else SHORT_SECONDS)
     return 1
 
 
