@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -29,16 +29,18 @@ from flowstone.store import (
     flights,
     outputs,
     plans,
+    pools,
     progress,
     reasons,
     resumption,
     runs,
 )
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
+from flowstone.store.pools import Wait
 from flowstone.store.progress import StepError
 from flowstone.store.reasons import Reason
 
-__all__ = ["Cancellation", "Progress", "Reason", "RunHandle"]
+__all__ = ["Cancellation", "Progress", "Reason", "RunHandle", "Wait"]
 
 log = get_logger("flowstone.handle")
 
@@ -125,6 +127,11 @@ class RunHandle:
                     + did_you_mean(str(asset), planned)
                 )
             return reasons.of_asset(conn, self.id, str(asset), limit)
+
+    def waits(self) -> Sequence[Wait]:
+        """Return for what slots the ready steps of the run wait, if they do."""
+        with self._runtime.ledger.begin() as conn:
+            return pools.waits(conn, self.id)
 
     def wait(self, timeout: float | None = None) -> RunState:
         """Wait until the run has ended, and return its final state.

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from flowstone import audit
 from flowstone.runtime import Runtime
-from flowstone.store import cancellation, flights, repairs
+from flowstone.store import cancellation, flights, repairs, slots
 from flowstone.store.ledger import Connection
 
 LOST_MESSAGE_SECONDS: Final = 300.0
@@ -46,6 +46,8 @@ def reconcile(
         kill((step.step_id, step.canvas) for step in taken)
     repaired = repair(runtime)
     with runtime.ledger.begin() as conn:
+        # What this worker was started with holds from now on.
+        slots.declare(conn, runtime.settings.pools)
         to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
     for run_id in sorted(to_wake):
         wake(run_id)

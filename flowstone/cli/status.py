@@ -15,7 +15,7 @@ from flowstone import client
 from flowstone.cli.display import failures_table, progress_table, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
-from flowstone.handle import Progress, Reason, RunHandle
+from flowstone.handle import Progress, Reason, RunHandle, Wait
 from flowstone.partition_key import label
 from flowstone.states import DONE_STEP_STATES, RunState
 
@@ -44,6 +44,7 @@ def status(
                     "error": progress.error,
                     "steps": progress.steps,
                     "errors": [vars(error) for error in handle.errors()],
+                    "waits": [vars(wait) for wait in handle.waits()],
                 }
                 | ({"reasons": [vars(reason) for reason in reasons]} if asset else {})
             )
@@ -61,6 +62,8 @@ def status(
 def _show(handle: RunHandle, progress: Progress) -> None:
     console = Console()
     console.print(progress_table(progress, title(handle, progress)))
+    for wait in handle.waits():
+        console.print(f"waiting: {_told(wait)}", markup=False, highlight=False)
     if failures := failures_table(progress):
         console.print(failures)
         return
@@ -70,6 +73,13 @@ def _show(handle: RunHandle, progress: Progress) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def _told(wait: Wait) -> str:
+    what = f"{wait.steps} steps for slots of {wait.key}"
+    if not wait.slots:
+        return f"{what}, which has none; see `flowstone pools`"
+    return f"{what}, of which {wait.taken} of {wait.slots} are taken"
 
 
 def _show_reasons(asset: str, reasons: Sequence[Reason], progress: Progress) -> None:
