@@ -6,7 +6,7 @@ ledger is asked with little patience, and what it does not hear of now, the reco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -14,7 +14,7 @@ from uuid import UUID
 from flowstone.errors import FlowStoneError
 from flowstone.log import get_logger
 from flowstone.settings import Settings
-from flowstone.store import flights, losses
+from flowstone.store import flights, losses, slots
 from flowstone.store.ledger import Connection, Ledger
 from flowstone.store.losses import Freed, Message
 
@@ -64,7 +64,7 @@ def _free(
     ledger = Ledger(settings.database, patience=PATIENCE)
     try:
         freed = ledger.in_turn(work)
-        _go_on(ledger, {step.run_id for step in freed}, worker, wake)
+        _go_on(ledger, freed, worker, wake)
     except FlowStoneError as error:
         log.warning("left to the reconciler", worker=worker, error=error.message)
         return []
@@ -73,12 +73,16 @@ def _free(
     return freed
 
 
-def _go_on(ledger: Ledger, run_ids: set[UUID], worker: str, wake: Wake) -> None:
+def _go_on(ledger: Ledger, freed: Sequence[Freed], worker: str, wake: Wake) -> None:
     """Settle what was joined to the steps, and wake all runs that can go on."""
-    waiting = set(run_ids)
+    runs = {step.run_id for step in freed}
+    keys = {key for step in freed for key in step.takes}
     try:
-        for run_id in sorted(run_ids):
+        waiting = set(runs)
+        for run_id in sorted(runs):
             waiting |= ledger.in_turn(partial(flights.leave, run_id=run_id, actor=worker))
+        if keys:
+            waiting |= ledger.in_turn(partial(slots.may_go_on, keys=keys))
         for run_id in sorted(waiting):
             wake(run_id)
     except FlowStoneError as error:

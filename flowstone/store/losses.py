@@ -55,7 +55,7 @@ def _ending(outcome: str, count: str) -> TextClause:
             SET state = 'pending', token = NULL, lease_until = NULL, canvas = NULL,
                 queued_at = NULL{count}
             WHERE id = ANY(CAST(:ids AS bigint[])) AND {in_state("state", StepState.RUNNING)}
-            RETURNING id, run_id, asset, partition, attempt, lost, max_lost
+            RETURNING id, run_id, asset, partition, attempt, lost, max_lost, takes
         ), ended AS (
             UPDATE {SCHEMA}.attempts a
             SET outcome = '{outcome}', finished_at = now(), error_type = '{outcome}',
@@ -77,7 +77,8 @@ def _ending(outcome: str, count: str) -> TextClause:
             )
         }
         )
-        SELECT id, run_id, asset, partition, lost >= max_lost AS is_poisoned FROM told ORDER BY id
+        SELECT id, run_id, asset, partition, takes, lost >= max_lost AS is_poisoned
+        FROM told ORDER BY id
         """
     )
 
@@ -108,6 +109,8 @@ class Freed:
 
     step_id: int
     run_id: UUID
+    takes: frozenset[str] = frozenset()
+    """The keys of the slots that it has left."""
 
 
 def expired(conn: Connection, batch: int, *, actor: str) -> list[Freed]:
@@ -159,7 +162,7 @@ def _free(
     freed = conn.execute(ending, values).all()
     dispatch.release(conn, {row.canvas for row in found})
     return (
-        [Freed(row.id, row.run_id) for row in freed],
+        [Freed(row.id, row.run_id, frozenset(row.takes or ())) for row in freed],
         [row for row in freed if row.is_poisoned],
     )
 
