@@ -112,3 +112,13 @@ def part(context: Context) -> int:
 @asset
 def whole(part: dict[Any, int]) -> int:
     return sum(part.values())
+
+
+@asset(partitions=StaticPartitions(["a", "b", "c", "d", "e", "f"]))
+def item() -> int:
+    return 1
+
+
+@asset
+def items(item: dict[Any, int]) -> int:
+    return sum(item.values())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4

@@ -167,13 +167,13 @@ def test_messages_in_reserve_go_back_at_once(
     worker = start("first", "-c", "1", stop_seconds=60, prefetch=8)
     handle = run_gate(folder)
     attempt_at(folder, "attempt-1")
-    parts = flowstone.materialize_all("whole")
+    items = flowstone.materialize_all("items")
     # The only process of the worker is busy.
-    coordinator.coordinate(here, parts.id, publisher.publish)
+    coordinator.coordinate(here, items.id, publisher.publish)
     wait_until(lambda: broker.hlen("unacked") >= 4, "messages are in reserve")
     psutil.Process(worker.pid).terminate()
     start("second")
-    assert parts.result(timeout=60) == mortal_assets.PARTS
+    assert items.result(timeout=60) == 6
     assert worker.status == "running"
     (folder / "open").touch()
     assert handle.result(timeout=30) == 3
