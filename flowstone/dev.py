@@ -29,6 +29,8 @@ from flowstone.store.ledger import Ledger
 START_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 15
 """How long a part may take to finish what it does; then its guard kills it."""
+STOP_SECONDS: Final = 8.0
+"""The most that steps have to end; what is left of the grace is for handing them back."""
 _POLL_SECONDS: Final = 0.1
 
 
@@ -153,6 +155,8 @@ class DevStack:
                 filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])
             ),
             "PYTHONUNBUFFERED": "1",
+            # Steps have to be handed back before the guard kills what runs them.
+            "FLOWSTONE_STOP_SECONDS": str(min(self.settings.stop_seconds, STOP_SECONDS)),
         }
 
     def _wait_until_ready(self, flower_port: int) -> None:

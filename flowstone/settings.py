@@ -131,6 +131,9 @@ class Settings(BaseSettings):
         3600, gt=0, description="Seconds after which a task is asked to stop."
     )
     time_limit: float = Field(3660, gt=0, description="Seconds after which a task is killed.")
+    stop_seconds: float = Field(
+        20, ge=0, description="Seconds that steps have to end when their worker is to stop."
+    )
     retention: Annotated[Retention, NoDecode] = Field(
         Retention(), description="After how many days `flowstone prune` deletes what, as JSON."
     )

@@ -11,6 +11,7 @@ app = Celery(
     "flowstone", include=["tasks.coordinate", "tasks.prune", "tasks.reconcile", "tasks.step"]
 )
 app.config_from_object("celeryconfig")
+app.steps["worker"].add("tasks.stop:GracefulStop")
 
 
 @worker_process_shutdown.connect

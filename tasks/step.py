@@ -20,12 +20,13 @@ from flowstone.outcome import Failed, Failure, Retrying, Stopped
 from flowstone.states import DONE_STEP_STATES, StepState
 from flowstone.store.steps import Refused
 from tasks.app import app
+from tasks.requests import StepTask
 
 EARLY_SECONDS = 5
 """How long a retry that has come too early is put off."""
 
 
-@app.task(name=STEP, bind=True, max_retries=None)
+@app.task(name=STEP, bind=True, base=StepTask, max_retries=None)
 def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parsed below
     """Run the step. The result is always None: a chord counts two different ones twice."""
     message = parse(STEP, StepMessage, args, kwargs)

@@ -63,6 +63,14 @@ def test_the_worker_takes_every_queue() -> None:
     assert queues.removeprefix("--queues=").split(",") == list(QUEUES)
 
 
+def test_the_worker_is_killed_only_after_it_has_handed_back_its_steps() -> None:
+    grace = SERVICES["worker"]["stop_grace_period"]
+    assert grace.endswith("s")
+    stops = Settings.model_fields["stop_seconds"].default
+    # As long again as it takes to become quiet, to tell the ledger, and to end processes.
+    assert float(grace.removesuffix("s")) >= stops + 20
+
+
 def test_the_migration_is_a_command_of_flowstone() -> None:
     program, group, name = SERVICES["migrate"]["command"]
     assert program == "flowstone"
