@@ -84,7 +84,7 @@ def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> BaseException | 
         if isinstance(ended, Early):
             wake_others(here, ended.wake)
             if ended.has_left:
-                return
+                return None
             # In short parts, as the run may be cancelled meanwhile.
             time.sleep(min(ended.wait, POLL_SECONDS))
             continue
