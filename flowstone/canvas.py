@@ -15,6 +15,7 @@ from flowstone.errors import BadConfig, BrokerUnavailable
 from flowstone.expand import Canvas, Chain
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
+from flowstone.queues import CONTROL_QUEUE, message_priority
 from flowstone.store.dispatch import DispatchedStep
 
 MAX_SHADOW: Final = 200
@@ -48,6 +49,8 @@ def _step(app: Celery, step: DispatchedStep) -> Signature:
     # A process that is no worker would subscribe to each result that it does not ignore.
     return app.signature(STEP, kwargs=message.arguments(), immutable=True).set(
         queue=step.queue,
+        # Celery's retries keep it, and what follows in the canvas has its own.
+        priority=message_priority(step.level, app.conf.broker_url),
         shadow=_shadow(step),
         ignore_result=True,
         task_id=task_id(step.id, step.canvas),
@@ -84,7 +87,7 @@ class Publisher:
             self.app.send_task(
                 COORDINATE,
                 kwargs=CoordinateMessage(run_id=run_id).arguments(),
-                queue="control",
+                queue=CONTROL_QUEUE,
                 ignore_result=True,
             )
 

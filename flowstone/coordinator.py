@@ -18,12 +18,13 @@ from flowstone.errors import (
     FlowStoneError,
     did_you_mean,
 )
-from flowstone.expand import Canvas, expand
+from flowstone.expand import Canvas, expand, places
 from flowstone.freshness import Input
 from flowstone.log import get_logger
 from flowstone.made_of import asset_config, chosen_values, made_of
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
+from flowstone.priority import message_level
 from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
@@ -239,7 +240,18 @@ def _take_ready(
         return (), {}
     if run.state == RunState.PLANNED:
         runs.mark_running(conn, run_id, actor=ACTOR)
-    return canvases, dispatch.mark(conn, canvases)
+    return canvases, dispatch.mark(conn, canvases, _levels(run, ready, canvases))
+
+
+def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, int]:
+    """Return where the message of each member stands in the order of all."""
+    # What a run that starves has in flight does not start; the first of these have to.
+    ahead = 0 if run.boost else ready.ahead
+    priority = run.request.priority.level
+    return {
+        step: message_level(priority, run.boost, place)
+        for step, place in places(canvases, ahead).items()
+    }
 
 
 def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:

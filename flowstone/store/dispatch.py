@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
+from flowstone.priority import LEVELS
 from flowstone.states import (
     ACTIVE_STEP_STATES,
     StepState,
@@ -58,11 +59,13 @@ _DUE = Prepared(
 _AHEAD = Prepared(
     f"""
     WITH RECURSIVE window_left AS (
-        SELECT greatest(0, r.max_in_flight - (
-            SELECT count(*) FROM {SCHEMA}.steps
+        SELECT greatest(0, r.max_in_flight - f.members) AS room, f.startable
+        FROM {SCHEMA}.runs r CROSS JOIN LATERAL (
+            SELECT count(*) AS members, count(*) FILTER (WHERE open_deps = 0) AS startable
+            FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
-              AND canvas IS NOT NULL)) AS room
-        FROM {SCHEMA}.runs r WHERE r.id = :run_id
+              AND canvas IS NOT NULL) f
+        WHERE r.id = :run_id
     ), ready AS (
         SELECT id, asset, partition, feeds, open_deps FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND state = 'pending' AND open_deps = 0
@@ -79,7 +82,7 @@ _AHEAD = Prepared(
         SELECT DISTINCT id, asset, partition, feeds, open_deps FROM ahead
     )
     SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps,
-        o.id AS leader, o.run_id AS leading_run, w.room
+        o.id AS leader, o.run_id AS leading_run, w.room, w.startable
     FROM once a CROSS JOIN window_left w
     LEFT JOIN {SCHEMA}.steps o ON o.asset = a.asset AND o.partition = a.partition
         AND o.state IN ({sql_list(ACTIVE_STEP_STATES)})
@@ -141,6 +144,8 @@ class DispatchedStep:
     partition: str
     queue: str
     canvas: UUID
+    level: int = LEVELS - 1
+    """The place of its message in the order of all, 0 for what goes first."""
 
 
 @dataclass(frozen=True)
@@ -188,6 +193,8 @@ class Ready:
     """Ready steps that another run is computing; they are not among the others."""
     budget: int
     """How many steps the window has room for; 0 where nothing is ready."""
+    ahead: int
+    """How many steps are in flight that have started or could."""
 
 
 def ready(conn: Connection, run_id: UUID) -> Ready:
@@ -204,12 +211,16 @@ def ready(conn: Connection, run_id: UUID) -> Ready:
         if row.leader is not None and row.open_deps == 0
     ]
     starts = [id for id, node in nodes.items() if node.open_deps == 0]
-    return Ready(starts, nodes, followers, rows[0].room if rows else 0)
+    room, ahead = (rows[0].room, rows[0].startable) if rows else (0, 0)
+    return Ready(starts, nodes, followers, room, ahead)
 
 
-def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedStep]:
+def mark(
+    conn: Connection, canvases: Sequence[Canvas], levels: Mapping[int, int] | None = None
+) -> dict[int, DispatchedStep]:
     """Move the members of the canvases to queued, and return what their messages need.
 
+    `levels` says of each where its message stands in the order of all; by default they are last.
     The caller holds the lock on the run, so that no other coordinator dispatches them.
     Raises LedgerUnavailable (is_overtaken) where another run dispatches the same asset x
     partition at this moment: a fresh look finds it active.
@@ -221,9 +232,16 @@ def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedSt
         for step in members(canvas)
     }
     marked = _MARK.all(conn, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
+    level_of = levels or {}
     return {
         row.id: DispatchedStep(
-            row.id, row.run_id, row.asset, row.partition, row.queue, canvas_of[row.id]
+            row.id,
+            row.run_id,
+            row.asset,
+            row.partition,
+            row.queue,
+            canvas_of[row.id],
+            level_of.get(row.id, LEVELS - 1),
         )
         for row in marked
     }
