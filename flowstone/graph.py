@@ -116,8 +116,8 @@ def check_queues(graph: AssetGraph, own: Iterable[str]) -> None:
         if asset.queue in QUEUES:
             raise DefinitionError(f"{said}, which is not for assets; use one of {choice}")
         raise DefinitionError(
-            f"{said}, which there is not{did_you_mean(asset.queue, known)}; use one of "
-            f"{choice}, or add it to FLOWSTONE_QUEUES"
+            f"{said}, which there is not; use one of {choice}, or add it to FLOWSTONE_QUEUES"
+            f"{did_you_mean(asset.queue, known)}"
         )
 
 

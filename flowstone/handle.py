@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -33,6 +33,7 @@ from flowstone.store import (
     reasons,
     resumption,
     runs,
+    workers,
 )
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import StepError
@@ -57,6 +58,8 @@ class Progress:
     cancelling: bool = False
     """Whether nothing more of the run will start, while some of it still runs."""
     planned: bool = True
+    waits: Sequence[str] = ()
+    """For what steps wait, apart from others: a line for each queue that no worker consumes."""
 
     @property
     def is_refused(self) -> bool:
@@ -99,6 +102,7 @@ class RunHandle:
                 run.error,
                 cancelling=run.is_being_cancelled,
                 planned=run.planned_at is not None,
+                waits=[str(queue) for queue in workers.unattended(conn, self.id)],
             )
 
     def status(self) -> RunState:

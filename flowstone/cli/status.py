@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client
-from flowstone.cli.display import failures_table, progress_table, title
+from flowstone.cli.display import failures_table, progress_table, show_waits, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import Progress, Reason, RunHandle
@@ -44,6 +44,7 @@ def status(
                     "error": progress.error,
                     "steps": progress.steps,
                     "errors": [vars(error) for error in handle.errors()],
+                    "waits": progress.waits,
                 }
                 | ({"reasons": [vars(reason) for reason in reasons]} if asset else {})
             )
@@ -61,6 +62,7 @@ def status(
 def _show(handle: RunHandle, progress: Progress) -> None:
     console = Console()
     console.print(progress_table(progress, title(handle, progress)))
+    show_waits(console, progress.waits)
     if failures := failures_table(progress):
         console.print(failures)
         return
@@ -102,4 +104,6 @@ def runs(
             f"{run.created_at.astimezone():%m-%d %H:%M:%S}",
             f"{took.total_seconds():.1f} s" if took else "",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    show_waits(console, map(str, client.unattended()))

@@ -19,8 +19,7 @@ from flowstone.store.waiting import GOES_ON, QUEUED, STARTABLE
 
 ACTOR = "reconciler"
 
-# Whoever waits for a worker that is not there, or for the start that a rate has granted, would
-# gain nothing.
+# Whoever waits for a worker that is not there would gain nothing.
 _COULD_START = f"""
     EXISTS (
         SELECT FROM ({STARTABLE}) s
@@ -52,7 +51,7 @@ _AGE = text(
         FROM {SCHEMA}.runs r WHERE {GOES_ON}
     ), locked AS (
         SELECT r.id, r.boost AS was, seen.how FROM {SCHEMA}.runs r JOIN seen ON seen.id = r.id
-        WHERE seen.how <> 'has all it wants' OR r.waits_since IS NOT NULL
+        WHERE seen.how IN ('moves', 'starves') OR seen.how IS NOT NULL AND r.waits_since IS NOT NULL
         ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
     )
     UPDATE {SCHEMA}.runs r

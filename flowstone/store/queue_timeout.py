@@ -25,16 +25,15 @@ BATCH = 500
 
 _WAITING = text(
     f"""
-    SELECT s.queue, count(*) AS steps
-    FROM {SCHEMA}.runs r CROSS JOIN LATERAL ({QUEUED}) s
-    WHERE {GOES_ON} AND NOT {is_attended("s.queue")}
-    GROUP BY s.queue ORDER BY s.queue
+    SELECT queue, steps FROM (
+        SELECT s.queue, count(*) AS steps
+        FROM {SCHEMA}.runs r CROSS JOIN LATERAL ({QUEUED}) s WHERE {GOES_ON}
+        GROUP BY s.queue) waiting
+    WHERE NOT {is_attended("waiting.queue")} ORDER BY queue
     """
 )
 
-_FORGET = text(
-    f"DELETE FROM {SCHEMA}.unattended WHERE NOT queue = ANY(CAST(:queues AS text[]))"
-)
+_FORGET = text(f"DELETE FROM {SCHEMA}.unattended WHERE NOT queue = ANY(CAST(:queues AS text[]))")
 
 # After a time in which nobody has looked, the count begins anew.
 _NOTE = text(

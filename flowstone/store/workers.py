@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, select, text
+from sqlalchemy import Connection, delete, func, select, text
 
 from flowstone.queues import CONTROL_QUEUE
 from flowstone.store.tables import SCHEMA, workers
@@ -44,11 +44,12 @@ def is_attended(queue: str) -> str:
 # A run that nobody has planned yet has no steps: what waits is its message to the coordinator.
 _UNATTENDED = text(
     f"""
-    SELECT s.queue, count(*) AS steps, 0 AS runs
-    FROM {SCHEMA}.runs r CROSS JOIN LATERAL ({STARTABLE}) s
-    WHERE {GOES_ON} AND (CAST(:run_id AS uuid) IS NULL OR r.id = :run_id)
-      AND NOT {is_attended("s.queue")}
-    GROUP BY s.queue
+    SELECT queue, steps, 0 AS runs FROM (
+        SELECT s.queue, count(*) AS steps
+        FROM {SCHEMA}.runs r CROSS JOIN LATERAL ({STARTABLE}) s
+        WHERE {GOES_ON} AND (CAST(:run_id AS uuid) IS NULL OR r.id = :run_id)
+        GROUP BY s.queue) waiting
+    WHERE NOT {is_attended("waiting.queue")}
     UNION ALL
     SELECT '{CONTROL_QUEUE}', 0, count(*) FROM {SCHEMA}.runs r
     WHERE r.driver = 'celery' AND r.state = 'requested'
@@ -68,7 +69,8 @@ class Worker:
     queues: tuple[str, ...]
     """What it consumes."""
     started_at: datetime
-    seen_at: datetime
+    silent: float
+    """The seconds since it was seen last."""
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,10 @@ def gone(conn: Connection) -> list[str]:
 
 def listed(conn: Connection) -> list[Worker]:
     """Return the workers that are there, by name."""
-    query = select(workers).where(text(IS_THERE)).order_by(workers.c.name)
+    silent = func.extract("epoch", func.now() - workers.c.seen_at).label("silent")
+    query = select(workers, silent).where(text(IS_THERE)).order_by(workers.c.name)
     return [
-        Worker(row.name, tuple(row.queues), row.started_at, row.seen_at)
+        Worker(row.name, tuple(row.queues), row.started_at, float(row.silent))
         for row in conn.execute(query)
     ]
 
