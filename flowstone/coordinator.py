@@ -246,11 +246,11 @@ def _take_ready(
 def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, int]:
     """Return where the message of each member stands in the order of all."""
     # What a run that starves has in flight does not start; the first of these have to.
-    ahead = 0 if run.boost else ready.ahead
-    priority = run.request.priority.level
+    place_of = places(canvases, 0 if run.boost else ready.ahead)
+    in_flight = max(place_of.values()) + 1
     return {
-        step: message_level(priority, run.boost, place)
-        for step, place in places(canvases, ahead).items()
+        step: message_level(run.request.priority.level, run.boost, place=place, in_flight=in_flight)
+        for step, place in place_of.items()
     }
 
 

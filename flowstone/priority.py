@@ -22,16 +22,16 @@ class Priority(StrEnum):
 
 
 FIRST: Final = 8
-"""How many startable steps of a run in flight go before the bulk of others that are as urgent.
-
-So a new run never waits behind all that a large one has dispatched.
-"""
+"""The startable steps in flight up to which a run is small, and of a larger one the first."""
 
 CONTROL: Final = 0
 """The level of messages that keep the runs going; those of steps come after it."""
 
-LEVELS: Final = 1 + 2 * len(Priority)
-"""How many levels of messages there are, from 0 for those that go first."""
+_TIERS: Final = 3
+"""Of runs that are as urgent: steps of small ones, the first of large ones, and the bulk."""
+
+LEVELS: Final = 1 + _TIERS * len(Priority)
+"""How many levels of messages there are, from 0 for those that go first; Redis knows ten."""
 
 MAX_BOOST: Final = len(Priority) - 1
 """The most levels that a run can move up."""
@@ -45,13 +45,18 @@ def urgency(priority: int, boost: int) -> int:
     return max(0, priority - boost)
 
 
-def message_level(priority: int, boost: int, place: int) -> int:
+def message_level(priority: int, boost: int, *, place: int, in_flight: int) -> int:
     """Return the level of the message of a step, 0 for what goes first of all.
 
-    `priority` is the level of its run, `boost` by how many that has moved up as it starved, and
-    `place` how many startable steps of the run are in flight before this one. Only the first
-    few move up with the run, so that one which has waited long overtakes others by no more.
+    `priority` is the level of its run, and `boost` by how many that has moved up as it starved.
+    `in_flight` is how many startable steps of the run are in flight with this one, and those that
+    are sent with it; `place` how many before this one. So a small run never waits behind what a
+    large one has dispatched. Of a run that starves only the first few steps move up, as if it
+    were a small one: it overtakes others by no more than that.
     """
-    if place < FIRST:
-        return CONTROL + 1 + 2 * urgency(priority, boost)
-    return CONTROL + 2 + 2 * priority
+    first = CONTROL + 1 + _TIERS * priority
+    if boost and place < FIRST:
+        return CONTROL + 1 + _TIERS * urgency(priority, boost)
+    if in_flight <= FIRST:
+        return first
+    return first + (1 if place < FIRST else 2)

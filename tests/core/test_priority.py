@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.transport import virtual
 
 from flowstone.expand import Canvas, Chain, Chord, members, places
 from flowstone.priority import CONTROL, FIRST, LEVELS, MAX_BOOST, Priority, message_level, urgency
@@ -14,46 +15,68 @@ from flowstone.queues import MAX_MESSAGE_PRIORITY, message_priority
 
 PRIORITIES = st.sampled_from([priority.level for priority in Priority])
 BOOSTS = st.integers(0, MAX_BOOST)
-PLACES = st.integers(0, 500)
+SMALL = st.integers(1, FIRST)
+LARGE = st.integers(FIRST + 1, 500)
 
 
-@given(PRIORITIES, BOOSTS, PLACES)
+@st.composite
+def steps(draw: st.DrawFn, sizes: st.SearchStrategy[int] = SMALL | LARGE) -> dict[str, int]:
+    """The place of a step, and how many of its run are in flight."""
+    in_flight = draw(sizes)
+    return {"place": draw(st.integers(0, in_flight - 1)), "in_flight": in_flight}
+
+
+@given(PRIORITIES, BOOSTS, steps())
 def test_every_message_of_a_step_comes_after_those_of_control(
-    priority: int, boost: int, place: int
+    priority: int, boost: int, step: dict[str, int]
 ) -> None:
-    assert CONTROL < message_level(priority, boost, place) < LEVELS
+    assert CONTROL < message_level(priority, boost, **step) < LEVELS
 
 
-@given(PRIORITIES, PRIORITIES, PLACES, PLACES)
+@given(PRIORITIES, PRIORITIES, steps(), steps())
 def test_a_more_urgent_run_goes_first_whatever_it_has_in_flight(
-    one: int, other: int, place: int, other_place: int
+    one: int, other: int, step: dict[str, int], other_step: dict[str, int]
 ) -> None:
     if one < other:
-        assert message_level(one, 0, place) < message_level(other, 0, other_place)
+        assert message_level(one, 0, **step) < message_level(other, 0, **other_step)
 
 
-@given(PRIORITIES, st.integers(0, FIRST - 1), st.integers(FIRST, 500))
-def test_the_first_steps_of_a_run_go_before_the_bulk_of_those_as_urgent(
-    priority: int, first: int, later: int
+@given(PRIORITIES, steps(SMALL), steps(LARGE))
+def test_a_small_run_goes_before_all_of_a_large_one_that_is_as_urgent(
+    priority: int, small: dict[str, int], large: dict[str, int]
 ) -> None:
-    assert message_level(priority, 0, first) < message_level(priority, 0, later)
+    assert message_level(priority, 0, **small) < message_level(priority, 0, **large)
 
 
-@given(PRIORITIES, BOOSTS, PLACES)
+@given(PRIORITIES, LARGE, LARGE)
+def test_the_first_of_a_large_run_go_before_the_bulk_of_another(
+    priority: int, one: int, other: int
+) -> None:
+    first = message_level(priority, 0, place=FIRST - 1, in_flight=one)
+    assert first < message_level(priority, 0, place=FIRST, in_flight=other)
+
+
+@given(PRIORITIES, st.integers(1, MAX_BOOST), steps())
 def test_a_run_that_starves_moves_up_with_its_first_steps_alone(
-    priority: int, boost: int, place: int
+    priority: int, boost: int, step: dict[str, int]
 ) -> None:
-    plain, moved = message_level(priority, 0, place), message_level(priority, boost, place)
-    if place >= FIRST:
-        assert moved == plain
+    moved = message_level(priority, boost, **step)
+    if step["place"] < FIRST:
+        # As if it were small, and as urgent as it has become.
+        assert moved == message_level(urgency(priority, boost), 0, place=0, in_flight=1)
     else:
-        # A level of runs is two of messages.
-        assert plain - moved == 2 * (priority - urgency(priority, boost))
+        assert moved == message_level(priority, 0, **step)
 
 
-@given(PRIORITIES)
-def test_a_run_that_starves_for_long_enough_is_as_urgent_as_any(priority: int) -> None:
-    assert message_level(priority, MAX_BOOST, 0) == message_level(Priority.HIGH.level, 0, 0)
+@given(PRIORITIES, steps(SMALL))
+def test_a_run_that_starves_for_long_enough_is_as_urgent_as_any(
+    priority: int, step: dict[str, int]
+) -> None:
+    assert message_level(priority, MAX_BOOST, **step) == CONTROL + 1
+
+
+def test_redis_has_a_list_for_each_level() -> None:
+    assert virtual.Channel.max_priority + 1 >= LEVELS
 
 
 @pytest.mark.parametrize("broker", ["redis://h:1/0", "rediss://h/0", "unix://s", "valkey://h"])

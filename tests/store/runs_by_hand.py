@@ -13,8 +13,8 @@ from flowstone.expand import Canvas, expand, members
 from flowstone.freshness import Fingerprint
 from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.plan import Plan, PlannedStep
-from flowstone.request import Request
 from flowstone.priority import Priority
+from flowstone.request import Request
 from flowstone.states import RunState
 from flowstone.store import dispatch, failing, flights, plans, runs, steps
 from flowstone.store.ledger import Ledger

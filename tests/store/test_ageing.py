@@ -13,9 +13,10 @@ from flowstone.store import ageing
 from flowstone.store import urgency as urgency_in_sql
 from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import HandRun, query, run_sql
+from tests.strategies import Dag
 
 AGEING = 300.0
-WIDE = {number: () for number in range(1, 21)}
+WIDE: Dag = dict.fromkeys(range(1, 21), ())
 
 
 def age(ledger: Ledger, passed: float = 0.0) -> dict[UUID, int]:
@@ -154,7 +155,7 @@ def test_who_waits_for_a_worker_that_is_not_there_gains_nothing(ledger: Ledger) 
 
 @pytest.mark.parametrize("state", ["paused", "cancelled", "inline"])
 def test_a_run_that_is_not_to_start_does_not_starve(ledger: Ledger, state: str) -> None:
-    run = HandRun(ledger, WIDE, driver="inline" if state == "inline" else "celery")
+    HandRun(ledger, WIDE, driver="inline" if state == "inline" else "celery")
     with ledger.begin() as conn:
         if state == "paused":
             run_sql(conn, "UPDATE flowstone.runs SET state = 'paused'")

@@ -12,8 +12,8 @@ import flowstone
 from flowstone.canvas import Publisher, task_id
 from flowstone.reconcile import reconcile
 from flowstone.runtime import Runtime
-from tests.worker.event_view import tasks_of_events
 from tests.worker.broker_view import waiting
+from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
 
