@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from flowstone.collector import Collected, collect
     from flowstone.handle import Cancellation, Progress, RunHandle
     from flowstone.history import Version, check_results, invalidate, rollback, versions
+    from flowstone.pools import PoolStatus, list_pools, reset_pool, set_pool
     from flowstone.reading import AssetStatus, exists, get, status
     from flowstone.rechecking import run_checks
 
@@ -57,6 +58,7 @@ __all__ = [
     "FlowStoneError",
     "Month",
     "MonthlyPartitions",
+    "PoolStatus",
     "Progress",
     "Rate",
     "Retry",
@@ -76,15 +78,18 @@ __all__ = [
     "get",
     "invalidate",
     "lineage",
+    "list_pools",
     "materialize",
     "materialize_all",
     "materialize_sync",
     "preview",
+    "reset_pool",
     "resource",
     "resume",
     "rollback",
     "run_checks",
     "save_plan",
+    "set_pool",
     "status",
     "versions",
 ]
@@ -101,6 +106,10 @@ _LAZY: Final = {
     "preview": "flowstone.client",
     "resume": "flowstone.client",
     "save_plan": "flowstone.client",
+    "PoolStatus": "flowstone.pools",
+    "list_pools": "flowstone.pools",
+    "reset_pool": "flowstone.pools",
+    "set_pool": "flowstone.pools",
     "AssetStatus": "flowstone.reading",
     "exists": "flowstone.reading",
     "get": "flowstone.reading",

@@ -6,6 +6,7 @@ It is idempotent, and any number of it may run at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from flowstone.errors import (
 )
 from flowstone.expand import Canvas, expand, places
 from flowstone.freshness import Input
+from flowstone.limits import asset_key, is_pool
 from flowstone.log import get_logger
 from flowstone.made_of import asset_config, chosen_values, made_of
 from flowstone.partition_key import step_name
@@ -29,7 +31,7 @@ from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
-from flowstone.store import cancellation, dispatch, failing, flights, plans, runs
+from flowstone.store import cancellation, dispatch, failing, flights, plans, runs, slots
 from flowstone.store.dispatch import DispatchedStep, Follower, Ready
 from flowstone.store.failing import Reason
 from flowstone.store.ledger import Connection
@@ -104,7 +106,25 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
             reason = {"type": error.type, "message": error.message}
             runs.fail(conn, run_id, reason, actor=ACTOR)
         else:
-            plans.write(conn, run_id, plan, actor=ACTOR)
+            _write(conn, runtime, run_id, plan)
+
+
+def _write(conn: Connection, runtime: Runtime, run_id: UUID, plan: Plan) -> None:
+    slots.declare(conn, _declared(runtime, plan))
+    plans.write(conn, run_id, plan, actor=ACTOR)
+
+
+def _declared(runtime: Runtime, plan: Plan) -> dict[str, int]:
+    """Return how many slots there are of what the plan takes, as this process knows it."""
+    declared = dict(runtime.settings.pools)
+    for name in {step.asset for step in plan.steps}:
+        if (most := runtime.registry.graph[name].max_running) is not None:
+            declared[asset_key(name)] = most
+    return {
+        key: declared[key]
+        for key in {key for step in plan.steps for key in step.policy.takes}
+        if key in declared
+    }
 
 
 def _plan(conn: Connection, runtime: Runtime, run: Run) -> Plan:
@@ -148,13 +168,14 @@ def preview(
     _check_config(plan, config)
     _check_io(runtime, plan, request)
     _check_resources(plan, runtime, request.resources)
+    _check_pools(conn, runtime, plan)
     return plan
 
 
 def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
     """Plan a requested run, and pause it before its first step; raises as `build_plan` does."""
     run = runs.lock(conn, run_id)
-    plans.write(conn, run_id, _plan(conn, runtime, run), actor=ACTOR)
+    _write(conn, runtime, run_id, _plan(conn, runtime, run))
     runs.move(conn, run_id, RunState.PAUSED, actor=ACTOR)
 
 
@@ -195,6 +216,27 @@ def _refuse_memory(runtime: Runtime, plan: Plan, request: Request) -> None:
                 f"asset {name!r}: the IO manager {io!r} keeps outputs in the memory of one "
                 "process, where no other worker finds them; it is for materialize_sync and tests"
             )
+
+
+def _check_pools(conn: Connection, runtime: Runtime, plan: Plan) -> None:
+    """Raise BadConfig where a step takes slots that there are not, and never will be."""
+    takes = {step.asset: step.policy.takes for step in plan.steps if step.policy.takes}
+    pools = {key for taken in takes.values() for key in taken if is_pool(key)}
+    known = {**runtime.settings.pools, **(slots.totals(conn, pools) if pools else {})}
+    for name, taken in takes.items():
+        for pool, count in taken.items():
+            if is_pool(pool) and pool not in known:
+                raise BadConfig(
+                    f"asset {name!r} takes slots of the pool {pool!r}, which has none"
+                    f"{did_you_mean(pool, known)}; say how many with FLOWSTONE_POOLS, or "
+                    f"`flowstone pools set {pool} 4`"
+                )
+            # One without any slot is closed for a time.
+            if is_pool(pool) and 0 < known[pool] < count:
+                raise BadConfig(
+                    f"asset {name!r} takes {count} slots of the pool {pool!r}, which has "
+                    f"{known[pool]}; give it more, or the asset a smaller weight"
+                )
 
 
 def _check_resources(
@@ -256,7 +298,7 @@ def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, 
 
 def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:
     """Return what the run can dispatch, when it has given way where another run is ahead."""
-    ready = dispatch.ready(conn, run.id)
+    ready = _ready(conn, run.id)
     while ready.followers:
         if run.state == RunState.PLANNED:
             runs.mark_running(conn, run.id, actor=ACTOR)
@@ -266,8 +308,21 @@ def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:
             expected = _expected(conn, runtime, run, ready.followers)
             flights.join(conn, expected, actor=ACTOR)
         # What has joined leaves room in the window. A leader that has ended meanwhile is none.
-        ready = dispatch.ready(conn, run.id)
+        ready = _ready(conn, run.id)
     return ready
+
+
+def _ready(conn: Connection, run_id: UUID) -> Ready:
+    """Return what could be dispatched, with the steps for which there are slots."""
+    ready = dispatch.ready(conn, run_id)
+    if not ready.wants_slots:
+        return ready
+    # Who joins another run's step needs no slot.
+    followers = slots.followers(conn, run_id)
+    if followers:
+        return replace(ready, followers=[*ready.followers, *followers])
+    admitted = slots.admit(conn, run_id)
+    return dispatch.ready(conn, run_id, admitted) if admitted else ready
 
 
 def _refuse(conn: Connection, run: Run, followers: Sequence[Follower]) -> None:

@@ -55,6 +55,12 @@ class UnknownResource(DefinitionError):
     type = "unknown_resource"
 
 
+class UnknownPool(FlowStoneError):
+    """A name that no pool has."""
+
+    type = "unknown_pool"
+
+
 class DuplicateAsset(DefinitionError):
     """Two assets, or two resources, have the same name."""
 

@@ -24,7 +24,7 @@ from flowstone.outcome import (
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, failing, flights, steps
+from flowstone.store import cancellation, dispatch, failing, flights, slots, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
@@ -67,6 +67,9 @@ def execute(
         )
     if isinstance(claim, Refused):
         return claim
+    if claim.takes and park_after < math.inf:
+        # It must not hold its slots while it waits.
+        park_after = 0
     with runtime.leases.held(claim.token):
         outcome, error = compute(runtime, claim, park_after)
         try:
@@ -86,8 +89,12 @@ def _to_wake(runtime: Runtime, claim: Claim, outcome: Outcome) -> frozenset[UUID
     try:
         with runtime.ledger.autocommit() as conn:
             due = dispatch.due(conn, claim.run_id, claim.step_id)
+            # What takes slots goes on where there are some, be it of this run or of others.
+            wanted = slots.wanted_by(conn, claim.run_id) if due.wants_slots else ()
+            keys = {*claim.takes, *wanted}
+            admitted = slots.may_go_on(conn, keys) if keys else frozenset()
         mine = frozenset([claim.run_id] if due.coordinator else [])
-        return mine | _settle(runtime, claim, outcome, followers=due.followers)
+        return mine | admitted | _settle(runtime, claim, outcome, followers=due.followers)
     except LedgerUnavailable:
         # The step is committed, and the reconciler settles its followers. A wake-up too many
         # does no harm.

@@ -6,6 +6,8 @@ A canvas holds only true dependencies, so whatever stops it strands nothing:
   before it and waits for nothing else;
 - a chord joins stretches whose ends are all that its body still waits for;
 - all else goes out as a chain of its own, and its end wakes the coordinator.
+
+A step that takes slots of a pool begins a canvas, or waits in the ledger for them.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ class Node:
     id: int
     feeds: int | None
     open_deps: int
+    limited: bool = False
+    """Whether it takes slots: it must not wait in a canvas, where it would hold them."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,7 @@ def _stretch(start: int, nodes: Mapping[int, Node]) -> tuple[int, ...]:
     steps = [start]
     while len(steps) < MAX_CHAIN:
         target = _target(steps, nodes)
-        if target is None or nodes[target].open_deps != 1:
+        if target is None or nodes[target].open_deps != 1 or nodes[target].limited:
             break
         steps.append(target)
     return tuple(steps)
@@ -138,6 +142,7 @@ def _complete_joins(
         join: Chord(tuple(header), _stretch(join, nodes)[:share])
         for join, header in headers.items()
         if 1 < len(header) <= MAX_HEADER
+        and not nodes[join].limited
         and len(header) == nodes[join].open_deps
         and sum(map(len, header)) <= share * len(header)
     }

@@ -29,6 +29,7 @@ from flowstone.store import (
     flights,
     outputs,
     plans,
+    pools,
     progress,
     reasons,
     resumption,
@@ -36,10 +37,12 @@ from flowstone.store import (
     workers,
 )
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
+from flowstone.store.pools import Wait
 from flowstone.store.progress import StepError
 from flowstone.store.reasons import Reason
+from flowstone.store.workers import Unattended
 
-__all__ = ["Cancellation", "Progress", "Reason", "RunHandle"]
+__all__ = ["Cancellation", "Progress", "Reason", "RunHandle", "Unattended", "Wait"]
 
 log = get_logger("flowstone.handle")
 
@@ -58,8 +61,8 @@ class Progress:
     cancelling: bool = False
     """Whether nothing more of the run will start, while some of it still runs."""
     planned: bool = True
-    waits: Sequence[str] = ()
-    """For what steps wait, apart from others: a line for each queue that no worker consumes."""
+    unattended: Sequence[Unattended] = ()
+    """The queues in which something of the run waits, and which no worker consumes."""
 
     @property
     def is_refused(self) -> bool:
@@ -102,7 +105,7 @@ class RunHandle:
                 run.error,
                 cancelling=run.is_being_cancelled,
                 planned=run.planned_at is not None,
-                waits=[str(queue) for queue in workers.unattended(conn, self.id)],
+                unattended=workers.unattended(conn, self.id),
             )
 
     def status(self) -> RunState:
@@ -129,6 +132,11 @@ class RunHandle:
                     + did_you_mean(str(asset), planned)
                 )
             return reasons.of_asset(conn, self.id, str(asset), limit)
+
+    def waits(self) -> Sequence[Wait]:
+        """Return for what slots the ready steps of the run wait, if they do."""
+        with self._runtime.ledger.begin() as conn:
+            return pools.waits(conn, self.id)
 
     def wait(self, timeout: float | None = None) -> RunState:
         """Wait until the run has ended, and return its final state.

@@ -81,6 +81,11 @@ def asset_key(asset: str) -> str:
     return f"asset:{asset}"
 
 
+def is_pool(key: str) -> bool:
+    """Return whether the limit of a key is a pool, rather than that of an asset or of a rate."""
+    return ":" not in key
+
+
 def rate_key(key: str) -> str:
     """Return the key of the limit that belongs to a rate."""
     return f"rate:{key}"

@@ -13,7 +13,7 @@ from uuid import UUID
 from flowstone import audit
 from flowstone.log import get_logger
 from flowstone.runtime import Runtime
-from flowstone.store import ageing, cancellation, flights, queue_timeout, repairs, workers
+from flowstone.store import ageing, cancellation, flights, queue_timeout, repairs, slots, workers
 from flowstone.store.ledger import Connection
 
 log = get_logger("flowstone.reconcile")
@@ -50,6 +50,8 @@ def reconcile(
     attended = _attend(runtime)
     repaired = repair(runtime)
     with runtime.ledger.begin() as conn:
+        # What this worker was started with holds from now on.
+        slots.declare(conn, runtime.settings.pools)
         to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
     for run_id in sorted(to_wake):
         wake(run_id)

@@ -19,6 +19,7 @@ from flowstone.cli import (
     history,
     lineage,
     plan,
+    pools,
     prune,
     run,
     show,
@@ -75,6 +76,7 @@ app.command("invalidate")(history.invalidate)
 app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
 app.add_typer(audit.app, name="audit")
+app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")
 
 

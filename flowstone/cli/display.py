@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from flowstone.handle import Progress, RunHandle
+from flowstone.handle import Progress, RunHandle, Unattended
 from flowstone.states import FINAL_STEP_STATES, RunState, StepState
 
 GROUPS: Final = {
@@ -97,7 +97,10 @@ def follow(handle: RunHandle, console: Console, timeout: float | None = None) ->
     """Show a run until it has ended; raise RunTimeout after `timeout` seconds."""
     console.print(f"run {handle.id}", highlight=False)
     patience = _PATIENCE_SECONDS if timeout is None else min(_PATIENCE_SECONDS, timeout)
-    if handle.wait_until_planned(patience) == RunState.REQUESTED and not handle.progress().waits:
+    if (
+        handle.wait_until_planned(patience) == RunState.REQUESTED
+        and not handle.progress().unattended
+    ):
         console.print("no worker has taken the run yet; all are busy, perhaps", style="yellow")
     show = _follow_live if console.is_terminal else _follow_lines
     progress = show(handle, console, timeout)
@@ -110,7 +113,7 @@ def _follow_live(handle: RunHandle, console: Console, timeout: float | None) -> 
     progress = handle.progress()
     with Live(console=console, refresh_per_second=8) as live:
         for last, progress in _pairs(handle.follow(timeout)):
-            show_waits(live.console, new_waits(last, progress))
+            show_unattended(live.console, _newly_unattended(last, progress))
             if progress.steps:
                 live.update(progress_table(progress, title(handle, progress)))
     return progress
@@ -119,7 +122,7 @@ def _follow_live(handle: RunHandle, console: Console, timeout: float | None) -> 
 def _follow_lines(handle: RunHandle, console: Console, timeout: float | None) -> Progress:
     progress, said = handle.progress(), float("-inf")
     for last, progress in _pairs(handle.follow(timeout)):
-        show_waits(console, new_waits(last, progress))
+        show_unattended(console, _newly_unattended(last, progress))
         if not progress.steps:
             continue
         if progress.is_final or time.monotonic() - said > _LINE_SECONDS:
@@ -138,21 +141,16 @@ def _pairs(shown: Iterable[Progress]) -> Iterator[tuple[Progress | None, Progres
         last = progress
 
 
-def new_waits(last: Progress | None, now: Progress) -> list[str]:
-    """Return the lines on what waits in queues that were not waited for before."""
-    # The number of steps in a line changes while they become ready; once is enough.
-    before = {_without_count(line) for line in last.waits} if last else set()
-    return [line for line in now.waits if _without_count(line) not in before]
+def _newly_unattended(last: Progress | None, now: Progress) -> list[Unattended]:
+    # The number of steps changes while they become ready; to be told once is enough.
+    before = {one.queue for one in last.unattended} if last else set()
+    return [one for one in now.unattended if one.queue not in before]
 
 
-def _without_count(line: str) -> str:
-    return line.partition(" in the queue ")[2]
-
-
-def show_waits(console: Console, waits: Iterable[str]) -> None:
-    """Print what steps wait for."""
-    for line in waits:
-        console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
+def show_unattended(console: Console, unattended: Iterable[Unattended]) -> None:
+    """Print in which queues steps wait that no worker consumes, and what to do."""
+    for one in unattended:
+        console.print(str(one), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def title(handle: RunHandle, progress: Progress) -> str:

@@ -97,6 +97,15 @@ RunPriority = Annotated[
     Priority, typer.Option("--priority", help="How urgent the run is, compared to others.")
 ]
 
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--max-in-flight",
+        min=1,
+        help="The most steps of the run that are dispatched at once.",
+    ),
+]
+
 Pool = Annotated[
     str | None,
     typer.Option(help="A pool of which each step takes a slot, beside those of its asset."),

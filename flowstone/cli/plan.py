@@ -28,6 +28,7 @@ from flowstone.cli.options import (
     RunPriority,
     Timeout,
     Upstream,
+    Window,
     key_of,
     managers_of,
     overrides_of,
@@ -71,6 +72,7 @@ def plan(
     io: Managers = None,
     pool: Pool = None,
     priority: RunPriority = Priority.NORMAL,
+    max_in_flight: Window = None,
     save: Annotated[
         bool, typer.Option("--save", help="Keep the plan as a run that `flowstone start` starts.")
     ] = False,
@@ -104,7 +106,9 @@ def plan(
     }
     graph = runtime.current().registry.graph
     if save:
-        handle = client.save_plan(asset, **wanted, priority=priority.value)
+        handle = client.save_plan(
+            asset, **wanted, priority=priority.value, max_in_flight=max_in_flight
+        )
         # What was stored, and not a second look that might see something newer.
         _print(_stored(handle.plan(), graph), str(handle.id), every=every, as_json=as_json)
         if not as_json:

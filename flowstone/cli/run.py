@@ -19,6 +19,7 @@ from flowstone.cli.options import (
     RunPriority,
     Timeout,
     Upstream,
+    Window,
     key_of,
     managers_of,
     overrides_of,
@@ -54,6 +55,7 @@ def run(
         typer.Option(min=0, help="Fail the run if it has not ended after so many seconds."),
     ] = None,
     pool: Pool = None,
+    max_in_flight: Window = None,
     detach: Detach = False,
     timeout: Timeout = None,
 ) -> None:
@@ -74,6 +76,7 @@ def run(
         priority=priority.value,
         deadline=deadline,
         pool=pool,
+        max_in_flight=max_in_flight,
     )
     if detach:
         typer.echo(str(handle.id))

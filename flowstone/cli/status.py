@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client
-from flowstone.cli.display import failures_table, progress_table, show_waits, title
+from flowstone.cli.display import failures_table, progress_table, show_unattended, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
-from flowstone.handle import Progress, Reason, RunHandle
+from flowstone.handle import Progress, Reason, RunHandle, Wait
 from flowstone.partition_key import label
 from flowstone.states import DONE_STEP_STATES, RunState
 
@@ -44,7 +44,8 @@ def status(
                     "error": progress.error,
                     "steps": progress.steps,
                     "errors": [vars(error) for error in handle.errors()],
-                    "waits": progress.waits,
+                    "unattended": [vars(queue) for queue in progress.unattended],
+                    "waits": [vars(wait) for wait in handle.waits()],
                 }
                 | ({"reasons": [vars(reason) for reason in reasons]} if asset else {})
             )
@@ -62,7 +63,9 @@ def status(
 def _show(handle: RunHandle, progress: Progress) -> None:
     console = Console()
     console.print(progress_table(progress, title(handle, progress)))
-    show_waits(console, progress.waits)
+    show_unattended(console, progress.unattended)
+    for wait in handle.waits():
+        console.print(f"waiting: {_told(wait)}", markup=False, highlight=False)
     if failures := failures_table(progress):
         console.print(failures)
         return
@@ -72,6 +75,13 @@ def _show(handle: RunHandle, progress: Progress) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def _told(wait: Wait) -> str:
+    what = f"{wait.steps} steps for slots of {wait.key}"
+    if not wait.slots:
+        return f"{what}, which has none; see `flowstone pools`"
+    return f"{what}, of which {wait.taken} of {wait.slots} are taken"
 
 
 def _show_reasons(asset: str, reasons: Sequence[Reason], progress: Progress) -> None:
@@ -106,4 +116,4 @@ def runs(
         )
     console = Console()
     console.print(table)
-    show_waits(console, map(str, client.unattended()))
+    show_unattended(console, client.unattended())

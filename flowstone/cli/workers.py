@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client
-from flowstone.cli.display import show_waits
+from flowstone.cli.display import show_unattended
 
 
 def workers() -> None:
@@ -25,4 +25,4 @@ def workers() -> None:
         )
     console = Console()
     console.print(table)
-    show_waits(console, map(str, client.unattended()))
+    show_unattended(console, client.unattended())

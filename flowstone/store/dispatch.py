@@ -24,6 +24,15 @@ from flowstone.store.tables import SCHEMA
 LOW_PART: Final = 4
 """The coordinator refills the window when less than this part of it could start."""
 
+
+def wants_slots(run_id: str) -> str:
+    """Return the condition that ready steps of a run wait for slots; `run_id` is SQL."""
+    return f"""EXISTS (
+        SELECT FROM {SCHEMA}.steps
+        WHERE run_id = {run_id} AND takes IS NOT NULL AND state = 'pending' AND open_deps = 0
+    )"""
+
+
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
 # the part of the window that is queued and could start. And a run without an open step needs it
 # to be closed. All counts are bounded by the window. The first question asks for an order, which
@@ -34,7 +43,7 @@ _DUE = Prepared(
     SELECT CASE
         WHEN (
             SELECT id FROM {SCHEMA}.steps
-            WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
+            WHERE run_id = r.id AND takes IS NULL AND state = 'pending' AND open_deps = 0
             ORDER BY id + 0 LIMIT 1
         ) IS NOT NULL THEN (
             SELECT count(*) FROM {SCHEMA}.steps
@@ -46,7 +55,7 @@ _DUE = Prepared(
         )
     END AS coordinator, EXISTS (
         SELECT FROM {SCHEMA}.steps WHERE joined_to = :step_id AND state = 'joined'
-    ) AS followers
+    ) AS followers, {wants_slots("r.id")} AS wants_slots
     FROM {SCHEMA}.runs r WHERE r.id = :run_id
     """
 )
@@ -59,7 +68,8 @@ _DUE = Prepared(
 _AHEAD = Prepared(
     f"""
     WITH RECURSIVE window_left AS (
-        SELECT greatest(0, r.max_in_flight - f.members) AS room, f.startable
+        SELECT greatest(0, r.max_in_flight - f.members) AS room, f.startable,
+            {wants_slots("r.id")} AS wants_slots
         FROM {SCHEMA}.runs r CROSS JOIN LATERAL (
             SELECT count(*) AS members, count(*) FILTER (WHERE open_deps = 0) AS startable
             FROM {SCHEMA}.steps
@@ -67,23 +77,27 @@ _AHEAD = Prepared(
               AND canvas IS NOT NULL) f
         WHERE r.id = :run_id
     ), ready AS (
-        SELECT id, asset, partition, feeds, open_deps FROM {SCHEMA}.steps
-        WHERE run_id = :run_id AND state = 'pending' AND open_deps = 0
-        ORDER BY id + 0 LIMIT (SELECT room FROM window_left)
+        (SELECT id, asset, partition, feeds, open_deps, false AS limited FROM {SCHEMA}.steps
+        WHERE run_id = :run_id AND takes IS NULL AND state = 'pending' AND open_deps = 0
+        ORDER BY id + 0 LIMIT (SELECT room FROM window_left))
+        UNION ALL
+        SELECT id, asset, partition, feeds, open_deps, true FROM {SCHEMA}.steps
+        WHERE id = ANY(CAST(:admitted AS bigint[]))
+          AND {in_state("state", StepState.PENDING)} AND open_deps = 0
     ), ahead AS (
-        SELECT id, asset, partition, feeds, open_deps, 0 AS depth FROM ready
+        SELECT id, asset, partition, feeds, open_deps, limited, 0 AS depth FROM ready
         UNION
-        SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, a.depth + 1
+        SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, s.takes IS NOT NULL, a.depth + 1
         FROM ahead a CROSS JOIN LATERAL (
             SELECT * FROM {SCHEMA}.steps
             WHERE id = a.feeds AND {in_state("state", StepState.PENDING)} OFFSET 0) s
         WHERE a.depth < :reach
     ), once AS (
-        SELECT DISTINCT id, asset, partition, feeds, open_deps FROM ahead
+        SELECT DISTINCT id, asset, partition, feeds, open_deps, limited FROM ahead
     )
-    SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps,
-        o.id AS leader, o.run_id AS leading_run, w.room, w.startable
-    FROM once a CROSS JOIN window_left w
+    SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps, a.limited,
+        o.id AS leader, o.run_id AS leading_run, w.room, w.startable, w.wants_slots
+    FROM window_left w LEFT JOIN once a ON true
     LEFT JOIN {SCHEMA}.steps o ON o.asset = a.asset AND o.partition = a.partition
         AND o.state IN ({sql_list(ACTIVE_STEP_STATES)})
     ORDER BY a.id
@@ -156,6 +170,8 @@ class Due:
     """Whether a coordinator has something to do for the run."""
     followers: bool
     """Whether steps of other runs are joined to the step."""
+    wants_slots: bool = False
+    """Whether ready steps of the run wait for slots, so that there may be some by now."""
 
 
 def due(conn: Connection, run_id: UUID, step_id: int) -> Due:
@@ -167,7 +183,7 @@ def due(conn: Connection, run_id: UUID, step_id: int) -> Due:
     the commit (flights.join).
     """
     row = _DUE.first(conn, {"run_id": run_id, "step_id": step_id})
-    return Due(row.coordinator, row.followers)
+    return Due(row.coordinator, row.followers, row.wants_slots)
 
 
 @dataclass(frozen=True)
@@ -192,27 +208,44 @@ class Ready:
     followers: Sequence[Follower]
     """Ready steps that another run is computing; they are not among the others."""
     budget: int
-    """How many steps the window has room for; 0 where nothing is ready."""
+    """How many steps the window has room for."""
     ahead: int
     """How many steps are in flight that have started or could."""
+    wants_slots: bool
+    """Whether ready steps of the run wait for slots."""
 
 
-def ready(conn: Connection, run_id: UUID) -> Ready:
+def ready(conn: Connection, run_id: UUID, admitted: Sequence[int] = ()) -> Ready:
     """Return the ready steps for which the window has room, and what could follow them.
+
+    Of those that take slots only the `admitted` ones, see `slots.admit`.
 
     A step further ahead that another run is computing is left out, so that no canvas
     holds it; it may be free when it is ready.
     """
-    rows = _AHEAD.all(conn, {"run_id": run_id, "reach": 2 * MAX_CHAIN})
-    nodes = {row.id: Node(row.id, row.feeds, row.open_deps) for row in rows if row.leader is None}
+    values = {"run_id": run_id, "reach": 2 * MAX_CHAIN, "admitted": list(admitted)}
+    found = _AHEAD.all(conn, values)
+    rows = [row for row in found if row.id is not None]
+    nodes = {
+        row.id: Node(row.id, row.feeds, row.open_deps, row.limited)
+        for row in rows
+        if row.leader is None
+    }
     followers = [
         Follower(row.id, row.asset, row.partition, row.leader, row.leading_run)
         for row in rows
         if row.leader is not None and row.open_deps == 0
     ]
     starts = [id for id, node in nodes.items() if node.open_deps == 0]
-    room, ahead = (rows[0].room, rows[0].startable) if rows else (0, 0)
-    return Ready(starts, nodes, followers, room, ahead)
+    window = found[0] if found else None
+    return Ready(
+        starts,
+        nodes,
+        followers,
+        window.room if window else 0,
+        window.startable if window else 0,
+        wants_slots=bool(window and window.wants_slots),
+    )
 
 
 def mark(

@@ -11,11 +11,12 @@ pools = Table(
     "pools",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("slots", Integer, comment="What an operator has set; else the settings say"),
+    Column("declared", Integer, comment="Its slots as the definitions or the settings say"),
+    Column("slots", Integer, comment="What an operator has set instead"),
     Column("actor", Text),
     Column("reason", Text),
     Column("updated_at", TIME, nullable=False, server_default=NOW),
-    CheckConstraint("slots >= 0", "slots"),
+    CheckConstraint("declared >= 0 AND slots >= 0", "slots"),
     comment="One row for each limit on what is dispatched at once; dispatchers lock it",
 )
 

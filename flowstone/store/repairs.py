@@ -112,7 +112,8 @@ _TO_WAKE = text(
       AND r.created_at < now() - make_interval(secs => :patience)
       AND (r.state = 'requested'
         OR EXISTS (SELECT FROM {SCHEMA}.steps s
-            WHERE s.run_id = r.id AND s.state = 'pending' AND s.open_deps = 0)
+            WHERE s.run_id = r.id AND s.takes IS NULL AND s.state = 'pending' AND s.open_deps = 0)
+        OR {dispatch.wants_slots("r.id")}
         OR NOT EXISTS (SELECT FROM {SCHEMA}.steps s
             WHERE s.run_id = r.id AND {is_open("s.state")}))
     ORDER BY r.created_at LIMIT :batch

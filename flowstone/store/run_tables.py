@@ -181,7 +181,7 @@ steps = Table(
         "run_id",
         # Not the plain id: PostgreSQL would walk along the primary key for the first few of a run.
         text("(id + 0)"),
-        postgresql_where=text("state = 'pending' AND open_deps = 0"),
+        postgresql_where=text("takes IS NULL AND state = 'pending' AND open_deps = 0"),
     ),
     Index(
         "ix_steps_in_flight",
@@ -210,6 +210,7 @@ steps = Table(
     Index(
         "ix_steps_slots_wanted",
         "run_id",
+        "takes",
         text("(id + 0)"),
         postgresql_where=text("takes IS NOT NULL AND state = 'pending' AND open_deps = 0"),
     ),

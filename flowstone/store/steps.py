@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -56,6 +56,8 @@ class Claim:
     """Values for the config of resources that the run gives, by resource."""
     earlier: Earlier | None
     """What the step may be able to reuse; None if there is nothing, or the run is forced."""
+    takes: Mapping[str, int] = field(default_factory=dict)
+    """The slots that the step holds while it is dispatched, by the key of the limit."""
 
     @property
     def name(self) -> str:
@@ -82,12 +84,12 @@ _CLAIM = Prepared(
         WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
           AND ({in_state("state", _S.QUEUED)}
             OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
-        RETURNING id, run_id, asset, partition, attempt
+        RETURNING id, run_id, asset, partition, attempt, takes
     ), attempted AS (
         INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker, release)
         SELECT id, attempt, :token, :worker, CAST(:release AS text) FROM claimed
     )
-    SELECT c.run_id, c.asset, c.partition, c.attempt, r.config,
+    SELECT c.run_id, c.asset, c.partition, c.attempt, c.takes, r.config,
         r.request->'io' AS io, r.request->'resources' AS resources, (
         SELECT jsonb_agg(
             jsonb_build_array(
@@ -240,6 +242,7 @@ def claim(
         io=row.io or {},
         resources=row.resources or {},
         earlier=Earlier(*row.earlier) if row.earlier else None,
+        takes=row.takes or {},
     )
 
 

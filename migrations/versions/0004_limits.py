@@ -16,6 +16,7 @@ TIME = sa.DateTime(timezone=True)
 def upgrade() -> None:
     _runs()
     _steps()
+    _ready("takes IS NULL AND state = 'pending' AND open_deps = 0")
     _limits()
     _workers()
 
@@ -101,9 +102,20 @@ def _steps() -> None:
     op.create_index(
         "ix_steps_slots_wanted",
         "steps",
-        ["run_id", sa.text("(id + 0)")],
+        ["run_id", "takes", sa.text("(id + 0)")],
         schema=SCHEMA,
         postgresql_where=sa.text("takes IS NOT NULL AND state = 'pending' AND open_deps = 0"),
+    )
+
+
+def _ready(condition: str) -> None:
+    op.drop_index("ix_steps_ready", table_name="steps", schema=SCHEMA)
+    op.create_index(
+        "ix_steps_ready",
+        "steps",
+        ["run_id", sa.text("(id + 0)")],
+        schema=SCHEMA,
+        postgresql_where=sa.text(condition),
     )
 
 
@@ -112,14 +124,15 @@ def _limits() -> None:
         "pools",
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column(
-            "slots",
+            "declared",
             sa.Integer(),
-            comment="What an operator has set; else the settings say",
+            comment="Its slots as the definitions or the settings say",
         ),
+        sa.Column("slots", sa.Integer(), comment="What an operator has set instead"),
         sa.Column("actor", sa.Text()),
         sa.Column("reason", sa.Text()),
         sa.Column("updated_at", TIME, nullable=False, server_default=sa.text("now()")),
-        sa.CheckConstraint("slots >= 0", name=op.f("ck_pools_slots")),
+        sa.CheckConstraint("declared >= 0 AND slots >= 0", name=op.f("ck_pools_slots")),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_pools")),
         schema=SCHEMA,
         comment="One row for each limit on what is dispatched at once; dispatchers lock it",
@@ -171,6 +184,7 @@ def downgrade() -> None:
         op.drop_table(table, schema=SCHEMA)
     for index in ("ix_steps_slots_wanted", "ix_steps_slots_taken"):
         op.drop_index(index, table_name="steps", schema=SCHEMA)
+    _ready("state = 'pending' AND open_deps = 0")
     columns = {
         "steps": (
             "ends_by",

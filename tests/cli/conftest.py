@@ -81,9 +81,9 @@ def cli(tmp_path: Path) -> Cli:
 def flowstone(cli: Cli, database: str, valkey: ValkeyServer) -> Any:
     """Call the command line on the test's ledger."""
 
-    def call(*arguments: str) -> Any:
+    def call(*arguments: str, **settings: str) -> Any:
         urls = {"database_url": database, "broker_url": valkey.url, "result_url": valkey.url}
-        return cli(*arguments, **urls)
+        return cli(*arguments, **urls, **settings)
 
     return call
 

@@ -83,7 +83,7 @@ def test_a_step_that_no_worker_consumes_is_told_and_fails_at_last(
     wait_until(lambda: listed(view) == {"tests@local": ["assets", "control"]}, "one is listed")
     handle = flowstone.materialize_all("served")
     wait_until(lambda: view.states(handle.id).get("question") == "succeeded", "what could, ran")
-    assert list(handle.progress().waits) == [GPU]
+    assert [str(one) for one in handle.progress().unattended] == [GPU]
     assert [str(one) for one in flowstone.client.unattended()] == [GPU]
     assert reconcile()["queue_timeout"] == 0
     assert GPU in caplog.text
@@ -95,7 +95,7 @@ def test_a_step_that_no_worker_consumes_is_told_and_fails_at_last(
         "question": "succeeded", "trained": "failed", "served": "upstream_failed",
     }  # fmt: skip
     assert view.steps(handle.id)["trained"].error["type"] == "queue_timeout"
-    assert handle.progress().waits == []
+    assert handle.progress().unattended == []
 
     # The message is still there. A worker that sees it now does nothing.
     assert waiting(broker, "gpu") == 1
@@ -127,8 +127,8 @@ def test_a_worker_that_comes_back_in_time_finds_its_steps(
 
 def test_a_run_that_nobody_takes_says_so(here: Runtime) -> None:
     handle = flowstone.materialize_all("told")
-    (said,) = handle.progress().waits
-    assert said == (
+    (said,) = handle.progress().unattended
+    assert str(said) == (
         "1 run waits in the queue 'control', which no worker consumes; "
         "start one: celery -A tasks worker -Q control"
     )
