@@ -1,11 +1,11 @@
 """How Celery runs FlowStone: JSON only, late acknowledgements, one queue for each kind of work."""
 
 from celery.schedules import crontab
-from kombu import Exchange, Queue
 
+from flowstone.canvas import as_queue
 from flowstone.messages import COORDINATE, PRUNE, RECONCILE, STEP
 from flowstone.priority import CONTROL, LEVELS
-from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, all_queues, message_priority
+from flowstone.queues import CONTROL_QUEUE, all_queues, message_priority
 from flowstone.settings import load_settings
 
 _settings = load_settings()
@@ -20,12 +20,7 @@ result_accept_content = ["json"]
 task_serializer = "json"
 result_serializer = "json"
 
-# Each queue has an exchange of its own: with Celery's defaults all would hang on one key.
-# RabbitMQ orders the messages of a queue by priority if that is declared with it.
-task_queues = [
-    Queue(name, Exchange(name), routing_key=name, max_priority=MAX_MESSAGE_PRIORITY)
-    for name in all_queues(_settings.queues)
-]
+task_queues = [as_queue(name) for name in all_queues(_settings.queues)]
 task_default_queue = "assets"
 task_create_missing_queues = False
 # What keeps the runs going comes before all steps; those bring their priority with them.

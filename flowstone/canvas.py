@@ -9,17 +9,27 @@ from typing import Any, Final
 from uuid import UUID, uuid5
 
 from celery import Celery, Signature, chain, chord
+from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from flowstone.errors import BadConfig, BrokerUnavailable
-from flowstone.expand import Canvas, Chain
+from flowstone.expand import Canvas, Chain, members
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
-from flowstone.queues import CONTROL_QUEUE, message_priority
+from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, message_priority
 from flowstone.store.dispatch import DispatchedStep
 
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
+
+
+def as_queue(name: str) -> Queue:
+    """Return a queue as Celery is told of it.
+
+    Each has an exchange of its own: with Celery's defaults all would hang on one key. RabbitMQ
+    orders the messages of a queue by priority if that is declared with it.
+    """
+    return Queue(name, Exchange(name), routing_key=name, max_priority=MAX_MESSAGE_PRIORITY)
 
 
 def task_id(step_id: int, canvas: UUID) -> str:
@@ -77,9 +87,18 @@ class Publisher:
 
     def publish(self, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
         """Send a canvas; raise BrokerUnavailable if it did not go out."""
+        self._declare({steps[member].queue for member in members(canvas)})
         signature = to_signature(self.app, canvas, steps)
         with translated(self.app):
             signature.apply_async()
+
+    def _declare(self, queues: Iterable[str]) -> None:
+        # The settings may have lost a queue since the run was planned. What nobody consumes is
+        # told and comes to an end; what nobody could send would be tried again for ever.
+        known = self.app.amqp.queues
+        for name in queues:
+            if name not in known:
+                known.add(as_queue(name))
 
     def wake(self, run_id: UUID) -> None:
         """Send a wake-up to the coordinator of a run; raise BrokerUnavailable."""

@@ -9,6 +9,8 @@ from pytest_celery import CeleryTestSetup
 from redis import Redis
 
 import flowstone
+from flowstone.canvas import Publisher
+from flowstone.coordinator import go_on, plan_run
 from flowstone.errors import DefinitionError
 from flowstone.reconcile import reconcile as reconcile_once
 from flowstone.registry import Registry, load_registry
@@ -123,6 +125,17 @@ def test_a_worker_that_comes_back_in_time_finds_its_steps(
     assert reconcile()["queue_timeout"] == 0
     celery_setup.app.control.add_consumer("gpu", reply=True, timeout=10)
     assert handle.result(timeout=60) == "what?"
+
+
+def test_a_queue_that_the_settings_have_lost_since_the_run_was_planned_can_be_sent_to(
+    here: Runtime, publisher: Publisher, broker: Redis, view: LedgerView
+) -> None:
+    handle = flowstone.materialize("question")
+    plan_run(here, handle.id)
+    view.rows("UPDATE flowstone.steps SET queue = 'lost' RETURNING id")
+    go_on(here, handle.id, publisher.publish)
+    assert waiting(broker, "lost") == 1
+    assert [one.queue for one in handle.progress().unattended] == ["lost"]
 
 
 def test_a_run_that_nobody_takes_says_so(here: Runtime) -> None:
