@@ -9,7 +9,7 @@ from typing import Any, Final
 from uuid import UUID, uuid5
 
 from celery import Celery, Signature, chain, chord
-from kombu import Exchange, Queue
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from flowstone.errors import BadConfig, BrokerUnavailable
@@ -29,7 +29,10 @@ def as_queue(name: str) -> Queue:
     Each has an exchange of its own: with Celery's defaults all would hang on one key. RabbitMQ
     orders the messages of a queue by priority if that is declared with it.
     """
-    return Queue(name, Exchange(name), routing_key=name, max_priority=MAX_MESSAGE_PRIORITY)
+    exchange = Exchange(name)  # type: ignore[no-untyped-call]
+    return Queue(  # type: ignore[no-untyped-call]
+        name, exchange, routing_key=name, max_priority=MAX_MESSAGE_PRIORITY
+    )
 
 
 def task_id(step_id: int, canvas: UUID) -> str:
