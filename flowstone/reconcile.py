@@ -11,9 +11,21 @@ from typing import Final
 from uuid import UUID
 
 from flowstone import audit, execution
+from flowstone.log import get_logger
 from flowstone.runtime import Runtime
-from flowstone.store import cancellation, deadlines, flights, repairs, slots
+from flowstone.store import (
+    ageing,
+    cancellation,
+    deadlines,
+    flights,
+    queue_timeout,
+    repairs,
+    slots,
+    workers,
+)
 from flowstone.store.ledger import Connection
+
+log = get_logger("flowstone.reconcile")
 
 LOST_MESSAGE_SECONDS: Final = 300.0
 """How long a message may be under way before it counts as lost."""
@@ -45,6 +57,7 @@ def reconcile(
     taken = runtime.ledger.in_turn(lambda conn: cancellation.overdue(conn, actor=ACTOR))
     if taken:
         kill((step.step_id, step.canvas) for step in taken)
+    attended = _attend(runtime)
     repaired = repair(runtime)
     if repaired.timed_out:
         kill(repaired.timed_out)
@@ -59,9 +72,24 @@ def reconcile(
     return {
         "deadline_passed": len(late),
         "cancel_overdue": len(taken),
+        **attended,
         **repaired.counts,
         "run_woken": len(to_wake),
     }
+
+
+def _attend(runtime: Runtime) -> dict[str, int]:
+    """Look after the queues that no worker consumes, and the runs that starve."""
+    ledger, settings = runtime.ledger, runtime.settings
+    gone = ledger.in_turn(workers.gone)
+    for name in gone:
+        log.warning("a worker is gone", worker=name)
+    for unattended in ledger.in_turn(queue_timeout.note):
+        log.warning(str(unattended))
+    late = ledger.in_turn(lambda conn: queue_timeout.time_out(conn, settings.queue_timeout))
+    # Before what is queued for long counts as lost.
+    aged = ledger.in_turn(lambda conn: ageing.age(conn, settings.ageing))
+    return {"worker_gone": len(gone), "queue_timeout": len(late), "run_aged": len(aged)}
 
 
 @dataclass(frozen=True)

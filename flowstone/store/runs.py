@@ -60,6 +60,8 @@ class Run:
     request: Request
     config: Mapping[str, Any]
     max_in_flight: int
+    boost: int
+    """By how many levels it has moved up, as it starved."""
     error: Mapping[str, Any] | None
     created_at: datetime
     planned_at: datetime | None
@@ -70,6 +72,8 @@ class Run:
     pruned_at: datetime | None
     seconds_left: float | None
     """Until its deadline, less than 0 after it; None without one."""
+    planned_config: Mapping[str, Any]
+    """The config that each asset of the plan has, for people to see."""
 
     @property
     def is_late(self) -> bool:
@@ -185,6 +189,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         request=_request(row.request),
         config=row.config,
         max_in_flight=row.max_in_flight,
+        boost=row.boost,
         error=row.error,
         created_at=row.created_at,
         planned_at=row.planned_at,
@@ -194,6 +199,8 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         resumed_from=row.resumed_from,
         pruned_at=row.pruned_at,
         seconds_left=None if row.seconds_left is None else float(row.seconds_left),
+        # Plans of older versions lack it.
+        planned_config=row.planned_config or {},
     )
 
 
