@@ -130,7 +130,7 @@ def _is_termination(error: BaseException) -> bool:
     """Return whether this process is being ended, rather than the asset at fault.
 
     Celery's pool turns the signal that ends one of its processes into SystemExit with
-    the code -(256 - signal). The step then stays with its lease, and is run again.
+    the code -(256 - signal). The worker has handed the step back by then, or tells of its loss.
     """
     codes = {number - 256 for number in signal.valid_signals()}
     return isinstance(error, SystemExit) and error.code in codes

@@ -20,9 +20,10 @@ from flowstone.plan import Plan
 from flowstone.request import Request
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import RunState
-from flowstone.store import migrate, progress, runs
+from flowstone.store import migrate, progress, runs, workers
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import RunSummary
+from flowstone.store.workers import Unattended, Worker
 from flowstone.submission import Assets, Config, Conflicts, Priorities
 
 
@@ -276,6 +277,18 @@ def runs_list(limit: int = 20) -> list[RunSummary]:
     """Return the latest runs, the newest first."""
     with runtime.current().ledger.begin() as conn:
         return progress.recent(conn, limit)
+
+
+def workers_list() -> list[Worker]:
+    """Return the workers that are there, by name."""
+    with runtime.current().ledger.begin() as conn:
+        return workers.listed(conn)
+
+
+def unattended() -> list[Unattended]:
+    """Return the queues that no worker consumes, though something waits in them."""
+    with runtime.current().ledger.begin() as conn:
+        return workers.unattended(conn)
 
 
 def run(run_id: str | UUID) -> RunHandle:

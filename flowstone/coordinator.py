@@ -21,9 +21,9 @@ from flowstone.errors import (
     PlainSecret,
     did_you_mean,
 )
-from flowstone.expand import Canvas, expand
+from flowstone.expand import Canvas, expand, places
 from flowstone.freshness import Input
-from flowstone.limits import asset_key, is_pool
+from flowstone.limits import asset_key, is_pool, rate_key
 from flowstone.log import get_logger
 from flowstone.made_of import (
     asset_config,
@@ -35,11 +35,12 @@ from flowstone.made_of import (
 )
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
+from flowstone.priority import message_level
 from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
-from flowstone.store import cancellation, dispatch, failing, flights, plans, runs, slots
+from flowstone.store import cancellation, dispatch, failing, flights, plans, rates, runs, slots
 from flowstone.store.dispatch import DispatchedStep, Follower, Ready
 from flowstone.store.failing import Reason
 from flowstone.store.ledger import Connection
@@ -123,6 +124,10 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
 def _write(conn: Connection, runtime: Runtime, run_id: UUID, plan: Plan) -> None:
     slots.declare(conn, _declared(runtime, plan))
     plans.write(conn, run_id, plan, actor=ACTOR)
+    # Last, as those who start wait for it.
+    graph = runtime.registry.graph
+    planned = [graph[name] for name in {step.asset for step in plan.steps}]
+    rates.declare(conn, {rate_key(a.rate, a.name): a.rate for a in planned if a.rate is not None})
 
 
 def _declared(runtime: Runtime, plan: Plan) -> dict[str, int]:
@@ -285,7 +290,18 @@ def _take_ready(
         return (), {}
     if run.state == RunState.PLANNED:
         runs.mark_running(conn, run_id, actor=ACTOR)
-    return canvases, dispatch.mark(conn, canvases)
+    return canvases, dispatch.mark(conn, canvases, _levels(run, ready, canvases))
+
+
+def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, int]:
+    """Return where the message of each member stands in the order of all."""
+    # What a run that starves has in flight does not start; the first of these have to.
+    place_of = places(canvases, 0 if run.boost else ready.ahead)
+    in_flight = max(place_of.values()) + 1
+    return {
+        step: message_level(run.request.priority.level, run.boost, place=place, in_flight=in_flight)
+        for step, place in place_of.items()
+    }
 
 
 def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:

@@ -7,6 +7,7 @@ import time
 from uuid import UUID
 
 from flowstone import coordinator, reconcile
+from flowstone.claiming import Early
 from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, execute
 from flowstone.expand import members
@@ -42,7 +43,7 @@ def _drive(here: Runtime, handle: RunHandle) -> BaseException | None:
                 error = _execute_here(here, member, steps[member].canvas)
                 first = error if first is None else first
         if not canvases and handle.status() not in FINAL_RUN_STATES:
-            # All that is left is joined to steps of other runs.
+            # All that is left is joined to steps of other runs, or waits for slots or its turn.
             pause.wait()
     return first
 
@@ -80,6 +81,13 @@ def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> BaseException | 
     """Run a step with all its attempts; return the error by which it has failed, if it has."""
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
+        if isinstance(ended, Early):
+            wake_others(here, ended.wake)
+            if ended.has_left:
+                return None
+            # In short parts, as the run may be cancelled meanwhile.
+            time.sleep(min(ended.wait, POLL_SECONDS))
+            continue
         if isinstance(ended, Ended):
             wake_others(here, ended.wake - {ended.claim.run_id})
         if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):

@@ -12,6 +12,7 @@ from typing import Any
 from flowstone import hints
 from flowstone.asset import DEFINED, Asset
 from flowstone.errors import FlowStoneError
+from flowstone.graph import check_queues
 from flowstone.io import Outputs
 from flowstone.leases import Leases
 from flowstone.outcome import StoredOutput
@@ -40,10 +41,11 @@ class Runtime:
     def registry(self) -> Registry:
         """The definitions.
 
-        Raises DefinitionError where they do not make sense, and BadConfig where the settings
-        of resources do not fit them.
+        Raises DefinitionError where they do not make sense, or name a queue that the settings
+        do not, and BadConfig where the settings of resources do not fit them.
         """
         registry = self._registry or load_registry(self.settings.assets)
+        check_queues(registry.graph, self.settings.queues)
         check_settings(registry.resources, self.settings.resources)
         return registry
 

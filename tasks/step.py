@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
+from uuid import UUID
 
 from celery import Task
 from celery.exceptions import Ignore, Retry
@@ -10,6 +12,7 @@ from celery.utils.serialization import get_pickleable_exception
 
 from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
+from flowstone.claiming import Early
 from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.messages import STEP, StepMessage, parse
@@ -17,12 +20,13 @@ from flowstone.outcome import Failed, Failure, Retrying, Stopped
 from flowstone.states import DONE_STEP_STATES, StepState
 from flowstone.store.steps import Refused
 from tasks.app import app
+from tasks.requests import StepTask
 
 EARLY_SECONDS = 5
 """How long a retry that has come too early is put off."""
 
 
-@app.task(name=STEP, bind=True, max_retries=None)
+@app.task(name=STEP, bind=True, base=StepTask, max_retries=None)
 def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parsed below
     """Run the step. The result is always None: a chord counts two different ones twice."""
     message = parse(STEP, StepMessage, args, kwargs)
@@ -37,6 +41,8 @@ def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parse
         )
     except LedgerUnavailable as error:
         raise self.retry(exc=error, countdown=5) from error
+    if isinstance(ended, Early):
+        _put_off(self, ended)
     _follow(self, ended)
 
 
@@ -55,9 +61,7 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             raise Ignore
         case Ended(outcome=Retrying(delay=delay, parked=False), error=error):
             raise task.retry(exc=error, countdown=delay)
-    publisher = Publisher(app)
-    for run_id in ended.wake:
-        coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
+    _go_on(ended.wake)
     match ended.outcome:
         case Stopped():
             _leave_as_revoked(task)
@@ -78,6 +82,25 @@ def _as_celery_can_tell(error: BaseException | None, failure: Failure) -> Except
         return error
     told = FlowStoneError(f"{failure.type}: {failure.message}")
     return told if error is None else told.with_traceback(error.__traceback__)
+
+
+def _go_on(run_ids: Iterable[UUID]) -> None:
+    publisher = Publisher(app)
+    for run_id in run_ids:
+        coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
+
+
+class _WaitsForItsTurn(Exception):
+    """What Flower shows next to RETRY."""
+
+
+def _put_off(task: Task, early: Early) -> NoReturn:
+    """Let the step come again in its place in the canvas, unless it waits in the ledger."""
+    reason = _WaitsForItsTurn(early.key)
+    if not early.has_left:
+        raise task.retry(exc=reason, countdown=early.wait)
+    _go_on(early.wake)
+    raise Retry(exc=reason, when=early.wait)
 
 
 def _leave_as_revoked(task: Task) -> NoReturn:

@@ -32,7 +32,9 @@ def example(title: str) -> str:
 
 
 def row(name: str) -> list[str]:
-    (found,) = re.findall(rf"^\| {name}.*?\|(.*)\|(.*)\|$", section("Errors and retries"), re.M)
+    (found,) = re.findall(
+        rf"^\| {name}.*?\|(.*)\|(.*)\|$", section("Errors and retries"), re.MULTILINE
+    )
     return list(found)
 
 
@@ -52,7 +54,7 @@ def test_the_statuses_are_those_of_the_table() -> None:
 
 @pytest.mark.parametrize("name", ["requests", "psycopg"])
 def test_each_library_that_is_named_is_in_the_table(name: str) -> None:
-    (libraries,) = re.findall(rf"^\| ({name}.*?) \|", section("Errors and retries"), re.M)
+    (libraries,) = re.findall(rf"^\| ({name}.*?) \|", section("Errors and retries"), re.MULTILINE)
     known = {row.partition(".")[0] for row in TABLE}
     assert {library.lower() for library in libraries.split(", ")} <= known
 

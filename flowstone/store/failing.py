@@ -123,15 +123,6 @@ def fail(
     return True
 
 
-def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int) -> None:
-    """Fail a step that has been freed after its last attempt was lost, and its readers."""
-    said = (
-        f"the process that ran {name} has died {lost} times; look for what kills it, "
-        "such as the memory that it takes or the time limit"
-    )
-    fail_pending(conn, step_id, name, run_id, Reason("poison", said), actor="reconciler")
-
-
 @dataclass(frozen=True)
 class Reason:
     """Why a step fails that does not run."""

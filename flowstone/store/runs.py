@@ -47,6 +47,8 @@ class Run:
     request: Request
     config: Mapping[str, Any]
     max_in_flight: int
+    boost: int
+    """By how many levels it has moved up, as it starved."""
     error: Mapping[str, Any] | None
     created_at: datetime
     planned_at: datetime | None
@@ -166,6 +168,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         request=_request(row.request),
         config=row.config,
         max_in_flight=row.max_in_flight,
+        boost=row.boost,
         error=row.error,
         created_at=row.created_at,
         planned_at=row.planned_at,
