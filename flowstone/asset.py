@@ -98,7 +98,7 @@ class Asset:
         if self.max_running is not None:
             takes[asset_key(self.name)] = 1
         if self.rate is not None:
-            takes[rate_key(self.rate.key or self.name)] = 1
+            takes[rate_key(self.rate, self.name)] = 1
         return Policy(takes, self.timeout, self.retry.max_lost)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the user's own types

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
 from dataclasses import dataclass
 from uuid import UUID
 
+from flowstone import claiming
 from flowstone.attempt import compute, failure_of
+from flowstone.claiming import Early
 from flowstone.errors import (
     LedgerRefused,
     LedgerUnavailable,
 )
+from flowstone.limits import is_rate
 from flowstone.outcome import (
     Failed,
     Outcome,
@@ -24,7 +28,7 @@ from flowstone.outcome import (
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, failing, flights, slots, steps
+from flowstone.store import cancellation, dispatch, failing, flights, rates, slots, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
@@ -49,39 +53,44 @@ class Fenced:
 
 def execute(
     runtime: Runtime, step_id: int, canvas: UUID, *, worker: str, park_after: float = math.inf
-) -> Ended | Fenced | Refused:
+) -> Ended | Fenced | Refused | Early:
     """Run a step that has been dispatched in `canvas`, and record how it ended.
 
     A retry that is due in more than `park_after` seconds leaves the canvas. Returns
-    Refused, and does nothing, where the step has gone elsewhere. Raises LedgerUnavailable;
-    whatever the asset raises becomes an outcome.
+    Refused, and does nothing, where the step has gone elsewhere, and Early where its rate does
+    not let it start yet. Raises LedgerUnavailable; whatever the asset raises becomes an outcome.
     """
-    with runtime.ledger.autocommit() as conn:
-        claim = steps.claim(
-            conn,
-            step_id,
-            canvas,
-            worker=worker,
-            lease=runtime.leases.seconds,
-            release=runtime.settings.release,
-        )
-    if isinstance(claim, Refused):
+    claim = claiming.claim(runtime, step_id, canvas, worker=worker)
+    if not isinstance(claim, Claim):
         return claim
     if claim.takes and park_after < math.inf:
         # It must not hold its slots while it waits.
         park_after = 0
     with runtime.leases.held(claim.token):
         outcome, error = compute(runtime, claim, park_after)
+        _pause_rate(runtime, claim, outcome)
         try:
             recorded = _record_patiently(runtime, claim, outcome)
         except LedgerRefused as refusal:
             # Nothing of a success without its lineage and its audit row: the attempt has failed.
+            outcome = failure_of(runtime, claim, refusal, Retry(), park_after)
             error = runtime.resources.secrets.without(refusal)
-            outcome = failure_of(runtime, claim, error, Retry(), park_after)
             recorded = _record_patiently(runtime, claim, outcome)
     if recorded is None:
         return Fenced(claim)
     return Ended(claim, recorded, _to_wake(runtime, claim, recorded), error)
+
+
+def _pause_rate(runtime: Runtime, claim: Claim, outcome: Outcome) -> None:
+    """Let all that share the rate of the step wait where a server has asked for that."""
+    if not isinstance(outcome, Failed | Retrying) or not any(map(is_rate, claim.takes)):
+        return
+    seconds = outcome.failure.retry_after
+    if seconds is None:
+        return
+    # Before the failure is recorded, so that nothing starts in between.
+    with contextlib.suppress(LedgerUnavailable), runtime.ledger.autocommit() as conn:
+        rates.pause(conn, claim.step_id, seconds)
 
 
 def _to_wake(runtime: Runtime, claim: Claim, outcome: Outcome) -> frozenset[UUID]:

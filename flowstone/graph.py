@@ -17,8 +17,9 @@ from flowstone.errors import (
     UnknownResource,
     did_you_mean,
 )
+from flowstone.limits import rate_key, told_rate
 from flowstone.mapping import PartitionMapping, default_mapping
-from flowstone.queues import ASSET_QUEUES
+from flowstone.queues import ASSET_QUEUES, QUEUES
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class AssetGraph:
         known = set(resources)
         for asset in by_name.values():
             _check(asset, by_name, known)
+        _check_rates(by_name.values())
         mappings = {
             (asset.name, dependency.asset): _mapping(asset, by_name[dependency.asset], dependency)
             for asset in by_name.values()
@@ -103,10 +105,21 @@ def _check(asset: Asset, by_name: Mapping[str, Asset], resources: set[str]) -> N
                 "and a resource that it requires; rename one of the two"
             )
     _check_columns(asset)
-    if asset.queue not in ASSET_QUEUES:
+
+
+def check_queues(graph: AssetGraph, own: Iterable[str]) -> None:
+    """Raise DefinitionError for an asset whose queue there is not; `own` are the settings'."""
+    known = [*ASSET_QUEUES, *own]
+    choice = ", ".join(known)
+    for asset in graph.assets.values():
+        if asset.queue in known:
+            continue
+        said = f"asset {asset.name!r} ({asset.location}) names the queue {asset.queue!r}"
+        if asset.queue in QUEUES:
+            raise DefinitionError(f"{said}, which is not for assets; use one of {choice}")
         raise DefinitionError(
-            f"asset {asset.name!r} ({asset.location}) names the queue {asset.queue!r}; "
-            f"the queues are {', '.join(ASSET_QUEUES)}"
+            f"{said}, which there is not; use one of {choice}, or add it to FLOWSTONE_QUEUES"
+            f"{did_you_mean(asset.queue, known)}"
         )
 
 
@@ -124,6 +137,25 @@ def _check_columns(asset: Asset) -> None:
             raise DefinitionError(
                 f"{where} is made of {source!r}, but {asset.name!r} does not read {name!r}"
                 f"{did_you_mean(name, reads)}"
+            )
+
+
+def _check_rates(assets: Iterable[Asset]) -> None:
+    """Raise DefinitionError where assets give one key different rates."""
+    first: dict[str, Asset] = {}
+    for asset in assets:
+        if asset.rate is None:
+            continue
+        other = first.setdefault(rate_key(asset.rate, asset.name), asset)
+        if other.rate is not None and not asset.rate.limits_as(other.rate):
+            both = " and ".join(
+                f"{one.name!r} ({one.location}) {told_rate(one.rate.interval, one.rate.burst)}"
+                for one in (other, asset)
+                if one.rate is not None
+            )
+            raise DefinitionError(
+                f"the rate with the key {asset.rate.key!r} is not one: {both}; give both the same, "
+                "or another key"
             )
 
 

@@ -13,6 +13,12 @@ from flowstone.names import NAME
 SECONDS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
 """The seconds of each unit that a rate may be given in."""
 
+RATE: Final = "rate:"
+"""How the keys of rates begin, among those of all limits."""
+
+LONGEST: Final = 10 * 365 * 86_400.0
+"""The most seconds that the bucket of a rate may take to fill."""
+
 KILL_AFTER: Final = 60.0
 """The seconds that a step has to end by itself after it was asked to, where not said otherwise."""
 
@@ -41,7 +47,7 @@ class Rate:
     """How often attempts may start: `count` times `per` unit of time, all that share `key`.
 
     It is a token bucket of `burst` tokens, 1 by default: after a pause so many may start at
-    once, and then one each `1 / count` of the unit.
+    once, and then one each `1 / count` of the unit. Without a `key` it is for the asset alone.
     """
 
     count: float
@@ -51,10 +57,14 @@ class Rate:
 
     def __post_init__(self) -> None:
         """Raise DefinitionError where the numbers make no sense."""
-        if self.per not in SECONDS or not 0 < self.count < math.inf or self.burst < 1:
+        if self.per not in SECONDS or not 0 < self.count < math.inf:
             raise DefinitionError(
-                f"{self}: needs count > 0, burst >= 1, and per as one of {', '.join(SECONDS)}"
+                f"{self}: needs count > 0, and per as one of {', '.join(SECONDS)}"
             )
+        if self.burst < 1 or self.burst % 1:
+            raise DefinitionError(f"{self}: needs burst as 1 or more whole tokens")
+        if self.burst * self.interval > LONGEST:
+            raise DefinitionError(f"{self}: its bucket would take more than ten years to fill")
         if self.key and not NAME.fullmatch(self.key):
             raise DefinitionError(f"{self}: {self.key!r} is no name for a key")
 
@@ -62,6 +72,10 @@ class Rate:
     def interval(self) -> float:
         """The seconds from one start to the next."""
         return SECONDS[self.per] / self.count
+
+    def limits_as(self, other: Rate) -> bool:
+        """Return whether the two limit to the same, in whatever units they are given."""
+        return self.burst == other.burst and math.isclose(self.interval, other.interval)
 
 
 @dataclass(frozen=True)
@@ -86,6 +100,22 @@ def is_pool(key: str) -> bool:
     return ":" not in key
 
 
-def rate_key(key: str) -> str:
-    """Return the key of the limit that belongs to a rate."""
-    return f"rate:{key}"
+def rate_key(rate: Rate, asset: str) -> str:
+    """Return the key of the limit that belongs to the rate of an asset.
+
+    Without a key of its own the rate is that of the asset, which no key can name: it would
+    have to hold a colon.
+    """
+    return f"{RATE}{rate.key or asset_key(asset)}"
+
+
+def is_rate(key: str) -> bool:
+    """Return whether the limit of a key is a rate."""
+    return key.startswith(RATE)
+
+
+def told_rate(seconds: float, burst: int) -> str:
+    """Return a rate in words, such as "10 per second, burst 5"."""
+    per = next((unit for unit, length in SECONDS.items() if length >= seconds), "day")
+    told = f"{SECONDS[per] / seconds:.4g} per {per}"
+    return told if burst == 1 else f"{told}, burst {burst}"

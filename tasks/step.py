@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NoReturn
+from uuid import UUID
 
 from celery import Task
 from celery.exceptions import Ignore, Retry
+from celery.utils.serialization import get_pickleable_exception
 
 from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
-from flowstone.errors import LedgerUnavailable
+from flowstone.claiming import Early
+from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.messages import STEP, StepMessage, parse
-from flowstone.outcome import Failed, Retrying, Stopped
+from flowstone.outcome import Failed, Failure, Retrying, Stopped
 from flowstone.states import DONE_STEP_STATES, StepState
 from flowstone.store.steps import Refused
 from tasks.app import app
@@ -37,6 +41,8 @@ def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parse
         )
     except LedgerUnavailable as error:
         raise self.retry(exc=error, countdown=5) from error
+    if isinstance(ended, Early):
+        _put_off(self, ended)
     _follow(self, ended)
 
 
@@ -55,9 +61,7 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             raise Ignore
         case Ended(outcome=Retrying(delay=delay, parked=False), error=error):
             raise task.retry(exc=error, countdown=delay)
-    publisher = Publisher(app)
-    for run_id in ended.wake:
-        coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
+    _go_on(ended.wake)
     match ended.outcome:
         case Stopped():
             _leave_as_revoked(task)
@@ -65,9 +69,38 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             # What task.retry() raises, but without its message: the ledger keeps the step.
             raise Retry(exc=ended.error, when=delay)
         case Failed(failure):
-            # SystemExit would stop the worker.
-            error = ended.error
-            raise error if isinstance(error, Exception) else RuntimeError(failure.message)
+            raise _as_celery_can_tell(ended.error, failure) from None
+
+
+def _as_celery_can_tell(error: BaseException | None, failure: Failure) -> Exception:
+    """Return the error of a step, or one that says the same where Celery would lose its text.
+
+    SystemExit would stop the worker. Of an error that cannot be pickled, such as those of
+    urllib, Celery tells the nearest class that can be, which for that is an empty OSError.
+    """
+    if isinstance(error, Exception) and get_pickleable_exception(error) is error:
+        return error
+    told = FlowStoneError(f"{failure.type}: {failure.message}")
+    return told if error is None else told.with_traceback(error.__traceback__)
+
+
+def _go_on(run_ids: Iterable[UUID]) -> None:
+    publisher = Publisher(app)
+    for run_id in run_ids:
+        coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
+
+
+class _WaitsForItsTurn(Exception):
+    """What Flower shows next to RETRY."""
+
+
+def _put_off(task: Task, early: Early) -> NoReturn:
+    """Let the step come again in its place in the canvas, unless it waits in the ledger."""
+    reason = _WaitsForItsTurn(early.key)
+    if not early.has_left:
+        raise task.retry(exc=reason, countdown=early.wait)
+    _go_on(early.wake)
+    raise Retry(exc=reason, when=early.wait)
 
 
 def _leave_as_revoked(task: Task) -> NoReturn:

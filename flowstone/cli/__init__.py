@@ -21,10 +21,12 @@ from flowstone.cli import (
     plan,
     pools,
     prune,
+    rates,
     run,
     show,
     status,
     values,
+    workers,
 )
 from flowstone.errors import (
     BrokerUnavailable,
@@ -62,6 +64,7 @@ app.command("cancel")(cancel.cancel)
 app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)
 app.command("status")(status.status)
+app.command("workers")(workers.workers)
 app.command("show")(show.show)
 app.command("lineage")(lineage.lineage)
 app.command("produced")(lineage.produced)
@@ -73,6 +76,7 @@ app.command("check")(check.check)
 app.command("invalidate")(history.invalidate)
 app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
+app.command("rates")(rates.rates)
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")

@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client
-from flowstone.cli.display import failures_table, progress_table, title
+from flowstone.cli.display import failures_table, progress_table, show_unattended, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import Progress, Reason, RunHandle, Wait
+from flowstone.limits import is_rate
 from flowstone.partition_key import label
 from flowstone.states import DONE_STEP_STATES, RunState
 
@@ -44,6 +45,7 @@ def status(
                     "error": progress.error,
                     "steps": progress.steps,
                     "errors": [vars(error) for error in handle.errors()],
+                    "unattended": [vars(queue) for queue in progress.unattended],
                     "waits": [vars(wait) for wait in handle.waits()],
                 }
                 | ({"reasons": [vars(reason) for reason in reasons]} if asset else {})
@@ -62,6 +64,7 @@ def status(
 def _show(handle: RunHandle, progress: Progress) -> None:
     console = Console()
     console.print(progress_table(progress, title(handle, progress)))
+    show_unattended(console, progress.unattended)
     for wait in handle.waits():
         console.print(f"waiting: {_told(wait)}", markup=False, highlight=False)
     if failures := failures_table(progress):
@@ -76,6 +79,8 @@ def _show(handle: RunHandle, progress: Progress) -> None:
 
 
 def _told(wait: Wait) -> str:
+    if is_rate(wait.key):
+        return f"{wait.steps} steps for {wait.key}; see `flowstone rates`"
     what = f"{wait.steps} steps for slots of {wait.key}"
     if not wait.slots:
         return f"{what}, which has none; see `flowstone pools`"
@@ -112,4 +117,6 @@ def runs(
             f"{run.created_at.astimezone():%m-%d %H:%M:%S}",
             f"{took.total_seconds():.1f} s" if took else "",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    show_unattended(console, client.unattended())

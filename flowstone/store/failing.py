@@ -106,7 +106,11 @@ def fail(
 
     A value that a check has `refused` is recorded as in quarantine.
     """
-    values = {"finished_at": text("now()"), "error": failure.as_json()}
+    values = {
+        "finished_at": text("now()"),
+        "error": failure.as_json(),
+        "failures": claim.failures + 1,
+    }
     if not steps.finish(conn, claim, StepState.FAILED, values, failure=failure):
         return False
     if refused is not None:

@@ -26,7 +26,20 @@ rates = Table(
     Column("key", Text, primary_key=True),
     Column("seconds", Double, nullable=False, comment="From one start to the next"),
     Column("burst", Integer, nullable=False),
-    Column("next_at", TIME, nullable=False, server_default=text("'-infinity'")),
+    Column(
+        "next_at",
+        TIME,
+        nullable=False,
+        server_default=text("'-infinity'"),
+        comment="When the next attempt may start",
+    ),
+    Column(
+        "free_at",
+        TIME,
+        nullable=False,
+        server_default=text("'-infinity'"),
+        comment="The first start that is promised to nobody",
+    ),
     CheckConstraint("seconds > 0 AND burst >= 1", "rate"),
     comment="One token bucket for each rate, shared by all workers",
 )
@@ -39,4 +52,13 @@ workers = Table(
     Column("started_at", TIME, nullable=False, server_default=NOW),
     Column("seen_at", TIME, nullable=False, server_default=NOW),
     comment="The workers that are there, each seen a moment ago",
+)
+
+unattended = Table(
+    "unattended",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("since", TIME, nullable=False, server_default=NOW),
+    Column("seen_at", TIME, nullable=False, server_default=NOW),
+    comment="Queues in which steps wait, and which no worker consumes",
 )

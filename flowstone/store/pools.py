@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from flowstone.limits import RATE
 from flowstone.store import audit
 from flowstone.store.slots import TAKEN, WANTED, each_group
 from flowstone.store.tables import SCHEMA
@@ -32,7 +33,7 @@ _STATUS = text(
     SELECT p.name, p.declared, p.slots, p.actor, p.reason, p.updated_at,
         coalesce((SELECT slots FROM held WHERE held.key = p.name), 0) AS taken,
         coalesce((SELECT steps FROM waiting WHERE waiting.key = p.name), 0) AS waiting
-    FROM {SCHEMA}.pools p ORDER BY p.name
+    FROM {SCHEMA}.pools p WHERE NOT starts_with(p.name, '{RATE}') ORDER BY p.name
     """
 )
 

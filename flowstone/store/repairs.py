@@ -45,10 +45,12 @@ _OVERDUE = f"""
 """
 
 # A full queue is no fault: only where nothing of the run has moved for as long is a message lost.
+# Nor is one that no worker consumes: a new message would not help, and its time is counted.
 _STRANDED = f"""
     SELECT s.id, s.run_id, s.canvas FROM {SCHEMA}.steps s
     WHERE s.state = 'queued' AND s.open_deps = 0
       AND s.queued_at < now() - make_interval(secs => :patience)
+      AND NOT EXISTS (SELECT FROM {SCHEMA}.unattended u WHERE u.queue = s.queue)
       AND NOT EXISTS (
         SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id
         AND greatest(o.started_at, o.finished_at) > now() - make_interval(secs => :patience))

@@ -15,9 +15,12 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from flowstone.admission import Group, Slots, share_out
+from flowstone.limits import is_rate
 from flowstone.states import RunState, StepState, in_state, sql_list
+from flowstone.store import rates
 from flowstone.store.dispatch import Follower
 from flowstone.store.tables import SCHEMA
+from flowstone.store.urgency import urgency
 
 MOST: Final = 1000
 """The most steps of a run that one look admits."""
@@ -62,7 +65,7 @@ _MY_KEYS = text(
 _WAITING = text(
     f"""
     WITH RECURSIVE {each_group()}, able AS (
-        SELECT r.id, r.driver, r.priority AS level, r.created_at,
+        SELECT r.id, r.driver, {urgency("r")} AS level, r.created_at,
             CASE r.driver WHEN 'inline' THEN 1 ELSE r.max_in_flight END - (
                 SELECT count(*) FROM {SCHEMA}.steps
                 WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
@@ -200,7 +203,8 @@ def _slots(
     taken: Counter[str] = Counter()
     for (_, key), count in held.items():
         taken[key] += count
-    total = totals(conn, {key for group in groups for key in group.takes})
+    keys = {key for group in groups for key in group.takes}
+    total = {**totals(conn, keys), **rates.room(conn, filter(is_rate, keys))}
     return {key: Slots(count, count - taken[key]) for key, count in total.items()}
 
 

@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, select, text, update
 
+from flowstone.limits import RATE, is_rate
 from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
@@ -40,6 +41,8 @@ class Claim:
     asset: str
     partition: str
     attempt: int
+    failures: int
+    """How many attempts have ended with an error before this one."""
     token: UUID
     canvas: UUID
     worker: str
@@ -71,25 +74,32 @@ class Refused:
 
     state: StepState | None
     """None if there is no such step, or it is carried by another canvas now."""
+    rate: str | None = None
+    """The limit by whose rate a step starts that could be claimed else."""
 
 
-# A retry that comes a moment early is no duplicate: its countdown ran on another clock.
+_HAS_RATE = f"""takes @? '$.keyvalue() ? (@.key starts with "{RATE}")'"""
+
+# A retry that comes a moment early is no duplicate: its countdown ran on another clock. A step
+# with a rate is claimed by whoever has taken a token for it, in the same transaction.
 _CLAIM = Prepared(
     f"""
     WITH claimed AS (
         UPDATE {SCHEMA}.steps
         SET state = 'running', attempt = attempt + 1, token = :token, retry_at = NULL,
             error = NULL, lease_until = now() + make_interval(secs => :lease),
+            starts_at = NULL,
             started_at = coalesce(started_at, now())
         WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
           AND ({in_state("state", _S.QUEUED)}
             OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
-        RETURNING id, run_id, asset, partition, attempt, takes
+          AND (takes IS NULL OR :in_turn OR NOT {_HAS_RATE})
+        RETURNING id, run_id, asset, partition, attempt, failures, takes
     ), attempted AS (
         INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker, release)
         SELECT id, attempt, :token, :worker, CAST(:release AS text) FROM claimed
     )
-    SELECT c.run_id, c.asset, c.partition, c.attempt, c.takes, r.config,
+    SELECT c.run_id, c.asset, c.partition, c.attempt, c.failures, c.takes, r.config,
         r.request->'io' AS io, r.request->'resources' AS resources, (
         SELECT jsonb_agg(
             jsonb_build_array(
@@ -205,10 +215,12 @@ def claim(
     worker: str,
     lease: float,
     release: str | None = None,
+    in_turn: bool = False,
 ) -> Claim | Refused:
     """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere.
 
-    `release` names the code that the worker runs.
+    `release` names the code that the worker runs. A step with a rate is refused unless it is
+    `in_turn`, see `rates.turn`.
     """
     token = uuid4()
     row = _CLAIM.first(
@@ -220,16 +232,18 @@ def claim(
             "lease": lease,
             "worker": worker,
             "release": release,
+            "in_turn": in_turn,
         },
     )
     if row is None:
-        return Refused(_state(conn, step_id, canvas))
+        return _refused(conn, step_id, canvas)
     return Claim(
         step_id=step_id,
         run_id=row.run_id,
         asset=row.asset,
         partition=row.partition,
         attempt=row.attempt,
+        failures=row.failures,
         token=token,
         canvas=canvas,
         worker=worker,
@@ -246,11 +260,15 @@ def claim(
     )
 
 
-def _state(conn: Connection, step_id: int, canvas: UUID) -> StepState | None:
-    state = conn.scalar(
-        select(steps.c.state).where(steps.c.id == step_id, steps.c.canvas == canvas)
-    )
-    return None if state is None else StepState(state)
+def _refused(conn: Connection, step_id: int, canvas: UUID) -> Refused:
+    row = conn.execute(
+        select(steps.c.state, steps.c.takes).where(steps.c.id == step_id, steps.c.canvas == canvas)
+    ).one_or_none()
+    if row is None:
+        return Refused(None)
+    waits = row.state in (_S.QUEUED, _S.RETRYING)
+    rate = next(filter(is_rate, row.takes or ()), None) if waits else None
+    return Refused(StepState(row.state), rate)
 
 
 def renew(conn: Connection, tokens: list[UUID], *, lease: float) -> set[UUID]:
@@ -317,6 +335,7 @@ def retry(
     values: dict[str, Any] = {
         "retry_at": text("now() + make_interval(secs => :delay)").bindparams(delay=delay),
         "error": failure.as_json(),
+        "failures": claim.failures + 1,
     }
     if park:
         values |= {"canvas": None, "queued_at": None}

@@ -17,7 +17,8 @@ from flowstone.errors import (
     UnknownAsset,
     UnknownResource,
 )
-from flowstone.graph import AssetGraph
+from flowstone.graph import AssetGraph, check_queues
+from flowstone.limits import Rate
 from flowstone.mapping import AllKeys, SameKey
 from flowstone.partition import DailyPartitions, PartitionSet, StaticPartitions
 from tests.strategies import Dag, dags
@@ -100,10 +101,16 @@ def test_a_circle_is_drawn_along_what_is_read(reads: dict[str, list[str]]) -> No
 
 
 def test_a_queue_that_celery_does_not_serve_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="'fast'; the queues are priority, assets, backfill"):
-        AssetGraph.build([make("a", queue="fast")])
-    with pytest.raises(DefinitionError, match="names the queue 'control'"):
-        AssetGraph.build([make("a", queue="control")])
+    graph = AssetGraph.build([make("a", queue="gqu")])
+    check_queues(graph, ["gqu"])
+    with pytest.raises(DefinitionError) as refused:
+        check_queues(graph, ["gpu"])
+    assert refused.value.message == (
+        f"asset 'a' ({graph['a'].location}) names the queue 'gqu', which there is not; use one "
+        "of priority, assets, backfill, gpu, or add it to FLOWSTONE_QUEUES; did you mean 'gpu'?"
+    )
+    with pytest.raises(DefinitionError, match="names the queue 'control', which is not for assets"):
+        check_queues(AssetGraph.build([make("a", queue="control")]), ["gpu"])
 
 
 def test_a_resource_that_is_not_defined_is_named_with_the_nearest() -> None:
@@ -132,3 +139,18 @@ def test_a_mapping_that_is_given_wins_over_the_default() -> None:
     graph = AssetGraph.build([up, plain, all_days])
     assert graph.mappings["plain", "up"] == SameKey()
     assert graph.mappings["all_days", "up"] == AllKeys()
+
+
+def test_two_rates_for_one_key_are_refused_with_both_assets() -> None:
+    one = asset(name="one", rate=Rate(10, key="api"))(lambda: 1)
+    same = asset(name="same", rate=Rate(600, per="minute", key="api"))(lambda: 1)
+    other = asset(name="two", rate=Rate(10, key="api", burst=2))(lambda: 1)
+    # Without a key of their own, they have nothing to do with each other, or with that key.
+    alone = asset(name="api", rate=Rate(3))(lambda: 1)
+    beside = asset(name="beside", rate=Rate(4))(lambda: 1)
+    AssetGraph.build([one, same, alone, beside])
+    with pytest.raises(DefinitionError) as caught:
+        AssetGraph.build([one, other])
+    for said in ("'api'", "'one'", "10 per second and", "'two'", "10 per second, burst 2;"):
+        assert said in caught.value.message
+    assert caught.value.message.count("test_graph.py:") == 2

@@ -131,6 +131,9 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     counts = reconcile(runtime, woken.append)
     assert counts == {
         "cancel_overdue": 0,
+        "worker_gone": 0,
+        "queue_timeout": 0,
+        "run_aged": 0,
         "inline_abandoned": 0,
         "lease_expired": 1,
         "retry_due": 0,
@@ -144,6 +147,9 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     again = reconcile(runtime, woken.append)
     assert again == {
         "cancel_overdue": 0,
+        "worker_gone": 0,
+        "queue_timeout": 0,
+        "run_aged": 0,
         "inline_abandoned": 0,
         "lease_expired": 0,
         "retry_due": 0,
