@@ -27,8 +27,12 @@ from flowstone.store.ledger import Connection
 
 log = get_logger("flowstone.reconcile")
 
-LOST_MESSAGE_SECONDS: Final = 300.0
-"""How long a message may be under way before it counts as lost."""
+LOST_MESSAGE_SECONDS: Final = 360.0
+"""How long a message may be under way before it counts as lost.
+
+It is longer than ageing takes by default: where a run only waits behind others, the first of its
+steps are sent again and start, so that the rest, whose messages lie in the queue, is left there.
+"""
 
 IDLE_SECONDS: Final = 5.0
 """How long a new run is left to the message that its client has sent."""

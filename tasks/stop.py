@@ -65,8 +65,9 @@ class GracefulStop(bootsteps.StartStopStep):  # type: ignore[misc] # Celery has 
         self._taken = tuple(state.requests.values())
         if state.should_terminate is not None and state.should_terminate is not False:
             self._finish()
-        elif self._forks:
-            asked.set()
+            return
+        asked.set()
+        if self._forks:
             self._thread.start()
 
     def stop(self, worker: Any) -> None:  # noqa: ANN401, ARG002

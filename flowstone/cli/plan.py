@@ -198,7 +198,9 @@ def _print(shown: Shown, *, every: bool, as_json: bool) -> None:
     console = Console()
     console.print(_table(_each(lines) if every else _together(lines)))
     for asset, values in sorted(shown.configs.items()):
-        said = ", ".join(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in values.items())
+        # In an order that those of stored plans have, too: PostgreSQL keeps none.
+        pairs = sorted(values.items())
+        said = ", ".join(f"{name}={json.dumps(v, ensure_ascii=False)}" for name, v in pairs)
         typer.echo(f"config of {asset}: {said}")
     actions = Counter(line.action for line in lines)
     console.print(

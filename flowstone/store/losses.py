@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Row, TextClause, text
 from flowstone.partition_key import step_name
 from flowstone.poison import Death, poisoned
 from flowstone.states import StepState, in_state
-from flowstone.store import audit, dispatch, failing
+from flowstone.store import audit, dispatch, failing, steps
 from flowstone.store.failing import Reason
+from flowstone.store.steps import Claim
 from flowstone.store.tables import SCHEMA
 
 LOST: Final = "lost"
@@ -122,9 +123,16 @@ def lose(conn: Connection, message: Message, *, worker: str, end: str) -> list[F
     """Free the step of a message if `worker` still runs it, whose process has died.
 
     `end` says what is known of that. A step that has lost `max_lost` attempts fails: what
-    kills its process each time must not go round for ever.
+    kills its process each time must not go round for ever. That may happen before the step is
+    claimed, while its definitions are loaded; then it was claimed on behalf of the dead.
     """
-    return _lose(conn, _mine(conn, [message], worker), end, worker)
+    found = _mine(conn, [message], worker)
+    if not found:
+        claim = steps.claim(conn, message.step_id, message.canvas, worker=worker, lease=0)
+        if isinstance(claim, Claim):
+            found = _mine(conn, [message], worker)
+            end += ", before it began"
+    return _lose(conn, found, end, worker)
 
 
 def hand_back(

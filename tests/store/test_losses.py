@@ -11,10 +11,10 @@ from sqlalchemy import text
 
 from flowstone import losses as worker_losses
 from flowstone.settings import Settings, load_settings
-from flowstone.store import losses, repairs
+from flowstone.store import cancellation, losses, repairs
 from flowstone.store.ledger import Ledger
 from flowstone.store.losses import Freed, Message
-from tests.store.runs_by_hand import HandRun, query, run_sql
+from tests.store.runs_by_hand import FAILURE, HandRun, query, run_sql
 
 CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
 END = "signal 9 (SIGKILL)"
@@ -85,10 +85,20 @@ def test_a_death_takes_nothing_from_whoever_has_the_step_by_now(ledger: Ledger) 
     assert run.commit(claim)
     assert lose(run, 1) == []
     assert hand_back(run, 1) == []
-    # Nor from one that has not begun.
-    assert lose(run, 2) == []
+    # A worker hands back what it runs, and not what it has yet to begin.
     assert hand_back(run, 2) == []
     assert run.states() == {1: "succeeded", 2: "queued"}
+
+
+def test_a_death_before_the_claim_is_counted_too(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: (), 2: (1,)})
+    for _ in range(3):
+        run.dispatch()
+        # Not that of a step which cannot have begun.
+        assert lose(run, 2) == []
+        assert len(lose(run, 1)) == 1
+    assert run.states() == {1: "failed", 2: "upstream_failed"}
+    assert attempts(run, 1) == [(n, "lost", f"{END}, before it began") for n in (1, 2, 3)]
 
 
 def test_what_is_handed_back_is_neither_lost_nor_failed(ledger: Ledger) -> None:
@@ -109,6 +119,9 @@ def test_what_is_handed_back_is_neither_lost_nor_failed(ledger: Ledger) -> None:
     )
     assert found == [("w", "it stops", {"state": "running"}, {"state": "pending"}, 1)] * 2
     assert run.commit(claim) is False
+    with ledger.begin() as conn:
+        # Nor is it cancelled by an asset that has found out.
+        assert not cancellation.stop(conn, claim, FAILURE)
     run.dispatch()
     assert run.commit(run.claim(1))
     # However often.
