@@ -1,10 +1,11 @@
 """How Celery runs FlowStone: JSON only, late acknowledgements, one queue for each kind of work."""
 
 from celery.schedules import crontab
-from kombu import Exchange, Queue
 
+from flowstone.canvas import as_queue
 from flowstone.messages import COORDINATE, PRUNE, RECONCILE, STEP
-from flowstone.queues import QUEUES
+from flowstone.priority import CONTROL, LEVELS
+from flowstone.queues import CONTROL_QUEUE, all_queues, message_priority
 from flowstone.settings import load_settings
 
 _settings = load_settings()
@@ -19,16 +20,12 @@ result_accept_content = ["json"]
 task_serializer = "json"
 result_serializer = "json"
 
-# Each queue has an exchange of its own: with Celery's defaults all would hang on one key.
-task_queues = [Queue(name, Exchange(name), routing_key=name) for name in QUEUES]
+task_queues = [as_queue(name) for name in all_queues(_settings.queues)]
 task_default_queue = "assets"
 task_create_missing_queues = False
-task_routes = {
-    COORDINATE: {"queue": "control"},
-    RECONCILE: {"queue": "control"},
-    PRUNE: {"queue": "control"},
-    STEP: {},
-}
+# What keeps the runs going comes before all steps; those bring their priority with them.
+_control = {"queue": CONTROL_QUEUE, "priority": message_priority(CONTROL, broker_url)}
+task_routes = {COORDINATE: _control, RECONCILE: _control, PRUNE: _control, STEP: {}}
 
 # A message is acknowledged when its step has been committed, so a crash gives it back; the
 # claim in the ledger refuses the copies that this can make.
@@ -42,7 +39,11 @@ worker_prefetch_multiplier = _settings.prefetch
 task_soft_time_limit = _settings.soft_time_limit
 task_time_limit = _settings.time_limit
 # Redis gives out again what is not acknowledged in this time, so it must outlast any task.
-broker_transport_options = {"visibility_timeout": int(_settings.time_limit) + 600}
+broker_transport_options = {
+    "visibility_timeout": int(_settings.time_limit) + 600,
+    # Redis has a list for each, and looks into those of all queues, one priority after the other.
+    "priority_steps": list(range(LEVELS)),
+}
 result_backend_transport_options = {"visibility_timeout": int(_settings.time_limit) + 600}
 
 # A broker that restarts is worth a second; a longer absence is left to the reconciler.

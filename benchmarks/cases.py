@@ -18,6 +18,7 @@ from benchmarks.stage import ALL_QUEUES, Stage, wait_until
 from flowstone import RunState, materialize_all, runtime
 from flowstone.graph import AssetGraph
 from flowstone.plan import build_plan
+from flowstone.priority import LEVELS
 from flowstone.queues import QUEUES
 from flowstone.registry import load_registry
 from flowstone.request import Request
@@ -161,6 +162,8 @@ def _layers(stage: Stage, depth: int) -> Watched:
     shape = f"layered 20 {depth}"
     targets = shapes.targets(shape)
     redis = stage.redis()
+    # Each queue has a list for each priority; that of the first has no number.
+    lists = [*QUEUES, *(f"{q}\x06\x16{level}" for q in QUEUES for level in range(1, LEVELS))]
     message = memory = 0
     with stage.worker("tasks", ALL_QUEUES, shape):
         wait_until(
@@ -169,7 +172,7 @@ def _layers(stage: Stage, depth: int) -> Watched:
         began = time.perf_counter()
         handle = materialize_all(targets, force=True)
         while handle.status() != RunState.SUCCEEDED:
-            waiting = [len(m) for q in QUEUES for m in redis.lrange(q, 0, -1)]
+            waiting = [len(m) for key in lists for m in redis.lrange(key, 0, -1)]
             message = max([message, *waiting])
             memory = max(memory, int(redis.info("memory")["used_memory"]))
             time.sleep(0.2 if depth > 20 else 0.01)  # noqa: PLR2004 - a short run wants precision

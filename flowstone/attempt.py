@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import traceback
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from flowstone.errors import (
     CheckFailed,
     MissingInput,
     MissingOutput,
+    OutputError,
 )
 from flowstone.freshness import Input
 from flowstone.io import Place
@@ -62,20 +64,28 @@ def compute(
     except BaseException as error:
         if _is_termination(error):
             raise
-        told = runtime.resources.secrets.without(error)
-        outcome = failure_of(runtime, claim, told, policy, park_after)
+        outcome = failure_of(runtime, claim, error, policy, park_after)
         if isinstance(error, _Refusal) and isinstance(outcome, Failed):
             outcome = replace(outcome, refused=error.value)
-        return outcome, told
+        return outcome, runtime.resources.secrets.without(error)
 
 
 def failure_of(
     runtime: Runtime, claim: Claim, error: BaseException, policy: Retry, park_after: float
 ) -> Failed | Retrying | Stopped:
-    """Return what follows from an error of the attempt."""
-    trace = "".join(traceback.format_exception(error))
-    cancelled = runtime.leases.is_cancelled(claim.token)
-    return decide(error, trace, claim.attempt, policy, cancelled=cancelled, park_after=park_after)
+    """Return what follows from an error of the attempt; its texts are without secrets."""
+    mask = runtime.resources.secrets.mask
+    return decide(
+        error,
+        mask("".join(traceback.format_exception(error))),
+        claim.failures + 1,
+        policy,
+        cancelled=runtime.leases.is_cancelled(claim.token),
+        park_after=park_after,
+        unknown=runtime.settings.retry_unknown,
+        now=datetime.now(UTC),
+        mask=mask,
+    )
 
 
 class _Refusal(CheckFailed):
@@ -120,20 +130,29 @@ def _is_termination(error: BaseException) -> bool:
     """Return whether this process is being ended, rather than the asset at fault.
 
     Celery's pool turns the signal that ends one of its processes into SystemExit with
-    the code -(256 - signal). The step then stays with its lease, and is run again.
+    the code -(256 - signal). The worker has handed the step back by then, or tells of its loss.
     """
     codes = {number - 256 for number in signal.valid_signals()}
     return isinstance(error, SystemExit) and error.code in codes
 
 
 def _stage(runtime: Runtime, asset: Asset, claim: Claim, value: Any) -> StoredOutput:  # noqa: ANN401
-    return runtime.outputs.store(
-        value,
-        Place(claim.asset, claim.partition, claim.step_id, claim.attempt, claim.token),
-        io=claim.io.get(asset.name, asset.io),
-        as_type=hints.of_result(asset.function),
-        pickle=asset.pickle,
-    )
+    """Store what the asset returned. Whatever that is, it is the value, and no outcome."""
+    try:
+        return runtime.outputs.store(
+            value,
+            Place(claim.asset, claim.partition, claim.step_id, claim.attempt, claim.token),
+            io=claim.io.get(asset.name, asset.io),
+            as_type=hints.of_result(asset.function),
+            pickle=asset.pickle,
+        )
+    except OutputError as error:
+        kind = type(value)
+        raise OutputError(
+            f"asset {asset.name!r} returned a value of the type {kind.__module__}."
+            f"{kind.__qualname__}: {error.message}",
+            original=error,
+        ) from error
 
 
 def _hashes(claim: Claim) -> list[Input]:

@@ -9,16 +9,30 @@ from typing import Any, Final
 from uuid import UUID, uuid5
 
 from celery import Celery, Signature, chain, chord
+from kombu.entity import Exchange, Queue
 from kombu.exceptions import OperationalError
 
 from flowstone.errors import BadConfig, BrokerUnavailable
-from flowstone.expand import Canvas, Chain
+from flowstone.expand import Canvas, Chain, members
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
+from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, message_priority
 from flowstone.store.dispatch import DispatchedStep
 
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
+
+
+def as_queue(name: str) -> Queue:
+    """Return a queue as Celery is told of it.
+
+    Each has an exchange of its own: with Celery's defaults all would hang on one key. RabbitMQ
+    orders the messages of a queue by priority if that is declared with it.
+    """
+    exchange = Exchange(name)  # type: ignore[no-untyped-call]
+    return Queue(  # type: ignore[no-untyped-call]
+        name, exchange, routing_key=name, max_priority=MAX_MESSAGE_PRIORITY
+    )
 
 
 def task_id(step_id: int, canvas: UUID) -> str:
@@ -48,6 +62,8 @@ def _step(app: Celery, step: DispatchedStep) -> Signature:
     # A process that is no worker would subscribe to each result that it does not ignore.
     return app.signature(STEP, kwargs=message.arguments(), immutable=True).set(
         queue=step.queue,
+        # Celery's retries keep it, and what follows in the canvas has its own.
+        priority=message_priority(step.level, app.conf.broker_url),
         shadow=_shadow(step),
         ignore_result=True,
         task_id=task_id(step.id, step.canvas),
@@ -74,9 +90,18 @@ class Publisher:
 
     def publish(self, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
         """Send a canvas; raise BrokerUnavailable if it did not go out."""
+        self._declare({steps[member].queue for member in members(canvas)})
         signature = to_signature(self.app, canvas, steps)
         with translated(self.app):
             signature.apply_async()
+
+    def _declare(self, queues: Iterable[str]) -> None:
+        # The settings may have lost a queue since the run was planned. What nobody consumes is
+        # told and comes to an end; what nobody could send would be tried again for ever.
+        known = self.app.amqp.queues
+        for name in queues:
+            if name not in known:
+                known.add(as_queue(name))
 
     def wake(self, run_id: UUID) -> None:
         """Send a wake-up to the coordinator of a run; raise BrokerUnavailable."""
@@ -84,7 +109,7 @@ class Publisher:
             self.app.send_task(
                 COORDINATE,
                 kwargs=CoordinateMessage(run_id=run_id).arguments(),
-                queue="control",
+                queue=CONTROL_QUEUE,
                 ignore_result=True,
             )
 

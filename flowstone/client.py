@@ -20,9 +20,10 @@ from flowstone.plan import Plan
 from flowstone.request import Request
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import RunState
-from flowstone.store import migrate, progress, runs
+from flowstone.store import migrate, progress, runs, workers
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.progress import RunSummary
+from flowstone.store.workers import Unattended, Worker
 from flowstone.submission import Assets, Config, Conflicts, Priorities
 
 
@@ -163,7 +164,8 @@ def materialize_sync(
     `FLOWSTONE_DATABASE_URL`, and if `flowstone dev` does not run, it starts PostgreSQL for
     as long as this process lives. `on_conflict` and `idempotency_key` are those of
     `materialize`; the run of an earlier call with the same key is waited for. Raises
-    RunFailed where the run does not succeed, and BadConfig or KeyReused as `materialize`.
+    RunFailed where the run does not succeed, from the error of the first step that failed
+    here, which is its `original`; and BadConfig or KeyReused as `materialize`.
     """
     here = runtime.current()
     _ensure_ledger(here)
@@ -185,12 +187,13 @@ def materialize_sync(
         here, request, config, None, driver="inline", key=idempotency_key
     )
     handle = RunHandle(run_id, here)
+    error = None
     if is_new:
-        inline.drive_to_the_end(here, handle)
+        error = inline.drive_to_the_end(here, handle)
     else:
         inline.watch(here, handle)
     if handle.status() != RunState.SUCCEEDED:
-        raise RunFailed(handle.explain())
+        raise RunFailed(handle.explain(), original=error) from error
     return handle
 
 
@@ -274,6 +277,18 @@ def runs_list(limit: int = 20) -> list[RunSummary]:
     """Return the latest runs, the newest first."""
     with runtime.current().ledger.begin() as conn:
         return progress.recent(conn, limit)
+
+
+def workers_list() -> list[Worker]:
+    """Return the workers that are there, by name."""
+    with runtime.current().ledger.begin() as conn:
+        return workers.listed(conn)
+
+
+def unattended() -> list[Unattended]:
+    """Return the queues that no worker consumes, though something waits in them."""
+    with runtime.current().ledger.begin() as conn:
+        return workers.unattended(conn)
 
 
 def run(run_id: str | UUID) -> RunHandle:

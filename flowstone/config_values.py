@@ -1,4 +1,4 @@
-"""Configs as JSON values, to be hashed: equal where the configs are, in every process."""
+"""Configs as JSON values: to be hashed, equal where the configs are; and to be shown."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import PurePath
 from typing import Any, Final
 from uuid import UUID
 
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel, RootModel, Secret, SecretBytes, SecretStr
 
 from flowstone.errors import BadConfig
+from flowstone.masking import MASK
+from flowstone.texts import storable_json
 
 _BY_TEXT: Final = (date, time, timedelta, Decimal, UUID, PurePath, bytes, complex)
 
@@ -46,3 +48,27 @@ def config_values(config: Any) -> Any:  # noqa: ANN401, PLR0911 - any model; one
         f"a config holds a value of the type {type(config).__name__}, of which nobody can tell "
         "when it changes; use plain values, models, lists and sets of them"
     )
+
+
+def shown_values(config: Any) -> Any:  # noqa: ANN401 - any model
+    """Return the values of a validated config as JSON that people may see: without secrets."""
+    return storable_json(_shown(config))
+
+
+def _shown(value: Any) -> Any:  # noqa: ANN401, PLR0911 - any value; one line a type
+    match value:
+        case SecretStr() | SecretBytes() | Secret():
+            return MASK
+        case Enum():
+            return _shown(value.value)
+        case RootModel():
+            return _shown(value.root)
+        case BaseModel():
+            return {name: _shown(one) for name, one in value}
+        case Mapping():
+            return {_shown(key): _shown(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_shown(one) for one in value]
+        case set() | frozenset():
+            return sorted(map(_shown, value), key=str)
+    return value

@@ -12,20 +12,30 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from flowstone.config_values import shown_values
 from flowstone.errors import (
     BadConfig,
     BrokerUnavailable,
     Conflict,
     FlowStoneError,
+    PlainSecret,
     did_you_mean,
 )
-from flowstone.expand import Canvas, expand
+from flowstone.expand import Canvas, expand, places
 from flowstone.freshness import Input
 from flowstone.limits import asset_key, is_pool, rate_key
 from flowstone.log import get_logger
-from flowstone.made_of import asset_config, chosen_values, made_of
+from flowstone.made_of import (
+    asset_config,
+    check_names,
+    chosen_values,
+    made_of,
+    refuse_secrets,
+    without_secrets,
+)
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
+from flowstone.priority import message_level
 from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
@@ -103,7 +113,10 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
             plan = _plan(conn, runtime, run)
         except FlowStoneError as error:
             reason = {"type": error.type, "message": error.message}
-            runs.fail(conn, run_id, reason, actor=ACTOR)
+            kept: dict[str, Any] = {}
+            if isinstance(error, PlainSecret):
+                kept["config"] = without_secrets(runtime.registry.graph.assets, run.config)
+            runs.fail(conn, run_id, reason, actor=ACTOR, **kept)
         else:
             _write(conn, runtime, run_id, plan)
 
@@ -159,16 +172,18 @@ def preview(
 ) -> Plan:
     """Return the plan that a request would have now; raises what `build_plan` raises."""
     graph = runtime.registry.graph
-    plan = build_plan(
-        request,
-        graph,
-        partial(plans.latest, conn),
-        datetime.now(UTC),
-        lambda asset: chosen_values(
-            graph[asset], asset_config(graph[asset], config), request.resources
-        ),
-    )
-    _check_config(plan, config)
+    refuse_secrets(graph.assets, config)
+    configs: dict[str, Any] = {}
+
+    def config_of(name: str) -> Any:  # noqa: ANN401 - any model
+        made = asset_config(graph[name], config)
+        if made is not None:
+            configs[name] = shown_values(made)
+        return chosen_values(graph[name], made, request.resources)
+
+    plan = build_plan(request, graph, partial(plans.latest, conn), datetime.now(UTC), config_of)
+    plan = replace(plan, configs=configs)
+    check_names(config, {step.asset for step in plan.steps})
     _check_io(runtime, plan, request)
     _check_resources(plan, runtime, request.resources)
     _check_pools(conn, runtime, plan)
@@ -180,16 +195,6 @@ def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
     run = runs.lock(conn, run_id)
     _write(conn, runtime, run_id, _plan(conn, runtime, run))
     runs.move(conn, run_id, RunState.PAUSED, actor=ACTOR)
-
-
-def _check_config(plan: Plan, config: Mapping[str, Any]) -> None:
-    planned = {step.asset for step in plan.steps}
-    for name in config:
-        if name not in planned:
-            raise BadConfig(
-                f"config is given for {name!r}, which this run does not compute"
-                + did_you_mean(name, planned)
-            )
 
 
 def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:
@@ -285,7 +290,18 @@ def _take_ready(
         return (), {}
     if run.state == RunState.PLANNED:
         runs.mark_running(conn, run_id, actor=ACTOR)
-    return canvases, dispatch.mark(conn, canvases)
+    return canvases, dispatch.mark(conn, canvases, _levels(run, ready, canvases))
+
+
+def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, int]:
+    """Return where the message of each member stands in the order of all."""
+    # What a run that starves has in flight does not start; the first of these have to.
+    place_of = places(canvases, 0 if run.boost else ready.ahead)
+    in_flight = max(place_of.values()) + 1
+    return {
+        step: message_level(run.request.priority.level, run.boost, place=place, in_flight=in_flight)
+        for step, place in place_of.items()
+    }
 
 
 def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:

@@ -21,7 +21,7 @@ from flowstone.embedded import PostgresServer, ValkeyServer
 from flowstone.embedded.account import own_account
 from flowstone.embedded.process import GUARD, Server, end, launch
 from flowstone.errors import ServerError
-from flowstone.queues import QUEUES
+from flowstone.queues import all_queues
 from flowstone.settings import Settings
 from flowstone.store import migrate
 from flowstone.store.ledger import Ledger
@@ -29,6 +29,8 @@ from flowstone.store.ledger import Ledger
 START_SECONDS: Final = 60.0
 GRACE_SECONDS: Final = 15
 """How long a part may take to finish what it does; then its guard kills it."""
+STOP_SECONDS: Final = 8.0
+"""The most that steps have to end; what is left of the grace is for handing them back."""
 _POLL_SECONDS: Final = 0.1
 
 
@@ -97,7 +99,7 @@ class DevStack:
             raise ServerError(f"{logs} cannot be made: {error}; set FLOWSTONE_HOME") from error
         self._start_ledger()
         self._start_broker()
-        self._celery("worker", *_worker_options())
+        self._celery("worker", *_worker_options(self.settings))
         self._celery("beat", "--schedule", str(self.settings.home / "beat"), "--pidfile=")
         port = free_port(self.settings.flower_port)
         self._celery(
@@ -153,6 +155,8 @@ class DevStack:
                 filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])
             ),
             "PYTHONUNBUFFERED": "1",
+            # Steps have to be handed back before the guard kills what runs them.
+            "FLOWSTONE_STOP_SECONDS": str(min(self.settings.stop_seconds, STOP_SECONDS)),
         }
 
     def _wait_until_ready(self, flower_port: int) -> None:
@@ -184,13 +188,13 @@ def _end_group(process: subprocess.Popen[bytes], title: str) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _worker_options() -> list[str]:
+def _worker_options(settings: Settings) -> list[str]:
     return [
         "--pool=prefork",
         f"--concurrency={max(2, os.cpu_count() or 2)}",
         "--events",
         "--loglevel=INFO",
-        f"--queues={','.join(QUEUES)}",
+        f"--queues={','.join(all_queues(settings.queues))}",
         "--hostname=flowstone@%h",
         # Workers do not need to know each other: what they share is in the ledger.
         "--without-mingle",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final, NoReturn
+
+MAX_WAIT: Final = 365 * 86_400
+"""Seconds; the longest time that RetryAfter takes."""
 
 
 class FlowStoneError(Exception):
@@ -35,6 +38,16 @@ class FlowStoneError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+    def unwrap(self) -> NoReturn:
+        """Raise the exception that caused this one, as it was raised; else this one itself."""
+        error = self.original or self
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            # Where an error is being handled, Python makes that the context.
+            error.__context__ = context
 
 
 class DefinitionError(FlowStoneError):
@@ -95,6 +108,12 @@ class BadConfig(FlowStoneError):
     """A setting, or the config given for an asset, that is not valid."""
 
     type = "bad_config"
+
+
+class PlainSecret(BadConfig):
+    """A secret in a config that would be stored with the run."""
+
+    type = "plain_secret"
 
 
 class BadMessage(FlowStoneError):
@@ -257,6 +276,34 @@ class Cancelled(FlowStoneError):
     """The run of a step is cancelled; raised by `Context.raise_if_cancelled`."""
 
     type = "cancelled"
+
+
+class RetryAfter(FlowStoneError):
+    """Raised by an asset that is to be tried again after so many seconds.
+
+    That is an attempt like others, but for the delay: it is neither that of the policy, nor
+    limited by it. Raises DefinitionError for what is no number from 0 to a year.
+    """
+
+    type = "retry_after"
+    retryable = True
+
+    def __init__(
+        self,
+        seconds: float,
+        message: str = "",
+        *,
+        context: Mapping[str, Any] | None = None,
+        original: BaseException | None = None,
+    ) -> None:
+        given: Any = seconds  # as the caller may not check types
+        if type(given) not in (int, float) or not 0 <= given <= MAX_WAIT:
+            raise DefinitionError(f"RetryAfter({seconds!r}): needs a number of seconds, 0 or more")
+        said = message or f"asks to be tried again after {seconds:g} s"
+        super().__init__(said, context=context, original=original)
+        self.seconds = float(seconds)
+        # By which it is made again in another process.
+        self.args = (seconds, said)
 
 
 class RunTimeout(FlowStoneError):

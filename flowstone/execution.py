@@ -73,8 +73,8 @@ def execute(
             recorded = _record_patiently(runtime, claim, outcome)
         except LedgerRefused as refusal:
             # Nothing of a success without its lineage and its audit row: the attempt has failed.
+            outcome = failure_of(runtime, claim, refusal, Retry(), park_after)
             error = runtime.resources.secrets.without(refusal)
-            outcome = failure_of(runtime, claim, error, Retry(), park_after)
             recorded = _record_patiently(runtime, claim, outcome)
     if recorded is None:
         return Fenced(claim)

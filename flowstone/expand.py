@@ -92,6 +92,23 @@ def expand(ready: Sequence[int], nodes: Mapping[int, Node], budget: int) -> list
     return canvases
 
 
+def places(canvases: Sequence[Canvas], ahead: int) -> dict[int, int]:
+    """Return how many startable steps of the run are in flight before each member.
+
+    `ahead` of them are already. Of a stretch one step at a time can start, so all of it has one
+    place; what follows a header takes the place that this has left.
+    """
+    place_of: dict[int, int] = {}
+    for canvas in canvases:
+        first, stretches = ahead, [canvas.steps] if isinstance(canvas, Chain) else canvas.header
+        for stretch in stretches:
+            place_of.update(dict.fromkeys(stretch, ahead))
+            ahead += 1
+        if isinstance(canvas, Chord):
+            place_of.update(dict.fromkeys(canvas.body, first))
+    return place_of
+
+
 def _stretch(start: int, nodes: Mapping[int, Node]) -> tuple[int, ...]:
     """Return `start` and what can follow it in one chain."""
     steps = [start]

@@ -19,7 +19,7 @@ from flowstone.errors import (
 )
 from flowstone.limits import rate_key, told_rate
 from flowstone.mapping import PartitionMapping, default_mapping
-from flowstone.queues import ASSET_QUEUES
+from flowstone.queues import ASSET_QUEUES, QUEUES
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,21 @@ def _check(asset: Asset, by_name: Mapping[str, Asset], resources: set[str]) -> N
                 "and a resource that it requires; rename one of the two"
             )
     _check_columns(asset)
-    if asset.queue not in ASSET_QUEUES:
+
+
+def check_queues(graph: AssetGraph, own: Iterable[str]) -> None:
+    """Raise DefinitionError for an asset whose queue there is not; `own` are the settings'."""
+    known = [*ASSET_QUEUES, *own]
+    choice = ", ".join(known)
+    for asset in graph.assets.values():
+        if asset.queue in known:
+            continue
+        said = f"asset {asset.name!r} ({asset.location}) names the queue {asset.queue!r}"
+        if asset.queue in QUEUES:
+            raise DefinitionError(f"{said}, which is not for assets; use one of {choice}")
         raise DefinitionError(
-            f"asset {asset.name!r} ({asset.location}) names the queue {asset.queue!r}; "
-            f"the queues are {', '.join(ASSET_QUEUES)}"
+            f"{said}, which there is not; use one of {choice}, or add it to FLOWSTONE_QUEUES"
+            f"{did_you_mean(asset.queue, known)}"
         )
 
 

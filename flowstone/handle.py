@@ -34,13 +34,15 @@ from flowstone.store import (
     reasons,
     resumption,
     runs,
+    workers,
 )
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.pools import Wait
 from flowstone.store.progress import StepError
 from flowstone.store.reasons import Reason
+from flowstone.store.workers import Unattended
 
-__all__ = ["Cancellation", "Progress", "Reason", "RunHandle", "Wait"]
+__all__ = ["Cancellation", "Progress", "Reason", "RunHandle", "Unattended", "Wait"]
 
 log = get_logger("flowstone.handle")
 
@@ -59,6 +61,8 @@ class Progress:
     cancelling: bool = False
     """Whether nothing more of the run will start, while some of it still runs."""
     planned: bool = True
+    unattended: Sequence[Unattended] = ()
+    """The queues in which something of the run waits, and which no worker consumes."""
 
     @property
     def is_refused(self) -> bool:
@@ -101,6 +105,7 @@ class RunHandle:
                 run.error,
                 cancelling=run.is_being_cancelled,
                 planned=run.planned_at is not None,
+                unattended=workers.unattended(conn, self.id),
             )
 
     def status(self) -> RunState:
@@ -201,6 +206,16 @@ class RunHandle:
         with self._runtime.ledger.begin() as conn:
             runs.get(conn, self.id)
             return plans.read(conn, self.id)
+
+    def configs(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return the config of each asset of the stored plan that takes one, by its name.
+
+        Defaults are included, and the values of secret fields are "***".
+        """
+        with self._runtime.ledger.begin() as conn:
+            configs = runs.get(conn, self.id).planned_config
+            # PostgreSQL keeps no order of keys.
+            return {asset: dict(sorted(values.items())) for asset, values in configs.items()}
 
     def start(self) -> RunHandle:
         """Start a run whose plan was saved by `save_plan`, and return this handle.

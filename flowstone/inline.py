@@ -12,16 +12,19 @@ from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, execute
 from flowstone.expand import members
 from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
-from flowstone.outcome import Retrying
+from flowstone.outcome import Failed, Retrying
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES
 
 
-def drive_to_the_end(here: Runtime, handle: RunHandle) -> None:
-    """Bring a run to its end in this process; whatever goes wrong cancels it."""
+def drive_to_the_end(here: Runtime, handle: RunHandle) -> BaseException | None:
+    """Bring a run to its end in this process; whatever goes wrong cancels it.
+
+    Returns the error of the first step that has failed, without secrets, if one has.
+    """
     try:
         with here.leases.driven(handle.id):
-            _drive(here, handle)
+            return _drive(here, handle)
     except BaseException:
         # Nobody else would go on with it.
         with contextlib.suppress(FlowStoneError):
@@ -29,18 +32,20 @@ def drive_to_the_end(here: Runtime, handle: RunHandle) -> None:
         raise
 
 
-def _drive(here: Runtime, handle: RunHandle) -> None:
-    """Bring a run to its end in this process."""
+def _drive(here: Runtime, handle: RunHandle) -> BaseException | None:
     coordinator.plan_run(here, handle.id)
     pause = _Pause(here)
+    first: BaseException | None = None
     while handle.status() not in FINAL_RUN_STATES:
         canvases, steps = coordinator.take_ready(here, handle.id)
         for canvas in canvases:
             for member in members(canvas):
-                _execute_here(here, member, steps[member].canvas)
+                error = _execute_here(here, member, steps[member].canvas)
+                first = error if first is None else first
         if not canvases and handle.status() not in FINAL_RUN_STATES:
             # All that is left is joined to steps of other runs, or waits for slots or its turn.
             pause.wait()
+    return first
 
 
 def watch(here: Runtime, handle: RunHandle) -> None:
@@ -72,13 +77,14 @@ class _Pause:
                 wake_others(self._here, reconcile.repair(self._here).to_wake)
 
 
-def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
+def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> BaseException | None:
+    """Run a step with all its attempts; return the error by which it has failed, if it has."""
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
         if isinstance(ended, Early):
             wake_others(here, ended.wake)
             if ended.has_left:
-                return
+                return None
             # In short parts, as the run may be cancelled meanwhile.
             time.sleep(min(ended.wait, POLL_SECONDS))
             continue
@@ -87,5 +93,7 @@ def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> None:
         if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):
             raise ended.error
         if not (isinstance(ended, Ended) and isinstance(ended.outcome, Retrying)):
-            return
+            if isinstance(ended, Ended) and isinstance(ended.outcome, Failed):
+                return ended.error
+            return None
         time.sleep(ended.outcome.delay)

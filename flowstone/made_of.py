@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from flowstone.asset import Asset
+from flowstone.config_fields import plain_secrets
 from flowstone.config_values import config_values
-from flowstone.errors import (
-    BadConfig,
-)
+from flowstone.errors import BadConfig, PlainSecret, did_you_mean
 from flowstone.freshness import Fingerprint, Input, fingerprint
+from flowstone.masking import MASK
 
 
 def asset_config(asset: Asset, config: Mapping[str, Any]) -> Any:  # noqa: ANN401 - the user's model
@@ -33,6 +33,49 @@ def asset_config(asset: Asset, config: Mapping[str, Any]) -> Any:  # noqa: ANN40
         raise BadConfig(
             f"config of asset {asset.name!r}: a validator raised {type(error).__name__}"
         ) from error
+
+
+def check_names(config: Mapping[str, Any], computed: Collection[str]) -> None:
+    """Raise BadConfig for a config of an asset that the run does not compute."""
+    for name in config:
+        if name not in computed:
+            raise BadConfig(
+                f"config is given for {name!r}, which this run does not compute"
+                + did_you_mean(name, computed)
+            )
+
+
+def refuse_secrets(assets: Mapping[str, Asset], config: Mapping[str, Any]) -> None:
+    """Raise PlainSecret where a run gives the config of an asset a secret: runs are stored."""
+    for name in config:
+        for where, _ in _secrets(assets, config, name):
+            raise PlainSecret(
+                f"config of asset {name!r}: {where} is a secret, and runs are stored; let the "
+                "asset require a resource, whose config can name an environment variable instead"
+            )
+
+
+def without_secrets(assets: Mapping[str, Asset], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a run with a mask in the place of each secret."""
+    return {
+        name: _masked(given, {secret for _, secret in _secrets(assets, config, name)})
+        for name, given in config.items()
+    }
+
+
+def _secrets(
+    assets: Mapping[str, Asset], config: Mapping[str, Any], name: str
+) -> Iterator[tuple[str, str]]:
+    model = assets[name].config if name in assets else None
+    return iter(()) if model is None else plain_secrets(model, config[name], "")
+
+
+def _masked(value: Any, secrets: set[str]) -> Any:  # noqa: ANN401 - any JSON value
+    if isinstance(value, Mapping):
+        return {key: _masked(one, secrets) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_masked(one, secrets) for one in value]
+    return MASK if str(value) in secrets else value
 
 
 def made_of(

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
+from flowstone.classification import error_text, error_type, is_retryable
 from flowstone.errors import Cancelled, FlowStoneError
-from flowstone.retry import error_text, error_type, is_retryable
 
 MASK: Final = "***"
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from flowstone.check import Checked
+from flowstone.classification import classify, error_text
 from flowstone.errors import Cancelled
 from flowstone.freshness import Fingerprint
 from flowstone.names import DEFAULT_IO
-from flowstone.retry import Retry, error_text, error_type, is_retryable
+from flowstone.retry import Retry
 from flowstone.texts import MAX_MESSAGE, storable
 
 
@@ -108,23 +111,35 @@ Outcome = Succeeded | Skipped | Failed | Retrying | Stopped
 def decide(
     error: BaseException,
     trace: str,
-    attempt: int,
+    failures: int,
     policy: Retry,
     *,
     cancelled: bool = False,
     park_after: float = math.inf,
+    unknown: bool = False,
+    now: datetime | None = None,
+    mask: Callable[[str], str] = str,
 ) -> Failed | Retrying | Stopped:
-    """Return what follows from the error of attempt number `attempt` (1, 2, ...).
+    """Return what follows from an error, by which the step has failed for the nth time.
 
-    `cancelled` says whether the step has been asked to stop: without that, an asset that
-    raises Cancelled has failed. A delay of more than `park_after` seconds is parked.
+    `failures` (1, 2, ...) counts this one; attempts that ended otherwise, lost with their
+    process perhaps, do not count. `cancelled` says whether the step has been asked to stop:
+    without that, an asset that raises Cancelled has failed. A delay of more than `park_after`
+    seconds is parked. `unknown` and `now` are those of `classify`. `mask` takes the secrets
+    out of the error's text; `trace` is without.
     """
-    retryable = is_retryable(error)
-    message = storable(error_text(error))[:MAX_MESSAGE]
-    failure = Failure(error_type(error), message, storable(trace), retryable)
+    kind = classify(error, on=policy.on, never=policy.never, unknown=unknown, now=now)
+    failure = Failure(
+        kind.type,
+        storable(mask(error_text(error)))[:MAX_MESSAGE],
+        storable(trace),
+        kind.retryable,
+        kind.retry_after,
+    )
     if cancelled and isinstance(error, Cancelled):
         return Stopped(failure)
-    if retryable and attempt < policy.max_attempts:
-        delay = policy.delay(attempt)
+    if kind.retryable and failures < policy.max_attempts:
+        asked = kind.retry_after
+        delay = policy.delay(failures) if asked is None else asked
         return Retrying(failure, delay, parked=delay > park_after)
     return Failed(failure)

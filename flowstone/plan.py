@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from typing import Any, Final
@@ -68,6 +68,8 @@ class Plan:
     steps: tuple[PlannedStep, ...]
     pinned: dict[Node, int]
     """Inputs from outside the run: the step whose output is the latest at planning time."""
+    configs: Mapping[str, Any] = field(default_factory=dict)
+    """The config that each asset has which takes one, defaults included and without secrets."""
 
 
 Latest = Callable[[Sequence[Node]], Mapping[Node, Made]]

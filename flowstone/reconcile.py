@@ -11,12 +11,19 @@ from typing import Final
 from uuid import UUID
 
 from flowstone import audit
+from flowstone.log import get_logger
 from flowstone.runtime import Runtime
-from flowstone.store import cancellation, flights, repairs, slots
+from flowstone.store import ageing, cancellation, flights, queue_timeout, repairs, slots, workers
 from flowstone.store.ledger import Connection
 
-LOST_MESSAGE_SECONDS: Final = 300.0
-"""How long a message may be under way before it counts as lost."""
+log = get_logger("flowstone.reconcile")
+
+LOST_MESSAGE_SECONDS: Final = 360.0
+"""How long a message may be under way before it counts as lost.
+
+It is longer than ageing takes by default: where a run only waits behind others, the first of its
+steps are sent again and start, so that the rest, whose messages lie in the queue, is left there.
+"""
 
 IDLE_SECONDS: Final = 5.0
 """How long a new run is left to the message that its client has sent."""
@@ -44,6 +51,7 @@ def reconcile(
     taken = runtime.ledger.in_turn(lambda conn: cancellation.overdue(conn, actor=ACTOR))
     if taken:
         kill((step.step_id, step.canvas) for step in taken)
+    attended = _attend(runtime)
     repaired = repair(runtime)
     with runtime.ledger.begin() as conn:
         # What this worker was started with holds from now on.
@@ -53,7 +61,26 @@ def reconcile(
         wake(run_id)
     # Last, as nobody waits for it.
     audit.seal(runtime, batches=audit.PASS)
-    return {"cancel_overdue": len(taken), **repaired.counts, "run_woken": len(to_wake)}
+    return {
+        "cancel_overdue": len(taken),
+        **attended,
+        **repaired.counts,
+        "run_woken": len(to_wake),
+    }
+
+
+def _attend(runtime: Runtime) -> dict[str, int]:
+    """Look after the queues that no worker consumes, and the runs that starve."""
+    ledger, settings = runtime.ledger, runtime.settings
+    gone = ledger.in_turn(workers.gone)
+    for name in gone:
+        log.warning("a worker is gone", worker=name)
+    for unattended in ledger.in_turn(queue_timeout.note):
+        log.warning(str(unattended))
+    late = ledger.in_turn(lambda conn: queue_timeout.time_out(conn, settings.queue_timeout))
+    # Before what is queued for long counts as lost.
+    aged = ledger.in_turn(lambda conn: ageing.age(conn, settings.ageing))
+    return {"worker_gone": len(gone), "queue_timeout": len(late), "run_aged": len(aged)}
 
 
 @dataclass(frozen=True)

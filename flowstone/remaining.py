@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
 
 from flowstone.limits import Policy
 from flowstone.plan import NO_LIMITS, Node, Plan, PlannedStep
 from flowstone.states import DONE_STEP_STATES, StepState
+
+NO_CONFIGS: Final[Mapping[str, Any]] = MappingProxyType({})
+"""Those of a plan of which no asset takes a config."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +30,14 @@ class StoredStep:
     policy: Policy = NO_LIMITS
 
 
-def remaining(steps: Sequence[StoredStep], run: str) -> Plan:
+def remaining(
+    steps: Sequence[StoredStep], run: str, configs: Mapping[str, Any] = NO_CONFIGS
+) -> Plan:
     """Return the plan that does what a run has left undone, and nothing else of it.
 
     `steps` are all those of `run`, each after what it reads. What is done is not done
     again: the others read exactly the outputs that the first plan gave them, be they of
-    this run or of an earlier one, and not the latest.
+    this run or of an earlier one, and not the latest. `configs` are those of its assets.
     """
     undone = [step for step in steps if step.state not in DONE_STEP_STATES]
     again = {step.id for step in undone}
@@ -48,4 +55,5 @@ def remaining(steps: Sequence[StoredStep], run: str) -> Plan:
             for step in undone
         ),
         pinned={node: id for step in undone for node, id in step.reads if id not in again},
+        configs={name: configs[name] for name in {step.asset for step in undone} & configs.keys()},
     )

@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from flowstone.classification import error_text
 from flowstone.context import Resources
 from flowstone.errors import ResourceUnavailable
 from flowstone.log import get_logger
 from flowstone.masking import Secrets
 from flowstone.resource import Resource
 from flowstone.resource_config import Values, effective, without_none
-from flowstone.retry import error_text
 
 log = get_logger("flowstone.resources")
 

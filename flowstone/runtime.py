@@ -5,11 +5,14 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+import sys
 from functools import cached_property
 from typing import Any
 
 from flowstone import hints
 from flowstone.asset import DEFINED, Asset
+from flowstone.errors import FlowStoneError
+from flowstone.graph import check_queues
 from flowstone.io import Outputs
 from flowstone.leases import Leases
 from flowstone.outcome import StoredOutput
@@ -38,10 +41,11 @@ class Runtime:
     def registry(self) -> Registry:
         """The definitions.
 
-        Raises DefinitionError where they do not make sense, and BadConfig where the settings
-        of resources do not fit them.
+        Raises DefinitionError where they do not make sense, or name a queue that the settings
+        do not, and BadConfig where the settings of resources do not fit them.
         """
         registry = self._registry or load_registry(self.settings.assets)
+        check_queues(registry.graph, self.settings.queues)
         check_settings(registry.resources, self.settings.resources)
         return registry
 
@@ -62,6 +66,23 @@ class Runtime:
             as_type = hints.nearer(as_type, hints.of_result(made_by.function))
         allowed = made_by is not None and made_by.pickle
         return self.outputs.load(output, as_type, pickle=allowed)
+
+    def definitions(self, *, importing: bool) -> Registry | None:
+        """Return the definitions, or None if this process does not have them.
+
+        Without `importing`, modules that have not been imported yet are left alone. Definitions
+        that do not make sense are as good as none: whoever needs them will say so.
+        """
+        if self._registry is None and "registry" not in self.__dict__:
+            if not importing and not sys.modules.keys() >= set(self.settings.assets):
+                return None
+            if not self.settings.assets and not any(DEFINED):
+                return None
+        try:
+            # Without modules, more may be defined later.
+            return self.registry if self._registry or self.settings.assets else load_registry(())
+        except FlowStoneError:
+            return None
 
     def _known_asset(self, name: str) -> Asset | None:
         if self._registry is not None or "registry" in self.__dict__:

@@ -33,10 +33,10 @@ from pydantic_settings import (
 from flowstone.embedded import postgres_url, valkey_url
 from flowstone.errors import BadConfig, did_you_mean
 from flowstone.names import DEFAULT_IO, NAME
+from flowstone.queues import QUEUES, REDIS
 from flowstone.resource_config import without_none
 
 PREFIX = "FLOWSTONE_"
-REDIS = ("redis://", "rediss://", "redis+socket://", "unix://", "valkey://", "valkeys://")
 FILE = "flowstone.toml"
 MAX_DAYS = 36_500
 
@@ -110,6 +110,17 @@ class Settings(BaseSettings):
     pools: Mapping[str, int] = Field(
         {}, description="Pools, and how many slots each has that steps can take at once."
     )
+    queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="More queues that assets may name, separated by commas."
+    )
+    queue_timeout: float = Field(
+        3600,
+        gt=0,
+        description="Seconds after which a step fails in whose queue no worker looks.",
+    )
+    ageing: float = Field(
+        300, gt=0, description="Seconds without a start after which a run is more urgent."
+    )
     max_in_flight: int = Field(
         200, ge=1, description="The most steps of one run that are dispatched at once."
     )
@@ -121,6 +132,9 @@ class Settings(BaseSettings):
     park_after: float = Field(
         60, ge=0, le=600, description="A retry that is due later, in seconds, waits in the ledger."
     )
+    retry_unknown: bool = Field(
+        False, description="Whether errors that nobody has classified are tried again."
+    )
     prefetch: int = Field(
         1, ge=1, le=100, description="Messages that a worker takes in reserve for each process."
     )
@@ -128,6 +142,9 @@ class Settings(BaseSettings):
         3600, gt=0, description="Seconds after which a task is asked to stop."
     )
     time_limit: float = Field(3660, gt=0, description="Seconds after which a task is killed.")
+    stop_seconds: float = Field(
+        20, ge=0, description="Seconds that steps have to end when their worker is to stop."
+    )
     retention: Annotated[Retention, NoDecode] = Field(
         Retention(), description="After how many days `flowstone prune` deletes what, as JSON."
     )
@@ -141,7 +158,7 @@ class Settings(BaseSettings):
     )
     flower_port: int = Field(5555, ge=1, le=65535, description="Where `flowstone dev` puts Flower.")
 
-    @field_validator("assets", mode="before")
+    @field_validator("assets", "queues", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
@@ -156,6 +173,18 @@ class Settings(BaseSettings):
                 return json.loads(value)
             except ValueError:
                 raise ValueError('it is no JSON; write days, such as {"runs": 90}') from None
+        return value
+
+    @field_validator("queues")
+    @classmethod
+    def _own(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} cannot be the name of a queue; use letters, digits, '_', '.' and '-'"
+                )
+            if name in QUEUES or value.count(name) > 1:
+                raise ValueError(f"the queue {name!r} is there already; name only your own, once")
         return value
 
     @model_validator(mode="after")

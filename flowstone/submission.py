@@ -9,6 +9,7 @@ from uuid import UUID, uuid4
 
 from flowstone.asset import Asset
 from flowstone.errors import BadConfig, KeyReused, UnknownAsset
+from flowstone.made_of import asset_config, check_names, refuse_secrets
 from flowstone.names import NAME
 from flowstone.partition import Key
 from flowstone.partition_key import encode_key
@@ -18,6 +19,7 @@ from flowstone.resource_config import check_overrides, without_none
 from flowstone.runtime import Runtime, whoami
 from flowstone.store import runs
 from flowstone.store.ledger import Connection
+from flowstone.walk import depths
 
 MAX_WINDOW = 1_000_000
 """The largest window of a run; beyond it, no window would serve as well."""
@@ -132,12 +134,33 @@ def record(
         check_overrides(here.registry.resources, here.settings.resources, request.resources)
     run_id = uuid4()
     values = json_config(config or {}), window(here, max_in_flight)
+    check_config(here, request, values[0])
     lease = here.leases.seconds if driver == "inline" else None
     with here.ledger.begin() as conn:
         if create(conn, run_id, request, *values, driver=driver, key=key, lease=lease):
             return run_id, True
         assert key is not None
         return _same(runs.of_key(conn, key), request, values[0], key), False
+
+
+def check_config(here: Runtime, request: Request, config: Mapping[str, Any]) -> None:
+    """Raise BadConfig for a config that does not fit, as far as this process can tell.
+
+    It can if it has the definitions; without a config, none are imported for that. Whether the
+    config of what is upstream may be left out, the planner knows.
+    """
+    found = here.definitions(importing=bool(config))
+    assets = found.graph.assets if found else {}
+    if not assets.keys() >= set(request.assets):
+        # The coordinator knows, or says what is wrong.
+        return
+    refuse_secrets(assets, config)
+    computed = set(request.assets)
+    if request.upstream:
+        computed = set(depths(computed, lambda name: (d.asset for d in assets[name].dependencies)))
+    check_names(config, computed)
+    for name in (*request.assets, *config):
+        asset_config(assets[name], config)
 
 
 def _same(found: runs.Run, request: Request, config: Mapping[str, Any], key: str) -> UUID:

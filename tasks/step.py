@@ -8,23 +8,25 @@ from uuid import UUID
 
 from celery import Task
 from celery.exceptions import Ignore, Retry
+from celery.utils.serialization import get_pickleable_exception
 
 from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
 from flowstone.claiming import Early
-from flowstone.errors import LedgerUnavailable
+from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.messages import STEP, StepMessage, parse
-from flowstone.outcome import Failed, Retrying, Stopped
+from flowstone.outcome import Failed, Failure, Retrying, Stopped
 from flowstone.states import DONE_STEP_STATES, StepState
 from flowstone.store.steps import Refused
 from tasks.app import app
+from tasks.requests import StepTask
 
 EARLY_SECONDS = 5
 """How long a retry that has come too early is put off."""
 
 
-@app.task(name=STEP, bind=True, max_retries=None)
+@app.task(name=STEP, bind=True, base=StepTask, max_retries=None)
 def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parsed below
     """Run the step. The result is always None: a chord counts two different ones twice."""
     message = parse(STEP, StepMessage, args, kwargs)
@@ -67,9 +69,19 @@ def _follow(task: Task, ended: Ended | Fenced | Refused) -> None:
             # What task.retry() raises, but without its message: the ledger keeps the step.
             raise Retry(exc=ended.error, when=delay)
         case Failed(failure):
-            # SystemExit would stop the worker.
-            error = ended.error
-            raise error if isinstance(error, Exception) else RuntimeError(failure.message)
+            raise _as_celery_can_tell(ended.error, failure) from None
+
+
+def _as_celery_can_tell(error: BaseException | None, failure: Failure) -> Exception:
+    """Return the error of a step, or one that says the same where Celery would lose its text.
+
+    SystemExit would stop the worker. Of an error that cannot be pickled, such as those of
+    urllib, Celery tells the nearest class that can be, which for that is an empty OSError.
+    """
+    if isinstance(error, Exception) and get_pickleable_exception(error) is error:
+        return error
+    told = FlowStoneError(f"{failure.type}: {failure.message}")
+    return told if error is None else told.with_traceback(error.__traceback__)
 
 
 def _go_on(run_ids: Iterable[UUID]) -> None:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from flowstone.dev import free_port
+from flowstone.errors import BadConfig
+from flowstone.priority import LEVELS
 from flowstone.queues import QUEUES
+from flowstone.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
@@ -22,7 +25,10 @@ conf = tasks.app.conf
 names = ["task_acks_late", "worker_prefetch_multiplier", "task_soft_time_limit", "task_time_limit",
          "result_expires", "broker_transport_options", "accept_content", "task_serializer"]
 print(json.dumps({name: conf[name] for name in names}
-    | {"queues": [[q.name, q.exchange.name, q.routing_key] for q in conf.task_queues]}))
+    | {"queues": [[q.name, q.exchange.name, q.routing_key, q.max_priority]
+                  for q in conf.task_queues]}
+    | {"priorities": {name: tasks.app.amqp.router.route({}, name)["priority"]
+                      for name, route in conf.task_routes.items() if route}}))
 """
 
 
@@ -59,8 +65,33 @@ def test_messages_are_json_acknowledged_late_and_not_held_in_reserve() -> None:
     assert configuration(prefetch="4")["worker_prefetch_multiplier"] == 4
 
 
-def test_each_queue_has_an_exchange_and_a_key_of_its_own() -> None:
-    assert configuration()["queues"] == [[name, name, name] for name in QUEUES]
+def test_each_queue_has_an_exchange_a_key_and_priorities_of_its_own() -> None:
+    top = LEVELS - 1
+    assert configuration()["queues"] == [[name, name, name, top] for name in QUEUES]
+    own = configuration(queues="gpu, tapes")["queues"]
+    assert own[-2:] == [["gpu"] * 3 + [top], ["tapes"] * 3 + [top]]
+
+
+def test_what_keeps_runs_going_goes_first_on_every_broker() -> None:
+    control = ["flowstone.coordinate", "flowstone.prune", "flowstone.reconcile"]
+    redis = configuration()
+    assert redis["broker_transport_options"]["priority_steps"] == list(range(LEVELS))
+    assert redis["priorities"] == dict.fromkeys(control, 0)
+    servers = {"broker_url": "amqp://u:p@127.0.0.1//", "result_url": "redis://127.0.0.1/1"}
+    assert configuration(**servers)["priorities"] == dict.fromkeys(control, LEVELS - 1)
+
+
+@pytest.mark.parametrize(
+    ("queues", "said"),
+    [
+        ("control", "the queue 'control' is there already"),
+        ("gpu,gpu", "the queue 'gpu' is there already"),
+        ("g pu", "'g pu' cannot be the name of a queue"),
+    ],
+)
+def test_a_queue_that_cannot_be_is_refused(queues: str, said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        load_settings(queues=queues)
 
 
 def test_flower_gets_the_port_that_is_wanted_or_a_free_one() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +62,25 @@ def test_the_options_of_flower_exist() -> None:
 
 
 def test_the_worker_takes_every_queue() -> None:
-    queues = next(a for a in SERVICES["worker"]["command"] if a.startswith("--queues="))
-    assert queues.removeprefix("--queues=").split(",") == list(QUEUES)
+    assert not [a for a in SERVICES["worker"]["command"] if a.startswith(("--queues", "-Q"))]
+    script = "import tasks; print(*tasks.app.amqp.queues.consume_from)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"FLOWSTONE_QUEUES": "gpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert sorted(done.stdout.split()) == sorted([*QUEUES, "gpu"])
+
+
+def test_the_worker_is_killed_only_after_it_has_handed_back_its_steps() -> None:
+    grace = SERVICES["worker"]["stop_grace_period"]
+    assert grace.endswith("s")
+    stops = Settings.model_fields["stop_seconds"].default
+    # As long again as it takes to become quiet, to tell the ledger, and to end processes.
+    assert float(grace.removesuffix("s")) >= stops + 20
 
 
 def test_the_migration_is_a_command_of_flowstone() -> None:

@@ -112,7 +112,8 @@ def test_every_command_of_the_readme_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["dev", "run", "cancel", "resume", "runs", "status", "show", "lineage", "produced"]
+    "command",
+    ["dev", "run", "cancel", "resume", "runs", "status", "workers", "show", "lineage", "produced"],
 )
 def test_every_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])

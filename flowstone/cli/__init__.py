@@ -26,6 +26,7 @@ from flowstone.cli import (
     show,
     status,
     values,
+    workers,
 )
 from flowstone.errors import (
     BrokerUnavailable,
@@ -63,6 +64,7 @@ app.command("cancel")(cancel.cancel)
 app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)
 app.command("status")(status.status)
+app.command("workers")(workers.workers)
 app.command("show")(show.show)
 app.command("lineage")(lineage.lineage)
 app.command("produced")(lineage.produced)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from flowstone.handle import Progress, RunHandle
+from flowstone.handle import Progress, RunHandle, Unattended
 from flowstone.states import FINAL_STEP_STATES, RunState, StepState
 
 GROUPS: Final = {
@@ -97,11 +97,11 @@ def follow(handle: RunHandle, console: Console, timeout: float | None = None) ->
     """Show a run until it has ended; raise RunTimeout after `timeout` seconds."""
     console.print(f"run {handle.id}", highlight=False)
     patience = _PATIENCE_SECONDS if timeout is None else min(_PATIENCE_SECONDS, timeout)
-    if handle.wait_until_planned(patience) == RunState.REQUESTED:
-        console.print(
-            "no worker has taken the run yet; is one running that consumes the queue 'control'?",
-            style="yellow",
-        )
+    if (
+        handle.wait_until_planned(patience) == RunState.REQUESTED
+        and not handle.progress().unattended
+    ):
+        console.print("no worker has taken the run yet; all are busy, perhaps", style="yellow")
     show = _follow_live if console.is_terminal else _follow_lines
     progress = show(handle, console, timeout)
     if failures := failures_table(progress):
@@ -112,24 +112,45 @@ def follow(handle: RunHandle, console: Console, timeout: float | None = None) ->
 def _follow_live(handle: RunHandle, console: Console, timeout: float | None) -> Progress:
     progress = handle.progress()
     with Live(console=console, refresh_per_second=8) as live:
-        for progress in handle.follow(timeout):
+        for last, progress in _pairs(handle.follow(timeout)):
+            show_unattended(live.console, _newly_unattended(last, progress))
             if progress.steps:
                 live.update(progress_table(progress, title(handle, progress)))
     return progress
 
 
 def _follow_lines(handle: RunHandle, console: Console, timeout: float | None) -> Progress:
-    progress, last = handle.progress(), float("-inf")
-    for progress in handle.follow(timeout):
+    progress, said = handle.progress(), float("-inf")
+    for last, progress in _pairs(handle.follow(timeout)):
+        show_unattended(console, _newly_unattended(last, progress))
         if not progress.steps:
             continue
-        if progress.is_final or time.monotonic() - last > _LINE_SECONDS:
-            last = time.monotonic()
+        if progress.is_final or time.monotonic() - said > _LINE_SECONDS:
+            said = time.monotonic()
             counts = ", ".join(f"{n} {group}" for group, n in grouped(_total(progress)).items())
             console.print(f"{progress.state}: {counts}", highlight=False)
     if progress.steps:
         console.print(progress_table(progress, title(handle, progress)))
     return progress
+
+
+def _pairs(shown: Iterable[Progress]) -> Iterator[tuple[Progress | None, Progress]]:
+    last = None
+    for progress in shown:
+        yield last, progress
+        last = progress
+
+
+def _newly_unattended(last: Progress | None, now: Progress) -> list[Unattended]:
+    # The number of steps changes while they become ready; to be told once is enough.
+    before = {one.queue for one in last.unattended} if last else set()
+    return [one for one in now.unattended if one.queue not in before]
+
+
+def show_unattended(console: Console, unattended: Iterable[Unattended]) -> None:
+    """Print in which queues steps wait that no worker consumes, and what to do."""
+    for one in unattended:
+        console.print(str(one), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def title(handle: RunHandle, progress: Progress) -> str:

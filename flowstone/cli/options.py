@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any
+import re
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -51,33 +52,66 @@ Override = Annotated[
 ]
 
 
+AssetConfig = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config",
+        help="A value for the config of an asset, for this run: ASSET.FIELD=VALUE, where VALUE is "
+        'JSON or text; an asset with dots in its name as "ASSET".FIELD=VALUE. May be given '
+        "several times.",
+        show_default=False,
+    ),
+]
+
+
 def overrides_of(given: Sequence[str] | None) -> dict[str, Any]:
     """Return what the option --resource says, by resource; raise BadConfig."""
-    overrides: dict[str, Any] = {}
+    shape = "--resource takes NAME.FIELD=VALUE, such as db.url=sqlite://"
+    return _fields_of("--resource", shape, given, _value_or_reference)
+
+
+def config_of(given: Sequence[str] | None) -> dict[str, Any]:
+    """Return what the option --config says, by asset; raise BadConfig."""
+    shape = "--config takes ASSET.FIELD=VALUE, such as report.limit=10"
+    return _fields_of("--config", shape, given, _value)
+
+
+def _fields_of(
+    option: str, shape: str, given: Sequence[str] | None, read: Callable[[str], Any]
+) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
     for text in given or ():
-        place, found, value = text.partition("=")
-        *outer, field = place.split(".")
-        if not found or not outer or not all([*outer, field]):
+        match = _PLACE.fullmatch(text)
+        quoted, rest, value = match.groups() if match else (None, "", "")
+        *outer, field = ([quoted] if quoted else []) + rest.split(".")
+        if not outer or not all([*outer, field]):
             # Without quoting it, as it may hold a secret.
-            raise BadConfig("--resource takes NAME.FIELD=VALUE, such as db.url=sqlite://")
-        values = overrides
+            raise BadConfig(shape)
+        place = text.partition("=")[0]
+        values = fields
         for name in outer:
             values = values.setdefault(name, {})
             if not isinstance(values, dict):
-                raise BadConfig(f"--resource gives {place!r}, and a value for a part of that, too")
+                raise BadConfig(f"{option} gives {place!r}, and a value for a part of that, too")
         if field in values:
-            raise BadConfig(f"--resource gives {place!r} twice; give it once")
-        values[field] = _value(value)
-    return overrides
+            raise BadConfig(f"{option} gives {place!r} twice; give it once")
+        values[field] = read(value)
+    return fields
+
+
+_PLACE: Final = re.compile(r'(?:"([^"=]+)"\.)?([^="]+)=(.*)', re.DOTALL)
+"""NAME.FIELD=VALUE, where the name may stand in quotes, as it may have dots."""
 
 
 def _value(text: str) -> Any:  # noqa: ANN401 - any JSON value
-    if text.startswith("env:"):
-        return Env(text.removeprefix("env:"))
     try:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _value_or_reference(text: str) -> Any:  # noqa: ANN401 - any JSON value
+    return Env(text.removeprefix("env:")) if text.startswith("env:") else _value(text)
 
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")]

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from flowstone import client, runtime
 from flowstone.cli.options import (
+    AssetConfig,
     Detach,
     Force,
     Managers,
@@ -29,12 +30,14 @@ from flowstone.cli.options import (
     Timeout,
     Upstream,
     Window,
+    config_of,
     key_of,
     managers_of,
     overrides_of,
 )
 from flowstone.cli.run import watch
 from flowstone.graph import AssetGraph
+from flowstone.handle import RunHandle
 from flowstone.partition_key import label, step_name
 from flowstone.plan import Node, Plan
 from flowstone.priority import Priority
@@ -62,12 +65,22 @@ class Line:
     reads: Sequence[Read]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A plan, as people see it; `run` is the id of the run that it is stored with, if it is."""
+
+    run: str | None
+    lines: Sequence[Line]
+    configs: Mapping[str, Any]
+
+
 def plan(
     asset: Annotated[str | None, typer.Argument(help="The asset to materialize.")] = None,
     *,
     partition: Partition = None,
     upstream: Upstream = False,
     force: Force = None,
+    config: AssetConfig = None,
     resource: Override = None,
     io: Managers = None,
     pool: Pool = None,
@@ -91,15 +104,15 @@ def plan(
     if (asset is None) == (run is None):
         raise typer.BadParameter("give an asset, or --run with the id of a run; one of the two")
     if run is not None:
-        handle = client.run(run)
         # The definitions may have changed since, so the mappings are not known any more.
-        _print(_stored(handle.plan()), str(handle.id), every=every, as_json=as_json)
+        _print(_of_run(client.run(run)), every=every, as_json=as_json)
         return
     assert asset is not None
     wanted: dict[str, Any] = {
         "partition": key_of(partition),
         "upstream": upstream,
         "force": force,
+        "config": config_of(config),
         "resources": overrides_of(resource),
         "io": managers_of(io),
         "pool": pool,
@@ -110,11 +123,12 @@ def plan(
             asset, **wanted, priority=priority.value, max_in_flight=max_in_flight
         )
         # What was stored, and not a second look that might see something newer.
-        _print(_stored(handle.plan(), graph), str(handle.id), every=every, as_json=as_json)
+        _print(_of_run(handle, graph), every=every, as_json=as_json)
         if not as_json:
             typer.echo(f"saved; start it with: flowstone start {str(handle.id)[:8]}")
         return
-    _print(_planned(client.preview(asset, **wanted), graph), None, every=every, as_json=as_json)
+    planned = client.preview(asset, **wanted)
+    _print(Shown(None, _planned(planned, graph), planned.configs), every=every, as_json=as_json)
 
 
 def start(run: RunId, detach: Detach = False, timeout: Timeout = None) -> None:
@@ -127,6 +141,10 @@ def start(run: RunId, detach: Detach = False, timeout: Timeout = None) -> None:
         typer.echo(str(handle.id))
         return
     watch(handle, Console(), timeout)
+
+
+def _of_run(handle: RunHandle, graph: AssetGraph | None = None) -> Shown:
+    return Shown(str(handle.id), _stored(handle.plan(), graph), handle.configs())
 
 
 def _planned(plan: Plan, graph: AssetGraph) -> list[Line]:
@@ -172,12 +190,18 @@ def _reads(
     ]
 
 
-def _print(lines: Sequence[Line], run: str | None, *, every: bool, as_json: bool) -> None:
+def _print(shown: Shown, *, every: bool, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_as_json(lines, run), ensure_ascii=False))
+        typer.echo(json.dumps(_as_json(shown), ensure_ascii=False))
         return
+    lines = shown.lines
     console = Console()
     console.print(_table(_each(lines) if every else _together(lines)))
+    for asset, values in sorted(shown.configs.items()):
+        # In an order that those of stored plans have, too: PostgreSQL keeps none.
+        pairs = sorted(values.items())
+        said = ", ".join(f"{name}={json.dumps(v, ensure_ascii=False)}" for name, v in pairs)
+        typer.echo(f"config of {asset}: {said}")
     actions = Counter(line.action for line in lines)
     console.print(
         f"{len(lines)} steps: " + ", ".join(f"{n} {action}" for action, n in actions.items()),
@@ -236,9 +260,10 @@ def _told(read: Read) -> str:
     return f"{read.asset}{optional}" + (f" ({mapping})" if mapping else "")
 
 
-def _as_json(lines: Sequence[Line], run: str | None) -> dict[str, Any]:
+def _as_json(shown: Shown) -> dict[str, Any]:
     return {
-        "run": run,
+        "run": shown.run,
+        "config": dict(shown.configs),
         "steps": [
             {
                 "asset": line.asset,
@@ -255,7 +280,7 @@ def _as_json(lines: Sequence[Line], run: str | None) -> dict[str, Any]:
                     for read in line.reads
                 ],
             }
-            for line in lines
+            for line in shown.lines
         ],
-        "counts": dict(Counter(line.action for line in lines)),
+        "counts": dict(Counter(line.action for line in shown.lines)),
     }

@@ -10,6 +10,7 @@ from rich.console import Console
 from flowstone import client
 from flowstone.cli.display import follow
 from flowstone.cli.options import (
+    AssetConfig,
     Detach,
     Force,
     Managers,
@@ -20,6 +21,7 @@ from flowstone.cli.options import (
     Timeout,
     Upstream,
     Window,
+    config_of,
     key_of,
     managers_of,
     overrides_of,
@@ -37,6 +39,7 @@ def run(
     partition: Partition = None,
     upstream: Upstream = False,
     force: Force = None,
+    config: AssetConfig = None,
     resource: Override = None,
     io: Managers = None,
     on_conflict: Annotated[
@@ -69,6 +72,7 @@ def run(
         asset,
         partition=key_of(partition),
         force=force,
+        config=config_of(config),
         resources=overrides_of(resource),
         io=managers_of(io),
         on_conflict=on_conflict.value,

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client
-from flowstone.cli.display import failures_table, progress_table, title
+from flowstone.cli.display import failures_table, progress_table, show_unattended, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import Progress, Reason, RunHandle, Wait
@@ -45,6 +45,7 @@ def status(
                     "error": progress.error,
                     "steps": progress.steps,
                     "errors": [vars(error) for error in handle.errors()],
+                    "unattended": [vars(queue) for queue in progress.unattended],
                     "waits": [vars(wait) for wait in handle.waits()],
                 }
                 | ({"reasons": [vars(reason) for reason in reasons]} if asset else {})
@@ -63,6 +64,7 @@ def status(
 def _show(handle: RunHandle, progress: Progress) -> None:
     console = Console()
     console.print(progress_table(progress, title(handle, progress)))
+    show_unattended(console, progress.unattended)
     for wait in handle.waits():
         console.print(f"waiting: {_told(wait)}", markup=False, highlight=False)
     if failures := failures_table(progress):
@@ -115,4 +117,6 @@ def runs(
             f"{run.created_at.astimezone():%m-%d %H:%M:%S}",
             f"{took.total_seconds():.1f} s" if took else "",
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    show_unattended(console, client.unattended())

@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection, text
 
 from flowstone.expand import MAX_CHAIN, Canvas, Node, members
+from flowstone.priority import LEVELS
 from flowstone.states import (
     ACTIVE_STEP_STATES,
     StepState,
@@ -67,11 +68,14 @@ _DUE = Prepared(
 _AHEAD = Prepared(
     f"""
     WITH RECURSIVE window_left AS (
-        SELECT greatest(0, r.max_in_flight - (
-            SELECT count(*) FROM {SCHEMA}.steps
+        SELECT greatest(0, r.max_in_flight - f.members) AS room, f.startable,
+            {wants_slots("r.id")} AS wants_slots
+        FROM {SCHEMA}.runs r CROSS JOIN LATERAL (
+            SELECT count(*) AS members, count(*) FILTER (WHERE open_deps = 0) AS startable
+            FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
-              AND canvas IS NOT NULL)) AS room, {wants_slots("r.id")} AS wants_slots
-        FROM {SCHEMA}.runs r WHERE r.id = :run_id
+              AND canvas IS NOT NULL) f
+        WHERE r.id = :run_id
     ), ready AS (
         (SELECT id, asset, partition, feeds, open_deps, false AS limited FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND takes IS NULL AND state = 'pending' AND open_deps = 0
@@ -92,7 +96,7 @@ _AHEAD = Prepared(
         SELECT DISTINCT id, asset, partition, feeds, open_deps, limited FROM ahead
     )
     SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps, a.limited,
-        o.id AS leader, o.run_id AS leading_run, w.room, w.wants_slots
+        o.id AS leader, o.run_id AS leading_run, w.room, w.startable, w.wants_slots
     FROM window_left w LEFT JOIN once a ON true
     LEFT JOIN {SCHEMA}.steps o ON o.asset = a.asset AND o.partition = a.partition
         AND o.state IN ({sql_list(ACTIVE_STEP_STATES)})
@@ -154,6 +158,8 @@ class DispatchedStep:
     partition: str
     queue: str
     canvas: UUID
+    level: int = LEVELS - 1
+    """The place of its message in the order of all, 0 for what goes first."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,8 @@ class Ready:
     """Ready steps that another run is computing; they are not among the others."""
     budget: int
     """How many steps the window has room for."""
+    ahead: int
+    """How many steps are in flight that have started or could."""
     wants_slots: bool
     """Whether ready steps of the run wait for slots."""
 
@@ -235,13 +243,17 @@ def ready(conn: Connection, run_id: UUID, admitted: Sequence[int] = ()) -> Ready
         nodes,
         followers,
         window.room if window else 0,
+        window.startable if window else 0,
         wants_slots=bool(window and window.wants_slots),
     )
 
 
-def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedStep]:
+def mark(
+    conn: Connection, canvases: Sequence[Canvas], levels: Mapping[int, int] | None = None
+) -> dict[int, DispatchedStep]:
     """Move the members of the canvases to queued, and return what their messages need.
 
+    `levels` says of each where its message stands in the order of all; by default they are last.
     The caller holds the lock on the run, so that no other coordinator dispatches them.
     Raises LedgerUnavailable (is_overtaken) where another run dispatches the same asset x
     partition at this moment: a fresh look finds it active.
@@ -253,9 +265,16 @@ def mark(conn: Connection, canvases: Sequence[Canvas]) -> dict[int, DispatchedSt
         for step in members(canvas)
     }
     marked = _MARK.all(conn, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
+    level_of = levels or {}
     return {
         row.id: DispatchedStep(
-            row.id, row.run_id, row.asset, row.partition, row.queue, canvas_of[row.id]
+            row.id,
+            row.run_id,
+            row.asset,
+            row.partition,
+            row.queue,
+            canvas_of[row.id],
+            level_of.get(row.id, LEVELS - 1),
         )
         for row in marked
     }

@@ -106,7 +106,11 @@ def fail(
 
     A value that a check has `refused` is recorded as in quarantine.
     """
-    values = {"finished_at": text("now()"), "error": failure.as_json()}
+    values = {
+        "finished_at": text("now()"),
+        "error": failure.as_json(),
+        "failures": claim.failures + 1,
+    }
     if not steps.finish(conn, claim, StepState.FAILED, values, failure=failure):
         return False
     if refused is not None:
@@ -117,15 +121,6 @@ def fail(
     error = one_line(failure.type, failure.message)
     _fail_readers(conn, claim.step_id, claim.name, error, claim.worker)
     return True
-
-
-def fail_lost(conn: Connection, step_id: int, name: str, run_id: UUID, lost: int) -> None:
-    """Fail a step that has been freed after its last attempt was lost, and its readers."""
-    said = (
-        f"the process that ran {name} has died {lost} times; look for what kills it, "
-        "such as the memory that it takes or the time limit"
-    )
-    fail_pending(conn, step_id, name, run_id, Reason("poison", said), actor="reconciler")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import psycopg
@@ -42,10 +43,15 @@ T = TypeVar("T")
 
 
 class Ledger:
-    """A pool of connections to one database, at the right revision of the schema."""
+    """A pool of connections to one database, at the right revision of the schema.
 
-    def __init__(self, url: str) -> None:
-        self.engine: Engine = _engine(url)
+    `patience` bounds the seconds that a connection, a statement and a lock may each take.
+    """
+
+    def __init__(self, url: str, *, patience: float | None = None) -> None:
+        self.engine: Engine = _engine(url, patience)
+        if patience is not None:
+            event.listen(self.engine, "connect", partial(_bound, patience))
         event.listen(self.engine, "connect", _plan_by_index)
         event.listen(self.engine, "checkin", _note_use)
         event.listen(self.engine, "checkout", _ping_if_idle)
@@ -99,7 +105,7 @@ class Ledger:
         self.engine.dispose()
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, patience: float | None) -> Engine:
     try:
         return create_engine(
             url,
@@ -107,7 +113,10 @@ def _engine(url: str) -> Engine:
             max_overflow=8,
             # Values may hold what an asset has said, and errors are stored and logged.
             hide_parameters=True,
-            connect_args={"connect_timeout": CONNECT_TIMEOUT, "application_name": "flowstone"},
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT if patience is None else max(1, int(patience)),
+                "application_name": "flowstone",
+            },
         )
     except (ValueError, ArgumentError) as error:
         # The message of the error might quote the password.
@@ -128,6 +137,16 @@ def _plan_by_index(connection: psycopg.Connection[Any], record: ConnectionPoolEn
     """
     for setting in ("enable_seqscan", "enable_bitmapscan", *_JOINS, "enable_material", "jit"):
         connection.execute(f"SET {setting} = off")
+    connection.commit()
+
+
+def _bound(
+    patience: float,
+    connection: psycopg.Connection[Any],
+    record: ConnectionPoolEntry,  # noqa: ARG001 - the signature of the event
+) -> None:
+    for setting in ("statement_timeout", "lock_timeout"):
+        connection.execute(f"SET {setting} = {int(1000 * patience)}")
     connection.commit()
 
 

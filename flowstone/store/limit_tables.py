@@ -53,3 +53,12 @@ workers = Table(
     Column("seen_at", TIME, nullable=False, server_default=NOW),
     comment="The workers that are there, each seen a moment ago",
 )
+
+unattended = Table(
+    "unattended",
+    metadata,
+    Column("queue", Text, primary_key=True),
+    Column("since", TIME, nullable=False, server_default=NOW),
+    Column("seen_at", TIME, nullable=False, server_default=NOW),
+    comment="Queues in which steps wait, and which no worker consumes",
+)

@@ -71,7 +71,13 @@ def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
     skipped = sum(step.skipped for step in plan.steps)
     details = {"steps": len(plan.steps), "skipped": skipped}
     if not runs.move(
-        conn, run_id, RunState.PLANNED, actor=actor, details=details, planned_at=text("now()")
+        conn,
+        run_id,
+        RunState.PLANNED,
+        actor=actor,
+        details=details,
+        planned_at=text("now()"),
+        planned_config=dict(plan.configs),
     ):
         return False
     # Ids grow along the plan, and so along every edge: transactions that lock steps in the

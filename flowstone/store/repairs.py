@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import Connection, TextClause, text
 
-from flowstone.partition_key import step_name
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState, is_open, sql_list
-from flowstone.store import audit, dispatch, failing
+from flowstone.store import audit, dispatch, losses
+from flowstone.store.losses import Freed
 from flowstone.store.tables import SCHEMA
 
 ACTOR = "reconciler"
-
-MAX_LOST = 3
-"""How often the process that runs a step may die before the step fails."""
 
 BATCH = 500
 """The most rows that one pass of a rule repairs."""
 
 DUE_BATCH = 10_000
 """The most parked retries that one pass lets go on."""
-
-_EXPIRED = f"""
-    SELECT id, run_id, canvas FROM {SCHEMA}.steps
-    WHERE state = 'running' AND lease_until < now()
-    ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
-"""
 
 # An outage parks many, and they may be due at once; one statement for all is cheap.
 _DUE = text(
@@ -55,10 +45,12 @@ _OVERDUE = f"""
 """
 
 # A full queue is no fault: only where nothing of the run has moved for as long is a message lost.
+# Nor is one that no worker consumes: a new message would not help, and its time is counted.
 _STRANDED = f"""
     SELECT s.id, s.run_id, s.canvas FROM {SCHEMA}.steps s
     WHERE s.state = 'queued' AND s.open_deps = 0
       AND s.queued_at < now() - make_interval(secs => :patience)
+      AND NOT EXISTS (SELECT FROM {SCHEMA}.unattended u WHERE u.queue = s.queue)
       AND NOT EXISTS (
         SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id
         AND greatest(o.started_at, o.finished_at) > now() - make_interval(secs => :patience))
@@ -82,25 +74,8 @@ def _reset_and(action: str, was: str) -> TextClause:
     )
 
 
-_LOST = _reset_and("step.lost", StepState.RUNNING)
 _RETRY_OVERDUE = _reset_and("step.retry_overdue", StepState.RETRYING)
 _WAS_STRANDED = _reset_and("step.stranded", StepState.QUEUED)
-
-_LOSE_ATTEMPTS = text(
-    f"""
-    UPDATE {SCHEMA}.attempts SET outcome = 'lost', finished_at = now()
-    WHERE step_id = ANY(CAST(:ids AS bigint[])) AND outcome IS NULL
-    """
-)
-
-_POISONED = text(
-    f"""
-    SELECT s.id, s.run_id, s.asset, s.partition FROM {SCHEMA}.steps s
-    JOIN {SCHEMA}.attempts a ON a.step_id = s.id AND a.outcome = 'lost'
-    WHERE s.id = ANY(CAST(:ids AS bigint[]))
-    GROUP BY s.id HAVING count(*) >= {MAX_LOST} ORDER BY s.id
-    """
-)
 
 _TO_WAKE = text(
     f"""
@@ -119,38 +94,26 @@ _TO_WAKE = text(
 )
 
 
-@dataclass(frozen=True)
-class Repaired:
-    """A step that a rule has made pending again."""
-
-    step_id: int
-    run_id: UUID
-
-
-def expired_leases(conn: Connection) -> list[Repaired]:
+def expired_leases(conn: Connection) -> list[Freed]:
     """Free the steps whose worker has been silent for longer than its lease.
 
-    A step that has lost MAX_LOST attempts fails: what kills its worker each time must
-    not go round for ever.
+    What kills its process each time must not go round for ever: see `losses.lose`.
     """
-    lost = _reset(conn, _EXPIRED, _LOST)
-    for row in conn.execute(_POISONED, {"ids": [step.step_id for step in lost]}).all():
-        failing.fail_lost(conn, row.id, step_name(row.asset, row.partition), row.run_id, MAX_LOST)
-    return lost
+    return losses.expired(conn, BATCH, actor=ACTOR)
 
 
-def due_retries(conn: Connection) -> list[Repaired]:
+def due_retries(conn: Connection) -> list[Freed]:
     """Make the steps ready again whose parked retry is due."""
     found = conn.execute(_DUE, {"batch": DUE_BATCH, "actor": ACTOR})
-    return [Repaired(row.id, row.run_id) for row in found]
+    return [Freed(row.id, row.run_id) for row in found]
 
 
-def overdue_retries(conn: Connection, patience: float) -> list[Repaired]:
+def overdue_retries(conn: Connection, patience: float) -> list[Freed]:
     """Free the steps whose retry is due since `patience` seconds and has not come."""
     return _reset(conn, _OVERDUE, _RETRY_OVERDUE, patience=patience)
 
 
-def stranded(conn: Connection, patience: float) -> list[Repaired]:
+def stranded(conn: Connection, patience: float) -> list[Freed]:
     """Free the dispatched steps of runs in which nothing has moved for `patience` seconds."""
     return _reset(conn, _STRANDED, _WAS_STRANDED, patience=patience)
 
@@ -160,12 +123,11 @@ def runs_to_wake(conn: Connection, patience: float) -> list[UUID]:
     return list(conn.scalars(_TO_WAKE, {"batch": BATCH, "patience": patience}))
 
 
-def _reset(conn: Connection, query: str, reset: TextClause, **values: float) -> list[Repaired]:
+def _reset(conn: Connection, query: str, reset: TextClause, **values: float) -> list[Freed]:
     found = conn.execute(text(query), {"batch": BATCH, **values}).all()
     if not found:
         return []
     ids = [row.id for row in found]
-    conn.execute(_LOSE_ATTEMPTS, {"ids": ids})
     conn.execute(reset, {"ids": ids, "actor": ACTOR})
     dispatch.release(conn, {row.canvas for row in found})
-    return [Repaired(row.id, row.run_id) for row in found]
+    return [Freed(row.id, row.run_id) for row in found]

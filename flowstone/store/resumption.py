@@ -33,7 +33,7 @@ def create(conn: Connection, run_id: UUID, resumes: UUID, *, actor: str) -> UUID
         resumed_from=resumes,
     )
     steps = plans.read(conn, resumes)
-    plan = remaining(steps, _short(resumes))
+    plan = remaining(steps, _short(resumes), run.planned_config)
     if plan.steps:
         try:
             plans.write(conn, run_id, plan, actor=actor)

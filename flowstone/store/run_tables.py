@@ -74,6 +74,19 @@ runs = Table(
         comment="The level, 0 for the most urgent",
     ),
     Column("deadline_at", TIME, comment="When the run fails if it has not ended"),
+    Column(
+        "planned_config",
+        JSONB,
+        comment="The config of each asset of the plan, defaults included and without secrets",
+    ),
+    Column(
+        "boost",
+        SmallInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="The levels by which it has moved up, as it starves",
+    ),
+    Column("waits_since", TIME, comment="When it was seen to wait, or to start a step, last"),
     UniqueConstraint("resumed_from"),
     UniqueConstraint("idempotency_key"),
     CheckConstraint(only("state", RunState), "state"),
@@ -85,6 +98,7 @@ runs = Table(
     ),
     CheckConstraint("cancel_grace >= 0", "cancel_grace"),
     CheckConstraint("priority BETWEEN 0 AND 2", "priority"),
+    CheckConstraint("boost BETWEEN 0 AND 2", "boost"),
     Index(
         "ix_runs_open",
         "created_at",

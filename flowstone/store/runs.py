@@ -47,6 +47,8 @@ class Run:
     request: Request
     config: Mapping[str, Any]
     max_in_flight: int
+    boost: int
+    """By how many levels it has moved up, as it starved."""
     error: Mapping[str, Any] | None
     created_at: datetime
     planned_at: datetime | None
@@ -55,6 +57,8 @@ class Run:
     cancel_reason: str | None
     resumed_from: UUID | None
     pruned_at: datetime | None
+    planned_config: Mapping[str, Any]
+    """The config that each asset of the plan has, for people to see."""
 
     @property
     def is_being_cancelled(self) -> bool:
@@ -164,6 +168,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         request=_request(row.request),
         config=row.config,
         max_in_flight=row.max_in_flight,
+        boost=row.boost,
         error=row.error,
         created_at=row.created_at,
         planned_at=row.planned_at,
@@ -172,6 +177,8 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         cancel_reason=row.cancel_reason,
         resumed_from=row.resumed_from,
         pruned_at=row.pruned_at,
+        # Plans of older versions lack it.
+        planned_config=row.planned_config or {},
     )
 
 

@@ -20,6 +20,7 @@ from flowstone.states import RunState, StepState, in_state, sql_list
 from flowstone.store import rates
 from flowstone.store.dispatch import Follower
 from flowstone.store.tables import SCHEMA
+from flowstone.store.urgency import urgency
 
 MOST: Final = 1000
 """The most steps of a run that one look admits."""
@@ -64,7 +65,7 @@ _MY_KEYS = text(
 _WAITING = text(
     f"""
     WITH RECURSIVE {each_group()}, able AS (
-        SELECT r.id, r.driver, r.priority AS level, r.created_at,
+        SELECT r.id, r.driver, {urgency("r")} AS level, r.created_at,
             CASE r.driver WHEN 'inline' THEN 1 ELSE r.max_in_flight END - (
                 SELECT count(*) FROM {SCHEMA}.steps
                 WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')

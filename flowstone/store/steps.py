@@ -41,6 +41,8 @@ class Claim:
     asset: str
     partition: str
     attempt: int
+    failures: int
+    """How many attempts have ended with an error before this one."""
     token: UUID
     canvas: UUID
     worker: str
@@ -92,12 +94,12 @@ _CLAIM = Prepared(
           AND ({in_state("state", _S.QUEUED)}
             OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
           AND (takes IS NULL OR :in_turn OR NOT {_HAS_RATE})
-        RETURNING id, run_id, asset, partition, attempt, takes
+        RETURNING id, run_id, asset, partition, attempt, failures, takes
     ), attempted AS (
         INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker, release)
         SELECT id, attempt, :token, :worker, CAST(:release AS text) FROM claimed
     )
-    SELECT c.run_id, c.asset, c.partition, c.attempt, c.takes, r.config,
+    SELECT c.run_id, c.asset, c.partition, c.attempt, c.failures, c.takes, r.config,
         r.request->'io' AS io, r.request->'resources' AS resources, (
         SELECT jsonb_agg(
             jsonb_build_array(
@@ -241,6 +243,7 @@ def claim(
         asset=row.asset,
         partition=row.partition,
         attempt=row.attempt,
+        failures=row.failures,
         token=token,
         canvas=canvas,
         worker=worker,
@@ -332,6 +335,7 @@ def retry(
     values: dict[str, Any] = {
         "retry_at": text("now() + make_interval(secs => :delay)").bindparams(delay=delay),
         "error": failure.as_json(),
+        "failures": claim.failures + 1,
     }
     if park:
         values |= {"canvas": None, "queued_at": None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowstone.store.limit_tables import pools, rates, workers
+from flowstone.store.limit_tables import pools, rates, unattended, workers
 from flowstone.store.record_tables import (
     FUNCTIONS_AND_TRIGGERS,
     audit,
@@ -40,5 +40,6 @@ __all__ = [
     "runs",
     "steps",
     "stored_values",
+    "unattended",
     "workers",
 ]

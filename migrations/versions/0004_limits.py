@@ -32,9 +32,27 @@ def _runs() -> None:
             comment="The level, 0 for the most urgent",
         ),
         sa.Column("deadline_at", TIME, comment="When the run fails if it has not ended"),
+        sa.Column(
+            "planned_config",
+            postgresql.JSONB(astext_type=sa.Text()),
+            comment="The config of each asset of the plan, defaults included and without secrets",
+        ),
+        sa.Column(
+            "boost",
+            sa.SmallInteger(),
+            nullable=False,
+            server_default=sa.text("0"),
+            comment="The levels by which it has moved up, as it starves",
+        ),
+        sa.Column(
+            "waits_since", TIME, comment="When it was seen to wait, or to start a step, last"
+        ),
     )
     op.create_check_constraint(
         op.f("ck_runs_priority"), "runs", "priority BETWEEN 0 AND 2", schema=SCHEMA
+    )
+    op.create_check_constraint(
+        op.f("ck_runs_boost"), "runs", "boost BETWEEN 0 AND 2", schema=SCHEMA
     )
 
 
@@ -163,6 +181,15 @@ def _workers() -> None:
         schema=SCHEMA,
         comment="The workers that are there, each seen a moment ago",
     )
+    op.create_table(
+        "unattended",
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.Column("since", TIME, nullable=False, server_default=sa.text("now()")),
+        sa.Column("seen_at", TIME, nullable=False, server_default=sa.text("now()")),
+        sa.PrimaryKeyConstraint("queue", name=op.f("pk_unattended")),
+        schema=SCHEMA,
+        comment="Queues in which steps wait, and which no worker consumes",
+    )
 
 
 def _add(table: str, *columns: sa.Column) -> None:
@@ -171,7 +198,7 @@ def _add(table: str, *columns: sa.Column) -> None:
 
 
 def downgrade() -> None:
-    for table in ("workers", "rates", "pools"):
+    for table in ("unattended", "workers", "rates", "pools"):
         op.drop_table(table, schema=SCHEMA)
     for index in ("ix_steps_slots_wanted", "ix_steps_slots_taken"):
         op.drop_index(index, table_name="steps", schema=SCHEMA)
@@ -187,8 +214,9 @@ def downgrade() -> None:
             "soft_timeout",
             "takes",
         ),
-        "runs": ("deadline_at", "priority"),
+        "runs": ("waits_since", "boost", "planned_config", "deadline_at", "priority"),
     }
+    op.drop_constraint(op.f("ck_runs_boost"), "runs", schema=SCHEMA)
     op.drop_constraint(op.f("ck_runs_priority"), "runs", schema=SCHEMA)
     for table, names in columns.items():
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,21 @@ def test_a_step_that_runs_does_not_keep_its_worker_alive(
         wait_until(lambda: dev.process.poll() is not None or "stopping" in dev.output(), "dev")
     dev.process.wait(60)
     wait_until(lambda: gone(children), "all parts to end")
+
+
+def test_a_step_that_was_cut_off_goes_on_with_the_next_dev(
+    cli: Cli, start_dev: Callable[..., Dev]
+) -> None:
+    dev = start_dev(cli, ASSETS)
+    dev.wait_until_ready()
+    run_id = cli("run", "sleeps", "--detach").out.strip()
+    wait_until(lambda: '"running": 1' in cli("status", run_id, "--json").out, "the step")
+    assert dev.stop(signal.SIGINT) == 0, dev.output()
+    start_dev(cli, ASSETS).wait_until_ready()
+    log = [json.loads(line) for line in cli("audit", "export", "--run", run_id).out.splitlines()]
+    assert [row["action"] for row in log][-1] == "step.handed_back"
+    # It need not wait until a lease has ended.
+    wait_until(lambda: '"running": 1' in cli("status", run_id, "--json").out, "the step", 30)
 
 
 def test_dev_ends_when_its_database_does(cli: Cli, start_dev: Callable[..., Dev]) -> None:

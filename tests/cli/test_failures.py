@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,11 @@ from flowstone import Context, StaticPartitions, asset, materialize_sync
 from flowstone.client import runs_list
 from flowstone.errors import RunFailed
 from flowstone.registry import build_registry
+from flowstone.store import losses, runs
+from flowstone.store.ledger import Ledger
+from flowstone.store.losses import Message
 from tests.cli.conftest import Cli
+from tests.store.runs_by_hand import HandRun
 
 
 @pytest.fixture
@@ -75,3 +80,30 @@ def test_programs_get_the_summary_and_the_way(cli: Cli, database: str, failed: s
             "way": ["whole", "part[[eu]]"],
         }
     ]
+
+
+def test_what_kills_its_process_is_told_with_the_evidence(
+    cli: Cli, database: str, ledger: Ledger
+) -> None:
+    run = HandRun(ledger, {1: (), 2: (1,)})
+    for _ in range(3):
+        run.dispatch()
+        run.claim(1)
+        with ledger.begin() as conn:
+            message = Message(run.ids[1], run.canvas[1])
+            losses.lose(conn, message, worker="w", end="signal 9 (SIGKILL)")
+    with ledger.begin() as conn:
+        runs.close_if_done(conn, run.id, actor="test")
+    died = "the process that ran a1 has died 3 times (3 times signal 9 (SIGKILL); the last one "
+    advice = "look for what kills it, such as the memory that it takes"
+    status = cli("status", str(run.id), database_url=database)
+    said = status.refused(1)
+    assert f"a1: poison: {died}" in said
+    assert advice in said
+    shown = " ".join(cli("show", "a1", database_url=database).out.split())
+    assert died in shown
+    assert advice in shown
+    for attempt in (1, 2, 3):
+        assert re.search(
+            rf"attempt {attempt} began \S+ \S+ UTC on w, and ran 0.\d s: signal 9", shown
+        )

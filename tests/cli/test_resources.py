@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flowstone.cli.options import overrides_of
+from flowstone.cli.options import config_of, overrides_of
 from flowstone.embedded import ValkeyServer
 from flowstone.errors import BadConfig, DefinitionError
 from flowstone.store.ledger import Ledger
@@ -48,6 +48,47 @@ def test_values_are_json_or_text_or_references(given: Any, overrides: Any) -> No
 def test_what_makes_no_sense_is_refused(given: list[str], message: str) -> None:
     with pytest.raises(BadConfig, match=message) as caught:
         overrides_of(given)
+    assert "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("given", "config"),
+    [
+        (None, {}),
+        (
+            ["report.limit=10", "report.day=2026-01-02"],
+            {"report": {"limit": 10, "day": "2026-01-02"}},
+        ),
+        (
+            ["report.inner.depth=3", "other.x=[1]"],
+            {"report": {"inner": {"depth": 3}}, "other": {"x": [1]}},
+        ),
+        (
+            ['"raw.flights".limit=3', '"raw.flights".a.b=x=y'],
+            {"raw.flights": {"limit": 3, "a": {"b": "x=y"}}},
+        ),
+        # No reference: what holds secrets is a resource.
+        (["report.text=env:X"], {"report": {"text": "env:X"}}),
+    ],
+)
+def test_the_config_of_assets_is_given_as_that_of_resources(given: Any, config: Any) -> None:
+    assert config_of(given) == config
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["limit=hunter2"], "--config takes ASSET.FIELD=VALUE, such as report.limit=10"),
+        (["report.limit"], "--config takes ASSET.FIELD=VALUE"),
+        (['"report"=1'], "--config takes ASSET.FIELD=VALUE"),
+        (['"raw.flights.limit=1'], "--config takes ASSET.FIELD=VALUE"),
+        (["a.b=1", "a.b=1"], "--config gives 'a.b' twice"),
+        (["a.b=1", "a.b.c=1"], "--config gives 'a.b.c', and a value for a part of that, too"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(given: list[str], message: str) -> None:
+    with pytest.raises(BadConfig, match=message) as caught:
+        config_of(given)
     assert "hunter2" not in caught.value.message
 
 

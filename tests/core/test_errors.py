@@ -10,12 +10,13 @@ import re
 import pytest
 
 from flowstone import errors
-from flowstone.errors import FlowStoneError, UnknownAsset, did_you_mean
+from flowstone.errors import FlowStoneError, RetryAfter, UnknownAsset, did_you_mean
 
 CLASSES: list[type[FlowStoneError]] = [
     kind
     for _, kind in inspect.getmembers(errors, inspect.isclass)
-    if issubclass(kind, FlowStoneError)
+    # RetryAfter takes a number before its message.
+    if issubclass(kind, FlowStoneError) and kind is not RetryAfter
 ]
 
 

@@ -17,7 +17,7 @@ from flowstone.errors import (
     UnknownAsset,
     UnknownResource,
 )
-from flowstone.graph import AssetGraph
+from flowstone.graph import AssetGraph, check_queues
 from flowstone.limits import Rate
 from flowstone.mapping import AllKeys, SameKey
 from flowstone.partition import DailyPartitions, PartitionSet, StaticPartitions
@@ -101,10 +101,16 @@ def test_a_circle_is_drawn_along_what_is_read(reads: dict[str, list[str]]) -> No
 
 
 def test_a_queue_that_celery_does_not_serve_is_refused() -> None:
-    with pytest.raises(DefinitionError, match="'fast'; the queues are priority, assets, backfill"):
-        AssetGraph.build([make("a", queue="fast")])
-    with pytest.raises(DefinitionError, match="names the queue 'control'"):
-        AssetGraph.build([make("a", queue="control")])
+    graph = AssetGraph.build([make("a", queue="gqu")])
+    check_queues(graph, ["gqu"])
+    with pytest.raises(DefinitionError) as refused:
+        check_queues(graph, ["gpu"])
+    assert refused.value.message == (
+        f"asset 'a' ({graph['a'].location}) names the queue 'gqu', which there is not; use one "
+        "of priority, assets, backfill, gpu, or add it to FLOWSTONE_QUEUES; did you mean 'gpu'?"
+    )
+    with pytest.raises(DefinitionError, match="names the queue 'control', which is not for assets"):
+        check_queues(AssetGraph.build([make("a", queue="control")]), ["gpu"])
 
 
 def test_a_resource_that_is_not_defined_is_named_with_the_nearest() -> None:

@@ -431,7 +431,7 @@ def shown(error: BaseException) -> str:
 def test_an_error_without_secrets_says_the_rest_and_leads_to_the_same(
     secrets: Secrets, by: Callable[[], object]
 ) -> None:
-    from flowstone.retry import error_type, is_retryable  # noqa: PLC0415
+    from flowstone.classification import error_type, is_retryable  # noqa: PLC0415
 
     error = raised(by)
     told = secrets.without(error)

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
-import socket
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstone.errors import (
-    BadPartition,
-    DefinitionError,
-    FlowStoneError,
-    LedgerUnavailable,
-    ResourceUnavailable,
-    UnknownAsset,
-)
+from flowstone.errors import DefinitionError, RetryAfter
 from flowstone.outcome import Failed, Retrying, decide
-from flowstone.retry import Retry, error_type, is_retryable
+from flowstone.retry import Retry
 from flowstone.texts import MAX_MESSAGE
 
 
@@ -45,56 +38,68 @@ def test_full_jitter_draws_between_zero_and_the_plain_delay(attempt: int, drawn:
 
 
 @pytest.mark.parametrize(
-    "values", [{"max_attempts": 0}, {"base": -1}, {"factor": 0.5}, {"max_delay": -1}]
+    "values",
+    [
+        {"max_attempts": 0},
+        {"max_lost": 0},
+        {"base": -1},
+        {"factor": 0.5},
+        {"max_delay": -1},
+        {"base": math.nan},
+        {"max_delay": math.inf},
+    ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(DefinitionError, match="needs max_attempts >= 1"):
         Retry(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ConnectionError(),
-        ConnectionResetError(),
-        BrokenPipeError(),
-        TimeoutError(),
-        socket.gaierror(),
-        OSError(28, "no space left"),
-        LedgerUnavailable("away"),
-        ResourceUnavailable("away"),
-        FlowStoneError("mine", retryable=True),
-    ],
-)
-def test_faults_of_the_world_around_are_tried_again(error: Exception) -> None:
-    assert is_retryable(error)
+@pytest.mark.parametrize("values", [{"jitter": "some"}, {"jitter": None}])
+def test_another_jitter_is_refused(values: dict[str, str]) -> None:
+    with pytest.raises(DefinitionError, match="jitter is 'none' or 'full'"):
+        Retry(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        FileNotFoundError(),
-        PermissionError(),
-        IsADirectoryError(),
-        NotADirectoryError(),
-        ValueError(),
-        TypeError(),
-        KeyError("a"),
-        ZeroDivisionError(),
-        RuntimeError(),
-        SystemExit(1),
-        UnknownAsset("a"),
-        BadPartition("a"),
-        LedgerUnavailable("away", retryable=False),
-    ],
-)
-def test_what_says_the_same_each_time_is_not_tried_again(error: BaseException) -> None:
-    assert not is_retryable(error)
+@pytest.mark.parametrize("classes", ["TimeoutError", 503, None, (ValueError("x"),), (SystemExit,)])
+@pytest.mark.parametrize("name", ["on", "never"])
+def test_what_is_no_class_of_exceptions_is_refused(name: str, classes: object) -> None:
+    with pytest.raises(DefinitionError, match=rf"Retry\({name}=...\) holds .*; it takes classes"):
+        Retry(**{name: classes})  # type: ignore[arg-type]
 
 
-def test_the_ledger_names_errors_stably() -> None:
-    assert error_type(UnknownAsset("a")) == "unknown_asset"
-    assert error_type(ValueError("a")) == "ValueError"
+def test_classes_are_a_tuple_a_list_or_a_single_one() -> None:
+    assert Retry(on=ValueError).on == Retry(on=[ValueError]).on == (ValueError,)  # type: ignore[arg-type]
+    assert hash(Retry(never=[KeyError])) == hash(Retry(never=(KeyError,)))  # type: ignore[arg-type]
+
+
+@given(st.sampled_from([TimeoutError(), ValueError(), RuntimeError()]), st.integers(1, 5))
+def test_the_policy_of_an_asset_decides(error: Exception, failures: int) -> None:
+    every = Retry(max_attempts=4, on=(Exception,), never=(ValueError,))
+    retried = isinstance(decide(error, "", failures, every), Retrying)
+    assert retried == (failures < 4 and not isinstance(error, ValueError))
+    plain = isinstance(decide(error, "", failures, Retry(max_attempts=4), unknown=True), Retrying)
+    assert plain == retried
+
+
+@given(st.floats(0, 10**6), st.integers(1, 4))
+def test_a_delay_that_was_asked_for_is_that_of_no_policy(seconds: float, failures: int) -> None:
+    policy = Retry(max_attempts=4, max_delay=50, jitter="full")
+    decided = decide(RetryAfter(seconds), "", failures, policy, park_after=60)
+    assert decided.failure.retry_after == seconds
+    if failures < 4:
+        assert decided == Retrying(decided.failure, seconds, parked=seconds > 60)
+    else:
+        assert isinstance(decided, Failed), "it is an attempt like others"
+    assert "retry_after" not in decided.failure.as_json()
+
+
+def test_the_texts_of_a_failure_are_masked_and_the_error_itself_decides() -> None:
+    def mask(text: str) -> str:
+        return text.replace("hunter2", "***")
+
+    decided = decide(ConnectionError("no hunter2"), "the trace", 1, Retry(), mask=mask)
+    assert isinstance(decided, Retrying)
+    assert decided.failure.message == "no ***"
 
 
 def test_the_last_attempt_fails_and_those_before_it_are_retried() -> None:

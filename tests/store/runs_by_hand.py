@@ -13,6 +13,7 @@ from flowstone.expand import Canvas, expand, members
 from flowstone.freshness import Fingerprint
 from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.plan import Plan, PlannedStep
+from flowstone.priority import Priority
 from flowstone.request import Request
 from flowstone.states import RunState
 from flowstone.store import dispatch, failing, flights, plans, runs, steps
@@ -40,9 +41,10 @@ class HandRun:
         # Runs of the same assets are in each other's way; a test that is not about that names
         # those of its second run differently.
         name = options.pop("name", "a")
+        queue, priority = options.pop("queue", "assets"), options.pop("priority", Priority.NORMAL)
         steps_ = tuple(
             PlannedStep(
-                f"{name}{s}", "-", "assets", "requested", tuple((f"{name}{u}", "-") for u in ups)
+                f"{name}{s}", "-", queue, "requested", tuple((f"{name}{u}", "-") for u in ups)
             )
             for s, ups in dag.items()
         )
@@ -53,7 +55,13 @@ class HandRun:
             runs.create(
                 conn,
                 self.id,
-                Request(tuple(s.asset for s in steps_), "-", upstream=True, force=force),
+                Request(
+                    tuple(s.asset for s in steps_),
+                    "-",
+                    upstream=True,
+                    force=force,
+                    priority=priority,
+                ),
                 config={},
                 max_in_flight=max_in_flight,
                 actor="test",

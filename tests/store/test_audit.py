@@ -218,14 +218,14 @@ def test_each_repair_is_told(ledger: Ledger) -> None:
 
 def test_a_step_that_kills_its_worker_says_so_at_its_end(ledger: Ledger) -> None:
     run = HandRun(ledger, {1: (), 2: (1,)})
-    for _ in range(repairs.MAX_LOST):
+    for _ in range(3):
         run.dispatch()
         run.claim(1, lease=-1)
         with ledger.begin() as conn:
             repairs.expired_leases(conn)
     lost = ("reconciler", "step.lost", "running", "pending")
     assert of(ledger, run, 1) == [
-        *[lost] * repairs.MAX_LOST, ("reconciler", "step.failed", "pending", "failed"),
+        *[lost] * 3, ("reconciler", "step.failed", "pending", "failed"),
     ]  # fmt: skip
     assert of(ledger, run, 2)[-1][1] == "step.upstream_failed"
     assert_whole(ledger)

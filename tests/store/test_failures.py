@@ -133,7 +133,7 @@ def test_what_has_not_come_to_its_end_says_what_it_waits_for(here: Runtime) -> N
 
 def test_a_step_that_killed_its_workers_is_named_by_what_did_not_run(here: Runtime) -> None:
     run = HandRun(here.ledger, {1: (), 2: (1,), 3: (2,)})
-    for _ in range(repairs.MAX_LOST):
+    for _ in range(3):
         run.dispatch()
         run.claim(1, lease=-1)
         with here.ledger.begin() as conn:

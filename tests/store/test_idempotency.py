@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import pytest
-from pydantic import SecretStr
+from pydantic import BaseModel, SecretStr
 
 from flowstone import materialize, materialize_sync, submission
 from flowstone.asset import asset
@@ -19,6 +19,10 @@ from tests.store.runs_by_hand import query
 from tests.store.test_concurrency import at_once
 
 
+class Limit(BaseModel):
+    limit: int = 9
+
+
 @pytest.fixture
 def calls() -> list[str]:
     return []
@@ -26,7 +30,7 @@ def calls() -> list[str]:
 
 @pytest.fixture
 def here(make_runtime: Any, calls: list[str], valkey: ValkeyServer) -> Runtime:
-    @asset
+    @asset(config=Limit)
     def noted() -> int:
         calls.append("noted")
         return len(calls)

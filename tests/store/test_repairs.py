@@ -131,6 +131,9 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     counts = reconcile(runtime, woken.append)
     assert counts == {
         "cancel_overdue": 0,
+        "worker_gone": 0,
+        "queue_timeout": 0,
+        "run_aged": 0,
         "inline_abandoned": 0,
         "lease_expired": 1,
         "retry_due": 0,
@@ -144,6 +147,9 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     again = reconcile(runtime, woken.append)
     assert again == {
         "cancel_overdue": 0,
+        "worker_gone": 0,
+        "queue_timeout": 0,
+        "run_aged": 0,
         "inline_abandoned": 0,
         "lease_expired": 0,
         "retry_due": 0,
@@ -174,7 +180,7 @@ def test_two_reconcilers_at_once_repair_each_fault_once(make_runtime: Any, ledge
 
 def test_a_step_that_kills_its_worker_each_time_fails_at_last(ledger: Ledger) -> None:
     run = HandRun(ledger, {1: (), 2: (1,), 3: ()})
-    for _ in range(repairs.MAX_LOST):
+    for _ in range(3):
         assert run.states()[1] != "failed"
         run.dispatch()
         run.claim(1, lease=-1)
@@ -185,4 +191,4 @@ def test_a_step_that_kills_its_worker_each_time_fails_at_last(ledger: Ledger) ->
     assert states[3] != "failed"
     assert run.rows()[1]["error"]["type"] == "poison"
     lost = "SELECT count(*) FROM flowstone.attempts WHERE outcome = 'lost'"
-    assert query(ledger, lost) == [(repairs.MAX_LOST,)]
+    assert query(ledger, lost) == [(3,)]

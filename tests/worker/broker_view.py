@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
 
+from flowstone.priority import LEVELS
 from flowstone.queues import QUEUES
+
+SEPARATOR = "\x06\x16"
+"""What Celery puts between the name of a queue and a priority, in the name of a list."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,7 @@ class Sent:
     """One message: the raw entry of the Redis list, and its parts (Celery protocol 2)."""
 
     queue: str
+    priority: int
     raw: bytes
     headers: dict[str, Any]
     args: list[Any]
@@ -34,13 +39,28 @@ class Sent:
         return list(reversed(self.embed["chain"] or []))
 
 
-def take(broker: Redis) -> list[Sent]:
-    """Take all messages off the broker, the oldest of each queue first."""
-    return [_read(queue, raw) for queue in QUEUES for raw in _pop_all(broker, queue)]
+def lists(queue: str) -> list[str]:
+    """Return the names of the lists that hold a queue, that of the most urgent messages first."""
+    return [queue, *(f"{queue}{SEPARATOR}{level}" for level in range(1, LEVELS))]
 
 
-def _pop_all(broker: Redis, queue: str) -> Iterator[bytes]:
-    while (raw := broker.rpop(queue)) is not None:
+def waiting(broker: Redis, *queues: str) -> int:
+    """Return how many messages wait in queues, by default in all."""
+    return sum(int(broker.llen(name)) for queue in queues or QUEUES for name in lists(queue))
+
+
+def take(broker: Redis, queues: Iterable[str] = tuple(QUEUES)) -> list[Sent]:
+    """Take all messages off the broker, those of each queue in the order that a worker would."""
+    return [
+        _read(queue, raw)
+        for queue in queues
+        for name in lists(queue)
+        for raw in _pop_all(broker, name)
+    ]
+
+
+def _pop_all(broker: Redis, name: str) -> Iterator[bytes]:
+    while (raw := broker.rpop(name)) is not None:
         assert isinstance(raw, bytes)
         yield raw
 
@@ -50,4 +70,5 @@ def _read(queue: str, raw: bytes) -> Sent:
     assert entry["content-type"] == "application/json"
     assert entry["properties"]["body_encoding"] == "base64"
     args, kwargs, embed = json.loads(base64.b64decode(entry["body"]))
-    return Sent(queue, raw, entry["headers"], args, kwargs, embed)
+    priority = entry["properties"]["priority"]
+    return Sent(queue, priority, raw, entry["headers"], args, kwargs, embed)

@@ -13,6 +13,7 @@ import flowstone
 from flowstone import RunState, reconcile
 from flowstone.canvas import Publisher, task_id
 from flowstone.runtime import Runtime
+from tests.worker.broker_view import waiting
 from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
@@ -35,7 +36,7 @@ def revoked(celery_setup: CeleryTestSetup) -> Iterator[list[str]]:
 def assert_celery_is_done(celery_setup: CeleryTestSetup, broker: Redis) -> None:
     """No message is left or will be given out again, and the worker takes the next one."""
     wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
-    assert broker.llen("assets") == 0
+    assert waiting(broker, "assets") == 0
     assert flowstone.materialize("top").result(timeout=30) == 1
     assert "Traceback" not in celery_setup.worker.logs()
 

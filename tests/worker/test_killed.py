@@ -28,8 +28,7 @@ WHEN (NEW.asset = 'dies_at_{COMMITTING}') EXECUTE FUNCTION flowstone.slow()
 """
 
 REPAIRS: Mapping[str, str | None] = {
-    "arrival": "step.stranded",
-    **dict.fromkeys(BEFORE_COMMIT[1:], "step.lost"),
+    **dict.fromkeys(BEFORE_COMMIT, "step.lost"),
     # Nobody tells the run of what has been committed: the reconciler wakes it.
     **dict.fromkeys(AFTER_COMMIT, None),
 }

@@ -27,7 +27,7 @@ from flowstone.registry import build_registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.store.dispatch import DispatchedStep
 from tests.worker import worker_assets
-from tests.worker.broker_view import Sent, take
+from tests.worker.broker_view import Sent, take, waiting
 from tests.worker.ledger_view import LedgerView
 
 MAX_ARGUMENT_BYTES = 1024
@@ -230,7 +230,7 @@ def test_a_pickle_is_refused_unread_and_the_worker_goes_on(
     assert view.snapshot() == before
     assert flowstone.materialize("top").result(timeout=30) == 1
     # It is not given out again, either.
-    assert broker.llen("assets") == 0
+    assert waiting(broker, "assets") == 0
     assert broker.hlen("unacked") == 0
 
 

@@ -19,8 +19,8 @@ from redis import Redis
 import flowstone
 from flowstone import RunState, coordinator
 from flowstone.canvas import Publisher
-from flowstone.queues import QUEUES
 from flowstone.runtime import Runtime
+from tests.worker.broker_view import waiting
 from tests.worker.ledger_view import LedgerView
 from tests.worker.test_shapes import (
     assert_each_step_succeeded_once,
@@ -126,7 +126,7 @@ def test_four_coordinators_woken_at_random_run_each_step_once_and_in_order(
 
     # So it was outside: one message and one stored value for each, and nothing left over.
     wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
-    assert [broker.llen(queue) for queue in QUEUES] == [0] * len(QUEUES)
+    assert waiting(broker) == 0
     received = Counter(re.findall(r"Task (mesh_\S+)\[\S+\] received", celery_setup.worker.logs()))
     assert set(received) == set(view.steps(handle.id))
     assert set(received.values()) == {1}

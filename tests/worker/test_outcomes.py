@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from uuid import uuid4
@@ -149,40 +147,20 @@ def test_a_message_of_a_canvas_that_has_been_given_up_is_ignored(
     assert view.snapshot() == before
 
 
-# SIGQUIT is Celery's cold shutdown: it ends the asset by an exception that is not the asset's.
-@pytest.mark.parametrize("number", ["SIGKILL", "SIGQUIT"])
 def test_a_run_survives_the_end_of_the_worker_that_computes_it(
-    view: LedgerView,
-    gate: Gate,
-    reconcile: Callable[[], Mapping[str, int]],
-    number: str,
-) -> None:
-    gate.wait_for_attempt(1)
-    gate.worker.kill(number)
-    assert view.attempts(gate.handle.id, "gate") == [(1, None)]
-    gate.worker.restart()
-    _assert_found_lost_and_run_again(view, gate, reconcile)
-
-
-def test_a_run_survives_the_kill_of_one_process_of_the_pool(
-    view: LedgerView,
-    gate: Gate,
-    reconcile: Callable[[], Mapping[str, int]],
-) -> None:
-    os.kill(gate.wait_for_attempt(1), signal.SIGKILL)
-    gate.worker.assert_log_exists("WorkerLostError")
-    _assert_found_lost_and_run_again(view, gate, reconcile)
-
-
-def _assert_found_lost_and_run_again(
     view: LedgerView, gate: Gate, reconcile: Callable[[], Mapping[str, int]]
 ) -> None:
+    gate.wait_for_attempt(1)
+    gate.worker.kill()
+    assert view.attempts(gate.handle.id, "gate") == [(1, None)]
+    gate.worker.restart()
     assert wait_until(lambda: reconcile()["lease_expired"], "the lease of the dead expires") == 1
     gate.wait_for_attempt(2)
     gate.open()
     assert gate.handle.result(timeout=30) == 3
     assert view.attempts(gate.handle.id, "before_gate") == [(1, "succeeded")]
     assert view.attempts(gate.handle.id, "gate") == [(1, "lost"), (2, "succeeded")]
+    assert view.steps(gate.handle.id)["gate"].lost == 1
     actions = view.actions(gate.handle.id)
     assert actions["step.lost"] == 1
     assert actions["step.succeeded"] == 3

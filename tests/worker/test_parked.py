@@ -10,9 +10,9 @@ from redis import Redis
 
 import flowstone
 from flowstone.canvas import Publisher, task_id
-from flowstone.queues import QUEUES
 from flowstone.reconcile import reconcile
 from flowstone.runtime import Runtime
+from tests.worker.broker_view import waiting
 from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
@@ -48,7 +48,7 @@ def test_a_parked_step_of_a_chord_holds_nothing_up_and_the_join_comes_after_it(
 
     # No message waits anywhere: not in the worker's memory, and not on the broker.
     wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
-    assert [broker.llen(queue) for queue in QUEUES] == [0] * len(QUEUES)
+    assert waiting(broker) == 0
     scheduled = celery_setup.app.control.inspect(timeout=5).scheduled()
     assert list(scheduled.values()) == [[]]
 

@@ -1,0 +1,112 @@
+"""Ageing: a run of which no step starts, though some could, becomes more urgent.
+
+The reconciler notes in `runs.waits_since` when it has seen a run wait first, or start a step last.
+What is queued in Celery keeps its place there, so the first few steps are made ready again: the
+coordinator sends them anew at the better level, and their old messages claim nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from flowstone.priority import FIRST, MAX_BOOST
+from flowstone.store import audit, dispatch
+from flowstone.store.tables import SCHEMA
+from flowstone.store.waiting import GOES_ON, QUEUED, STARTABLE
+
+ACTOR = "reconciler"
+
+# Whoever waits for a worker that is not there would gain nothing.
+_COULD_START = f"""
+    EXISTS (
+        SELECT FROM ({STARTABLE}) s
+        WHERE NOT EXISTS (SELECT FROM {SCHEMA}.unattended u WHERE u.queue = s.queue))
+"""
+
+# OFFSET 0 keeps PostgreSQL from looking through all attempts, for which there is no index.
+_HAS_STARTED = f"""
+    EXISTS (
+        SELECT FROM {SCHEMA}.steps s
+        WHERE s.run_id = r.id AND s.attempt > 0
+          AND (s.finished_at IS NULL OR s.finished_at >= r.waits_since)
+          AND EXISTS (
+            SELECT FROM {SCHEMA}.attempts a
+            WHERE a.step_id = s.id AND a.started_at >= r.waits_since OFFSET 0))
+"""
+
+# A run at the top has nothing to gain but that its first steps go before its bulk. One whose
+# coordinator works at this moment does not starve.
+_AGE = text(
+    f"""
+    WITH seen AS (
+        SELECT r.id, CASE
+            WHEN NOT {_COULD_START} THEN 'has all it wants'
+            WHEN r.waits_since IS NULL OR {_HAS_STARTED} THEN 'moves'
+            WHEN r.boost < least({MAX_BOOST}, greatest(1, r.priority))
+                AND r.waits_since <= now() - make_interval(secs => :ageing * (r.boost + 1))
+            THEN 'starves' END AS how
+        FROM {SCHEMA}.runs r WHERE {GOES_ON}
+    ), locked AS (
+        SELECT r.id, r.boost AS was, seen.how FROM {SCHEMA}.runs r JOIN seen ON seen.id = r.id
+        WHERE seen.how IN ('moves', 'starves') OR seen.how IS NOT NULL AND r.waits_since IS NOT NULL
+        ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
+    )
+    UPDATE {SCHEMA}.runs r
+    SET boost = CASE how WHEN 'starves' THEN was + 1 ELSE 0 END,
+        waits_since = CASE how WHEN 'starves' THEN waits_since WHEN 'moves' THEN now() END
+    FROM locked WHERE r.id = locked.id
+    RETURNING r.id, was, r.boost, how = 'starves' AS starves
+    """
+)
+
+_FREE = text(
+    f"""
+    WITH first AS (
+        SELECT s.id FROM unnest(CAST(:runs AS uuid[])) AS r(id) CROSS JOIN LATERAL (
+            SELECT q.id FROM ({QUEUED}) q
+            WHERE NOT EXISTS (SELECT FROM {SCHEMA}.unattended u WHERE u.queue = q.queue)
+            ORDER BY q.id LIMIT {FIRST}) s
+    ), locked AS (
+        SELECT s.id, s.canvas FROM {SCHEMA}.steps s JOIN first ON first.id = s.id
+        WHERE s.state = 'queued' ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED
+    )
+    UPDATE {SCHEMA}.steps s SET state = 'pending', canvas = NULL, queued_at = NULL
+    FROM locked WHERE s.id = locked.id
+    RETURNING locked.canvas
+    """
+)
+
+
+@dataclass(frozen=True)
+class Aged:
+    """A run that has moved up, as it starves."""
+
+    run_id: UUID
+    boost: int
+    """By how many levels."""
+
+
+def age(conn: Connection, ageing: float) -> list[Aged]:
+    """Move the runs up that starve since `ageing` seconds, or since that once more.
+
+    Those that have started a step meanwhile go back to where they were.
+    """
+    seen = conn.execute(_AGE, {"ageing": ageing}).all()
+    aged = [Aged(row.id, row.boost) for row in seen if row.starves]
+    for row in seen:
+        if row.was != row.boost:
+            audit.record(
+                conn,
+                actor=ACTOR,
+                action="run.aged" if row.starves else "run.unaged",
+                run_id=row.id,
+                before={"boost": row.was},
+                after={"boost": row.boost},
+            )
+    if aged:
+        canvases = conn.scalars(_FREE, {"runs": [run.run_id for run in aged]}).all()
+        dispatch.release(conn, set(canvases))
+    return aged
