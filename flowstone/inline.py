@@ -14,8 +14,9 @@ from flowstone.expand import members
 from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
 from flowstone.outcome import Failed, Retrying
 from flowstone.runtime import Runtime, whoami
-from flowstone.states import FINAL_RUN_STATES
+from flowstone.states import FINAL_RUN_STATES, StepState
 from flowstone.store import runs
+from flowstone.store.steps import Refused
 
 
 def drive_to_the_end(here: Runtime, handle: RunHandle) -> BaseException | None:
@@ -90,6 +91,10 @@ def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> Ba
             time.sleep(min(ended.wait, POLL_SECONDS))
             if coordinator.end_if_late(here, run_id):
                 return None
+            continue
+        if ended == Refused(StepState.RETRYING):
+            # The clock of this process is ahead of the ledger's: the retry is not due yet.
+            time.sleep(POLL_SECONDS)
             continue
         if isinstance(ended, Ended):
             wake_others(here, ended.wake - {ended.claim.run_id})
