@@ -14,6 +14,7 @@ from kombu.exceptions import OperationalError
 
 from flowstone.errors import BadConfig, BrokerUnavailable
 from flowstone.expand import Canvas, Chain, members
+from flowstone.limits import KILL_LATER
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
 from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, message_priority
@@ -67,7 +68,14 @@ def _step(app: Celery, step: DispatchedStep) -> Signature:
         shadow=_shadow(step),
         ignore_result=True,
         task_id=task_id(step.id, step.canvas),
+        **_time_limit(step),
     )
+
+
+def _time_limit(step: DispatchedStep) -> dict[str, float]:
+    """Return what the message says of the time, where the step has a timeout of its own."""
+    # Celery has no part in the soft one: it would also interrupt what records the outcome.
+    return {} if step.hard_timeout is None else {"time_limit": step.hard_timeout + KILL_LATER}
 
 
 def _shadow(step: DispatchedStep) -> str:

@@ -213,7 +213,9 @@ class RunHandle:
         Defaults are included, and the values of secret fields are "***".
         """
         with self._runtime.ledger.begin() as conn:
-            return runs.get(conn, self.id).planned_config
+            configs = runs.get(conn, self.id).planned_config
+            # PostgreSQL keeps no order of keys.
+            return {asset: dict(sorted(values.items())) for asset, values in configs.items()}
 
     def start(self) -> RunHandle:
         """Start a run whose plan was saved by `save_plan`, and return this handle.

@@ -15,6 +15,7 @@ from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
 from flowstone.outcome import Failed, Retrying
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES
+from flowstone.store import runs
 
 
 def drive_to_the_end(here: Runtime, handle: RunHandle) -> BaseException | None:
@@ -40,7 +41,7 @@ def _drive(here: Runtime, handle: RunHandle) -> BaseException | None:
         canvases, steps = coordinator.take_ready(here, handle.id)
         for canvas in canvases:
             for member in members(canvas):
-                error = _execute_here(here, member, steps[member].canvas)
+                error = _execute_here(here, handle.id, member, steps[member].canvas)
                 first = error if first is None else first
         if not canvases and handle.status() not in FINAL_RUN_STATES:
             # All that is left is joined to steps of other runs, or waits for slots or its turn.
@@ -77,7 +78,7 @@ class _Pause:
                 wake_others(self._here, reconcile.repair(self._here).to_wake)
 
 
-def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> BaseException | None:
+def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> BaseException | None:
     """Run a step with all its attempts; return the error by which it has failed, if it has."""
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
@@ -87,6 +88,8 @@ def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> BaseException | 
                 return None
             # In short parts, as the run may be cancelled meanwhile.
             time.sleep(min(ended.wait, POLL_SECONDS))
+            if coordinator.end_if_late(here, run_id):
+                return None
             continue
         if isinstance(ended, Ended):
             wake_others(here, ended.wake - {ended.claim.run_id})
@@ -96,4 +99,13 @@ def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> BaseException | 
             if isinstance(ended, Ended) and isinstance(ended.outcome, Failed):
                 return ended.error
             return None
-        time.sleep(ended.outcome.delay)
+        time.sleep(_until_retry(here, run_id, ended.outcome.delay))
+        if coordinator.end_if_late(here, run_id):
+            return None
+
+
+def _until_retry(here: Runtime, run_id: UUID, delay: float) -> float:
+    """Return how long to wait: for the delay of the retry, or only to the deadline of the run."""
+    with here.ledger.begin() as conn:
+        left = runs.get(conn, run_id).seconds_left
+    return delay if left is None else max(0.0, min(delay, left))

@@ -84,7 +84,6 @@ def test_the_example_of_config_prints_plan_and_value(tmp_path: Path) -> None:
         timeout=60,
         check=False,
     )
-    assert (done.stdout, done.stderr) == (
-        "{'sample': {'rows': 3, 'mode': 'fast'}}\n[0, 1, 2]\n",
-        "",
-    )
+    printed = "[0, 1, 2] {'sample': {'mode': 'fast', 'rows': 3}}"
+    assert (done.stdout, done.stderr) == (f"{printed}\n", "")
+    assert f"# {printed}\n" in example("Config")

@@ -83,7 +83,7 @@ def test_interrupting_the_watching_does_not_cancel_and_says_how_to(
         assert process.stdout is not None
         # It says that no worker has come, and so it is watching.
         assert process.stdout.readline().startswith("run ")
-        assert "no worker has taken the run yet" in process.stdout.readline()
+        assert "in the queue 'control', which no worker consumes" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=DEADLINE)
     finally:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from flowstone import (
     Rate,
@@ -500,3 +501,17 @@ def test_a_rate_is_no_pool(worker_of: Callable[[Registry], Worker]) -> None:
     worker = worker_of(pages(Rate(1, key="api"), 1))
     worker.submit("pages")
     assert list_pools() == []
+
+
+def test_a_process_that_is_stopped_while_it_takes_a_token_does_not_keep_the_lock(
+    worker_of: Callable[[Registry], Worker], ledger: Ledger
+) -> None:
+    worker = worker_of(pages(Rate(1, key="api"), 1))
+    worker.submit("pages")
+    (message,) = worker.messages
+    setting = "SELECT current_setting('idle_in_transaction_session_timeout')"
+    with ledger.begin() as conn:
+        assert rates.turn(conn, message.id, message.canvas, "rate:api", patience=1)
+        assert conn.execute(text(setting)).scalar() == "10s"
+    # For that transaction alone.
+    assert query(ledger, setting) == [("0",)]

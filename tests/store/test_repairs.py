@@ -130,10 +130,12 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     woken: list[UUID] = []
     counts = reconcile(runtime, woken.append)
     assert counts == {
+        "deadline_passed": 0,
         "cancel_overdue": 0,
         "worker_gone": 0,
         "queue_timeout": 0,
         "run_aged": 0,
+        "timed_out": 0,
         "inline_abandoned": 0,
         "lease_expired": 1,
         "retry_due": 0,
@@ -146,10 +148,12 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     assert set(run.states().values()) == {"pending"}
     again = reconcile(runtime, woken.append)
     assert again == {
+        "deadline_passed": 0,
         "cancel_overdue": 0,
         "worker_gone": 0,
         "queue_timeout": 0,
         "run_aged": 0,
+        "timed_out": 0,
         "inline_abandoned": 0,
         "lease_expired": 0,
         "retry_due": 0,
