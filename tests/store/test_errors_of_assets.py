@@ -49,7 +49,7 @@ class OneStep:
 
     def attempt(self) -> Ended:
         """Dispatch the step, and run it once."""
-        _, dispatched = take_ready(self.here, self.id)
+        dispatched = take_ready(self.here, self.id).steps
         ((step, member),) = dispatched.items()
         ended = execute(self.here, step, member.canvas, worker="test", park_after=0)
         assert isinstance(ended, Ended)
@@ -57,7 +57,7 @@ class OneStep:
 
     def lose(self) -> None:
         """Dispatch the step to a worker whose process dies."""
-        _, dispatched = take_ready(self.here, self.id)
+        dispatched = take_ready(self.here, self.id).steps
         ((step, member),) = dispatched.items()
         with self.here.ledger.begin() as conn:
             assert isinstance(steps.claim(conn, step, member.canvas, worker="w", lease=-1), Claim)
