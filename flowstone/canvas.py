@@ -17,6 +17,7 @@ from flowstone.expand import Canvas, Chain, members
 from flowstone.limits import KILL_LATER
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
+from flowstone.priority import CONTROL
 from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, message_priority
 from flowstone.store.dispatch import DispatchedStep
 
@@ -111,13 +112,14 @@ class Publisher:
             if name not in known:
                 known.add(as_queue(name))
 
-    def wake(self, run_id: UUID) -> None:
-        """Send a wake-up to the coordinator of a run; raise BrokerUnavailable."""
+    def wake(self, run_id: UUID, level: int = CONTROL) -> None:
+        """Send a wake-up of a level to the coordinator of a run; raise BrokerUnavailable."""
         with translated(self.app):
             self.app.send_task(
                 COORDINATE,
                 kwargs=CoordinateMessage(run_id=run_id).arguments(),
                 queue=CONTROL_QUEUE,
+                priority=message_priority(level, self.app.conf.broker_url),
                 ignore_result=True,
             )
 

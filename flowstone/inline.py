@@ -9,13 +9,14 @@ from uuid import UUID
 from flowstone import coordinator, reconcile
 from flowstone.claiming import Early
 from flowstone.errors import FlowStoneError, LedgerUnavailable
-from flowstone.execution import Ended, execute
+from flowstone.execution import Ended, Fenced, execute
 from flowstone.expand import members
 from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
 from flowstone.outcome import Failed, Retrying
 from flowstone.runtime import Runtime, whoami
-from flowstone.states import FINAL_RUN_STATES
+from flowstone.states import FINAL_RUN_STATES, StepState
 from flowstone.store import runs
+from flowstone.store.steps import Refused
 
 
 def drive_to_the_end(here: Runtime, handle: RunHandle) -> BaseException | None:
@@ -82,26 +83,36 @@ def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> Ba
     """Run a step with all its attempts; return the error by which it has failed, if it has."""
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
-        if isinstance(ended, Early):
-            wake_others(here, ended.wake)
-            if ended.has_left:
-                return None
-            # In short parts, as the run may be cancelled meanwhile.
-            time.sleep(min(ended.wait, POLL_SECONDS))
-            if coordinator.end_if_late(here, run_id):
-                return None
-            continue
-        if isinstance(ended, Ended):
-            wake_others(here, ended.wake - {ended.claim.run_id})
+        if isinstance(ended, Ended | Early):
+            wake_others(here, ended.wake - {run_id})
         if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):
             raise ended.error
-        if not (isinstance(ended, Ended) and isinstance(ended.outcome, Retrying)):
-            if isinstance(ended, Ended) and isinstance(ended.outcome, Failed):
-                return ended.error
-            return None
-        time.sleep(_until_retry(here, run_id, ended.outcome.delay))
+        pause = _before_next(here, run_id, ended)
+        if pause is None:
+            return ended.error if isinstance(ended, Ended) and _has_failed(ended) else None
+        time.sleep(pause)
         if coordinator.end_if_late(here, run_id):
             return None
+
+
+def _has_failed(ended: Ended) -> bool:
+    return isinstance(ended.outcome, Failed)
+
+
+def _before_next(
+    here: Runtime, run_id: UUID, ended: Ended | Fenced | Refused | Early
+) -> float | None:
+    """Return the seconds to wait before a step is tried again, or None if it is not, here."""
+    match ended:
+        case Early(has_left=False, wait=wait):
+            # In short parts, as the run may be cancelled meanwhile.
+            return min(wait, POLL_SECONDS)
+        case Refused(StepState.RETRYING):
+            # The clock of this process is ahead of the ledger's: the retry is not due yet.
+            return POLL_SECONDS
+        case Ended(outcome=Retrying(delay=delay)):
+            return _until_retry(here, run_id, delay)
+    return None
 
 
 def _until_retry(here: Runtime, run_id: UUID, delay: float) -> float:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from flowstone import audit, execution
 from flowstone.log import get_logger
+from flowstone.priority import message_level
 from flowstone.runtime import Runtime
 from flowstone.store import (
     ageing,
@@ -41,13 +42,17 @@ IDLE_SECONDS: Final = 5.0
 ACTOR: Final = "reconciler"
 
 
+Wake = Callable[[UUID, int], None]
+"""Sends for the coordinator of a run, by a message of the given level."""
+
+
 def _let_run(steps: Iterable[tuple[int, UUID]]) -> None:
     """Leave processes alone whose steps were taken from them: they can commit nothing."""
 
 
 def reconcile(
     runtime: Runtime,
-    wake: Callable[[UUID], None],
+    wake: Wake,
     kill: Callable[[Iterable[tuple[int, UUID]]], None] = _let_run,
 ) -> Mapping[str, int]:
     """Apply every rule once, then wake the runs that can go on; return the repairs by rule.
@@ -69,8 +74,11 @@ def reconcile(
         # What this worker was started with holds from now on.
         slots.declare(conn, runtime.settings.pools)
         to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
+        urgent = ageing.of_runs(conn, to_wake)
     for run_id in sorted(to_wake):
-        wake(run_id)
+        # Not before all steps, as what keeps runs going else is: each pass sends them anew, and
+        # where many runs are open, workers that are slow would do nothing else.
+        wake(run_id, message_level(*urgent[run_id], place=0, in_flight=1))
     # Last, as nobody waits for it.
     audit.seal(runtime, batches=audit.PASS)
     return {

@@ -66,9 +66,15 @@ class StepRequest(Request):  # type: ignore[misc] # Celery has no types
         """Let the reconciler record that a process is killed, which it else finds out later."""
         super().on_timeout(soft, timeout)
         if not soft:
+            self._reconcile()
+
+    def _reconcile(self) -> None:
+        try:
             app.send_task(
                 RECONCILE, queue=CONTROL_QUEUE, expires=RECONCILE_SECONDS, ignore_result=True
             )
+        except Exception as error:  # noqa: BLE001 - the worker goes on, and beat sends it, too
+            log.warning("the reconciler comes a little later", task=self.name, error=str(error))
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: ANN401
         """End the process, as Celery's cold shutdown asks; `tasks.stop` tells the ledger."""

@@ -72,7 +72,15 @@ _DECLARE = (
     ),
 )
 
-_LOCK = Prepared(f"SELECT {_BUCKET} FROM {SCHEMA}.rates r WHERE key = :key FOR NO KEY UPDATE")
+# A process that is stopped, or cut off, between this and its commit must not hold up all others.
+_LOCK = Prepared(
+    f"""
+    SELECT {_BUCKET}
+    FROM {SCHEMA}.rates r
+    CROSS JOIN set_config('idle_in_transaction_session_timeout', '10s', true)
+    WHERE r.key = :key FOR NO KEY UPDATE OF r
+    """
+)
 
 _CLAIMABLE = f"""
     id = :step_id AND canvas = :canvas AND open_deps = 0

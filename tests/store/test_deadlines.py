@@ -67,7 +67,7 @@ def put_right(here: Runtime, killed: list[tuple[int, UUID]]) -> Callable[[], dic
     def kill(found: Iterable[tuple[int, UUID]]) -> None:
         killed.extend(found)
 
-    return lambda: dict(reconcile(here, lambda _: None, kill))
+    return lambda: dict(reconcile(here, lambda *_: None, kill))
 
 
 Pass = Callable[[], dict[str, int]]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from flowstone import (
     Rate,
@@ -265,7 +266,7 @@ def test_each_attempt_takes_a_token_of_its_own(
     worker = worker_of(pages(Rate(1, key="api"), 1))
     run_id = worker.submit("pages")
     worker.retry(worker.start(worker.messages.pop(0)), delay=0)
-    reconcile(worker.runtime, lambda _: None)
+    reconcile(worker.runtime, lambda *_: None)
     worker.coordinate(run_id)
     assert worker.dispatched() == {"page": 1}
     claim = worker.start(worker.messages.pop(0))
@@ -300,7 +301,7 @@ def test_a_process_that_dies_costs_its_token_and_no_more(
     assert isinstance(worker.take(two), Early)
     later(ledger, 1000)
     # The lease of the first has expired, and the message of the second is lost.
-    counts = reconcile(worker.runtime, lambda _: None)
+    counts = reconcile(worker.runtime, lambda *_: None)
     assert (counts["lease_expired"], counts["step_stranded"]) == (1, 1)
     worker.coordinate(run_id)
     assert [worker.start(message).step_id for message in list(worker.messages)] == [one.id, two.id]
@@ -500,3 +501,17 @@ def test_a_rate_is_no_pool(worker_of: Callable[[Registry], Worker]) -> None:
     worker = worker_of(pages(Rate(1, key="api"), 1))
     worker.submit("pages")
     assert list_pools() == []
+
+
+def test_a_process_that_is_stopped_while_it_takes_a_token_does_not_keep_the_lock(
+    worker_of: Callable[[Registry], Worker], ledger: Ledger
+) -> None:
+    worker = worker_of(pages(Rate(1, key="api"), 1))
+    worker.submit("pages")
+    (message,) = worker.messages
+    setting = "SELECT current_setting('idle_in_transaction_session_timeout')"
+    with ledger.begin() as conn:
+        assert rates.turn(conn, message.id, message.canvas, "rate:api", patience=1)
+        assert conn.execute(text(setting)).scalar() == "10s"
+    # For that transaction alone.
+    assert query(ledger, setting) == [("0",)]

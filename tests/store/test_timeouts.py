@@ -273,7 +273,7 @@ def put_right(
     def kill(found: Iterable[tuple[int, UUID]]) -> None:
         killed.extend(found)
 
-    return lambda: dict(reconcile(here, lambda _: None, kill))
+    return lambda: dict(reconcile(here, lambda *_: None, kill))
 
 
 def test_a_step_that_was_killed_leaves_its_canvas_and_is_parked(
@@ -372,7 +372,7 @@ def test_an_attempt_in_this_process_that_goes_on_has_lost_its_step(
     def stubborn(context: Context) -> int:
         if context.attempt == 1:
             let_time_pass(ledger)
-            reconcile(here, lambda _: None)
+            reconcile(here, lambda *_: None)
         return context.attempt
 
     here = make_runtime(build_registry([stubborn]), lease_seconds=1.0)
