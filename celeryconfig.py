@@ -3,6 +3,7 @@
 from celery.schedules import crontab
 
 from flowstone.canvas import as_queue
+from flowstone.limits import KILL_LATER
 from flowstone.messages import COORDINATE, PRUNE, RECONCILE, STEP
 from flowstone.priority import CONTROL, LEVELS
 from flowstone.queues import CONTROL_QUEUE, all_queues, message_priority
@@ -36,8 +37,15 @@ task_reject_on_worker_lost = False
 # milliseconds, its processes would wait for the broker without a reserve.
 worker_prefetch_multiplier = _settings.prefetch
 
-task_soft_time_limit = _settings.soft_time_limit
+# Celery asks none of the steps to stop: FlowStone does so itself, as Celery's exception may come
+# while the outcome is recorded. It kills what does not, a moment after the ledger's own limit.
 task_time_limit = _settings.time_limit
+task_annotations = {
+    STEP: {"time_limit": _settings.time_limit + KILL_LATER},
+    COORDINATE: {"soft_time_limit": _settings.soft_time_limit},
+    RECONCILE: {"soft_time_limit": _settings.soft_time_limit},
+    PRUNE: {"soft_time_limit": _settings.soft_time_limit},
+}
 # Redis gives out again what is not acknowledged in this time, so it must outlast any task.
 broker_transport_options = {
     "visibility_timeout": int(_settings.time_limit) + 600,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
-from flowstone.errors import Cancelled, FlowStoneError, RetryAfter
+from flowstone.errors import Cancelled, FlowStoneError, RetryAfter, StepTimeout
 from flowstone.limits import Rate, Timeout
 from flowstone.partition import (
     UNPARTITIONED,
@@ -67,6 +67,7 @@ __all__ = [
     "RunState",
     "StaticPartitions",
     "StepState",
+    "StepTimeout",
     "Timeout",
     "Version",
     "Window",

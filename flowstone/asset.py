@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import CodeType
@@ -107,6 +107,20 @@ class Asset:
 
     def __str__(self) -> str:
         return self.name
+
+
+def check_timeouts(assets: Iterable[Asset], limit: float) -> None:
+    """Raise DefinitionError for an asset that may take longer than `limit`, in seconds.
+
+    Brokers give a message out again, and results of chords expire, by that limit.
+    """
+    for asset in assets:
+        if asset.timeout is not None and asset.timeout.hard > limit:
+            raise DefinitionError(
+                f"asset {asset.name!r} ({asset.location}) has a hard timeout of "
+                f"{asset.timeout.hard:g} s, above FLOWSTONE_TIME_LIMIT ({limit:g} s); lower its "
+                "timeout=, or raise the setting for all processes"
+            )
 
 
 class Definition(Protocol):

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import signal
 import traceback
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from flowstone import hints
+from flowstone.alarm import Alarm
 from flowstone.asset import Asset, Dependency
 from flowstone.check import Checked, examine
 from flowstone.context import Context, Resources
 from flowstone.errors import (
     CheckFailed,
+    FlowStoneError,
     MissingInput,
     MissingOutput,
     OutputError,
+    StepTimeout,
 )
 from flowstone.freshness import Input
 from flowstone.io import Place
+from flowstone.limits import TimeLimit, Timeout
 from flowstone.log import get_logger
 from flowstone.made_of import asset_config, made_of
 from flowstone.outcome import (
@@ -42,32 +47,81 @@ from flowstone.store.steps import Claim
 
 log = get_logger("flowstone.attempt")
 
+Overtime = Callable[[], StepTimeout | None]
+"""Tells whether the time of an attempt is over."""
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What an attempt works with besides its inputs."""
+
+    config: Any
+    resources: Resources
+    overtime: Overtime
+
 
 def compute(
-    runtime: Runtime, claim: Claim, park_after: float
+    runtime: Runtime, claim: Claim, park_after: float, alarm: Alarm
 ) -> tuple[Outcome, BaseException | None]:
-    """Compute and stage the value; return what follows, and the error if there was one."""
+    """Compute and stage the value; return what follows, and the error if there was one.
+
+    The alarm interrupts this at the soft timeout, and nothing that comes after it.
+    """
     policy = Retry()
+    limit = time_limit(runtime, claim)
     try:
+        # To load the definitions takes no time of the asset; half of a module would stay loaded.
         asset = runtime.registry.graph[claim.asset]
         policy = asset.retry
-        config = asset_config(asset, claim.config)
-        expected = made_of(asset, config, _hashes(claim), claim.resources)
-        if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
-            return Skipped(claim.earlier.step_id), None
-        with runtime.resources.lent(asset.requires, claim.resources) as resources:
-            value = asset.function(**_arguments(runtime, asset, claim, config, resources))
-            output = _stage(runtime, asset, claim, value)
-        checks = _check(runtime, claim, output)
-        return Succeeded(output, expected, asset.version, checks), None
+        with alarm.ringing(limit.timeout.soft, lambda: limit.interrupted):
+            overtime = partial(_overtime, alarm, limit)
+            return _value(runtime, asset, claim, overtime), None
     # Whatever an asset raises is its failure, sys.exit() too: it must not take the worker with it.
     except BaseException as error:
         if _is_termination(error):
             raise
+        error = _cause(error)
         outcome = failure_of(runtime, claim, error, policy, park_after)
         if isinstance(error, _Refusal) and isinstance(outcome, Failed):
             outcome = replace(outcome, refused=error.value)
         return outcome, runtime.resources.secrets.without(error)
+
+
+def _value(runtime: Runtime, asset: Asset, claim: Claim, overtime: Overtime) -> Skipped | Succeeded:
+    config = asset_config(asset, claim.config)
+    expected = made_of(asset, config, _hashes(claim), claim.resources)
+    if claim.earlier and claim.earlier.fingerprint == str(expected) and not asset.volatile:
+        return Skipped(claim.earlier.step_id)
+    with runtime.resources.lent(asset.requires, claim.resources) as resources:
+        given = _Given(config, resources, overtime)
+        value = asset.function(**_arguments(runtime, asset, claim, given))
+        output = _stage(runtime, asset, claim, value)
+    checks = _check(runtime, claim, output)
+    return Succeeded(output, expected, asset.version, checks)
+
+
+def time_limit(runtime: Runtime, claim: Claim) -> TimeLimit:
+    """Return the timeout that holds for an attempt: that of its plan, or of the settings."""
+    settings = runtime.settings
+    of_settings = Timeout(settings.soft_time_limit, settings.time_limit)
+    return TimeLimit(claim.name, claim.timeout or of_settings, claim.timeout is not None)
+
+
+def _overtime(alarm: Alarm, limit: TimeLimit) -> StepTimeout | None:
+    return limit.interrupted if alarm.is_over else None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the error itself, or the end of its time if that is what FlowStone stumbled over.
+
+    A library in between may turn what interrupts it into an error of its own.
+    """
+    cause: BaseException | None = error if isinstance(error, FlowStoneError) else None
+    while cause is not None:
+        if isinstance(cause, StepTimeout):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return error
 
 
 def failure_of(
@@ -166,18 +220,17 @@ def _arguments(
     runtime: Runtime,
     asset: Asset,
     claim: Claim,
-    config: Any,  # noqa: ANN401 - the user's model
-    resources: Resources,
+    given: _Given,
 ) -> dict[str, Any]:
     # First the resources: what cannot be computed needs no inputs.
-    arguments = {name: resources[name] for name in asset.injected}
+    arguments = {name: given.resources[name] for name in asset.injected}
     arguments |= {
         dependency.parameter: _input(runtime, asset, dependency, claim)
         for dependency in asset.dependencies
         if dependency.parameter is not None
     }
     if asset.context_parameter:
-        arguments[asset.context_parameter] = _context(runtime, asset, claim, config, resources)
+        arguments[asset.context_parameter] = _context(runtime, asset, claim, given)
     return arguments
 
 
@@ -230,8 +283,7 @@ def _context(
     runtime: Runtime,
     asset: Asset,
     claim: Claim,
-    config: Any,  # noqa: ANN401 - the user's model
-    resources: Resources,
+    given: _Given,
 ) -> Context:
     names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
     return Context(
@@ -240,8 +292,9 @@ def _context(
         partition=decode_key(claim.partition),
         partitions=asset.partitions,
         attempt=claim.attempt,
-        config=config,
-        resources=resources,
+        config=given.config,
+        resources=given.resources,
         logger=get_logger("flowstone.asset", **names),
         is_cancelled=partial(runtime.leases.is_cancelled, claim.token),
+        overtime=given.overtime,
     )

@@ -14,8 +14,10 @@ from kombu.exceptions import OperationalError
 
 from flowstone.errors import BadConfig, BrokerUnavailable
 from flowstone.expand import Canvas, Chain, members
+from flowstone.limits import KILL_LATER
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
+from flowstone.priority import CONTROL
 from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, message_priority
 from flowstone.store.dispatch import DispatchedStep
 
@@ -67,7 +69,14 @@ def _step(app: Celery, step: DispatchedStep) -> Signature:
         shadow=_shadow(step),
         ignore_result=True,
         task_id=task_id(step.id, step.canvas),
+        **_time_limit(step),
     )
+
+
+def _time_limit(step: DispatchedStep) -> dict[str, float]:
+    """Return what the message says of the time, where the step has a timeout of its own."""
+    # Celery has no part in the soft one: it would also interrupt what records the outcome.
+    return {} if step.hard_timeout is None else {"time_limit": step.hard_timeout + KILL_LATER}
 
 
 def _shadow(step: DispatchedStep) -> str:
@@ -103,13 +112,14 @@ class Publisher:
             if name not in known:
                 known.add(as_queue(name))
 
-    def wake(self, run_id: UUID) -> None:
-        """Send a wake-up to the coordinator of a run; raise BrokerUnavailable."""
+    def wake(self, run_id: UUID, level: int = CONTROL) -> None:
+        """Send a wake-up of a level to the coordinator of a run; raise BrokerUnavailable."""
         with translated(self.app):
             self.app.send_task(
                 COORDINATE,
                 kwargs=CoordinateMessage(run_id=run_id).arguments(),
                 queue=CONTROL_QUEUE,
+                priority=message_priority(level, self.app.conf.broker_url),
                 ignore_result=True,
             )
 

@@ -43,6 +43,7 @@ def claim(runtime: Runtime, step_id: int, canvas: UUID, *, worker: str) -> Claim
         worker=worker,
         lease=runtime.leases.seconds,
         release=runtime.settings.release,
+        time_limit=runtime.settings.time_limit,
     )
     with runtime.ledger.autocommit() as conn:
         claimed = claim_it(conn)

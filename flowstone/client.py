@@ -62,7 +62,8 @@ def materialize(
 
     Raises BadConfig, UnknownResource, KeyReused for the key of a different request,
     LedgerUnavailable or BrokerUnavailable, and then nothing has been recorded. Names and
-    keys are checked by the coordinator: a run for which they are wrong fails and says so.
+    keys are checked by the coordinator: a run for which they are wrong fails and says so; and
+    so does one with a bad config, where this process does not have the definitions.
     """
     request = submission.request(
         asset,

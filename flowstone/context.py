@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flowstone.errors import Cancelled, UnknownResource, did_you_mean
+from flowstone.errors import Cancelled, StepTimeout, UnknownResource, did_you_mean
 from flowstone.partition import PartitionSet, TimePartitions, Window
 
 
@@ -45,6 +45,10 @@ def _never() -> bool:
     return False
 
 
+def _in_time() -> None:
+    """Say that there is still time."""
+
+
 @dataclass(frozen=True)
 class Context:
     """The step that an asset's function is called for.
@@ -63,20 +67,26 @@ class Context:
     resources: Resources
     logger: Logger
     is_cancelled: Callable[[], bool] = field(default=_never, repr=False, compare=False)
+    overtime: Callable[[], StepTimeout | None] = field(default=_in_time, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
-        """Whether the step should stop: its run is cancelled, or another attempt has the step.
+        """Whether the step should stop.
 
-        Costs nothing, so a loop may ask as often as it likes. The worker learns of it when it
-        next renews its leases, within a third of FLOWSTONE_LEASE_SECONDS.
+        That is so where its run is cancelled, where another attempt has the step, and where
+        its time is over.
+
+        Costs nothing, so a loop may ask as often as it likes. The worker learns of a cancellation
+        when it next renews its leases, within a third of FLOWSTONE_LEASE_SECONDS.
         """
-        return self.is_cancelled()
+        return self.is_cancelled() or self.overtime() is not None
 
     def raise_if_cancelled(self) -> None:
-        """End the step as cancelled if it should stop, by raising Cancelled."""
-        if self.cancelled:
+        """End the attempt if it should stop, by raising Cancelled, or StepTimeout at its end."""
+        if self.is_cancelled():
             raise Cancelled(f"{self.asset!r} was asked to stop")
+        if (error := self.overtime()) is not None:
+            raise error
 
     @property
     def window(self) -> Window | None:

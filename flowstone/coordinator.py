@@ -40,7 +40,17 @@ from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
 from flowstone.states import RunState
-from flowstone.store import cancellation, dispatch, failing, flights, plans, rates, runs, slots
+from flowstone.store import (
+    cancellation,
+    deadlines,
+    dispatch,
+    failing,
+    flights,
+    plans,
+    rates,
+    runs,
+    slots,
+)
 from flowstone.store.dispatch import DispatchedStep, Follower, Ready
 from flowstone.store.failing import Reason
 from flowstone.store.ledger import Connection
@@ -279,6 +289,8 @@ def _take_ready(
     if run.is_being_cancelled:
         cancellation.sweep(conn, run, actor=ACTOR)
         return (), {}
+    if _end_if_late(conn, run):
+        return (), {}
     if run.state not in (RunState.PLANNED, RunState.RUNNING):
         return (), {}
     ready = _give_way(conn, runtime, run)
@@ -302,6 +314,18 @@ def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, 
         step: message_level(run.request.priority.level, run.boost, place=place, in_flight=in_flight)
         for step, place in place_of.items()
     }
+
+
+def end_if_late(runtime: Runtime, run_id: UUID) -> bool:
+    """End a run whose deadline has passed; return whether that was so."""
+    return runtime.ledger.in_turn(lambda conn: _end_if_late(conn, runs.lock(conn, run_id)))
+
+
+def _end_if_late(conn: Connection, run: Run) -> bool:
+    if not run.is_late or run.is_being_cancelled or run.state == RunState.PAUSED:
+        return False
+    deadlines.end(conn, run, actor=ACTOR)
+    return True
 
 
 def _give_way(conn: Connection, runtime: Runtime, run: Run) -> Ready:

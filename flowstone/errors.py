@@ -313,9 +313,19 @@ class RunTimeout(FlowStoneError):
     retryable = True
 
 
+class StepTimeout(FlowStoneError):
+    """An attempt took longer than its timeout; raised within the asset, which may clean up."""
+
+    type = "timeout"
+    retryable = True
+
+
 def is_time_limit(error: BaseException) -> bool:
-    """Return whether Celery has interrupted what ran, so that the error is none of that."""
-    return type(error).__module__.partition(".")[0] == "billiard"
+    """Return whether the time of what ran is over, so that the error is none of its own.
+
+    Celery has a limit of its own, if whoever starts a worker asks for one.
+    """
+    return isinstance(error, StepTimeout) or type(error).__module__.partition(".")[0] == "billiard"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

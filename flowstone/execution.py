@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from flowstone import claiming
-from flowstone.attempt import compute, failure_of
+from flowstone.alarm import Alarm
+from flowstone.attempt import compute, failure_of, time_limit
 from flowstone.claiming import Early
 from flowstone.errors import (
+    FlowStoneError,
     LedgerRefused,
     LedgerUnavailable,
 )
@@ -66,8 +68,10 @@ def execute(
     if claim.takes and park_after < math.inf:
         # It must not hold its slots while it waits.
         park_after = 0
-    with runtime.leases.held(claim.token):
-        outcome, error = compute(runtime, claim, park_after)
+    # The alarm is taken around all of it: one that is set for what this runs within, a step that
+    # computes others, must not ring while the outcome is recorded.
+    with Alarm() as alarm, runtime.leases.held(claim.token):
+        outcome, error = compute(runtime, claim, park_after, alarm)
         _pause_rate(runtime, claim, outcome)
         try:
             recorded = _record_patiently(runtime, claim, outcome)
@@ -91,6 +95,23 @@ def _pause_rate(runtime: Runtime, claim: Claim, outcome: Outcome) -> None:
     # Before the failure is recorded, so that nothing starts in between.
     with contextlib.suppress(LedgerUnavailable), runtime.ledger.autocommit() as conn:
         rates.pause(conn, claim.step_id, seconds)
+
+
+def end_overdue(runtime: Runtime, claim: Claim) -> frozenset[UUID] | None:
+    """Record that an attempt has been killed by its hard timeout, if it has not ended by itself.
+
+    What follows is what follows from any error, except that a retry leaves the canvas, as
+    nobody has its message any more. Returns the runs to wake, or None if it had ended.
+    """
+    try:
+        policy = runtime.registry.graph[claim.asset].retry
+    except FlowStoneError:
+        # This process may have other definitions than the one that ran it.
+        policy = Retry()
+    error = time_limit(runtime, claim).killed
+    outcome = failure_of(runtime, claim, error, policy, park_after=-1)
+    recorded = runtime.ledger.in_turn(lambda conn: _write_unless_stopped(conn, claim, outcome))
+    return None if recorded is None else _to_wake(runtime, claim, recorded)
 
 
 def _to_wake(runtime: Runtime, claim: Claim, outcome: Outcome) -> frozenset[UUID]:
@@ -154,9 +175,15 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
         with runtime.ledger.autocommit() as conn:
             return outcome if steps.commit(conn, claim, outcome) else None
     with runtime.ledger.begin() as conn:
-        if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
-            outcome = Stopped(outcome.failure)
-        return outcome if _write(conn, claim, outcome) else None
+        return _write_unless_stopped(conn, claim, outcome)
+
+
+def _write_unless_stopped(
+    conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying | Stopped
+) -> Outcome | None:
+    if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
+        outcome = Stopped(outcome.failure)
+    return outcome if _write(conn, claim, outcome) else None
 
 
 def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying | Stopped) -> bool:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from flowstone.errors import is_time_limit
+
 
 def of_result(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - any type
     """Return the annotation of what a function returns, or None if it has none."""
@@ -65,7 +67,9 @@ def _hint(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
     alone = types.SimpleNamespace(__annotations__={name: annotations[name]})
     try:
         found = get_type_hints(alone, getattr(inner, "__globals__", {}), include_extras=True)[name]
-    except Exception:  # noqa: BLE001 - the user's own expression may raise anything
+    except Exception as error:  # the user's own expression may raise anything
+        if is_time_limit(error):
+            raise
         return None
     return None if found is Any or found is object else found
 

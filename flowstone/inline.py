@@ -9,12 +9,14 @@ from uuid import UUID
 from flowstone import coordinator, reconcile
 from flowstone.claiming import Early
 from flowstone.errors import FlowStoneError, LedgerUnavailable
-from flowstone.execution import Ended, execute
+from flowstone.execution import Ended, Fenced, execute
 from flowstone.expand import members
 from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
 from flowstone.outcome import Failed, Retrying
 from flowstone.runtime import Runtime, whoami
-from flowstone.states import FINAL_RUN_STATES
+from flowstone.states import FINAL_RUN_STATES, StepState
+from flowstone.store import runs
+from flowstone.store.steps import Refused
 
 
 def drive_to_the_end(here: Runtime, handle: RunHandle) -> BaseException | None:
@@ -40,7 +42,7 @@ def _drive(here: Runtime, handle: RunHandle) -> BaseException | None:
         canvases, steps = coordinator.take_ready(here, handle.id)
         for canvas in canvases:
             for member in members(canvas):
-                error = _execute_here(here, member, steps[member].canvas)
+                error = _execute_here(here, handle.id, member, steps[member].canvas)
                 first = error if first is None else first
         if not canvases and handle.status() not in FINAL_RUN_STATES:
             # All that is left is joined to steps of other runs, or waits for slots or its turn.
@@ -77,23 +79,44 @@ class _Pause:
                 wake_others(self._here, reconcile.repair(self._here).to_wake)
 
 
-def _execute_here(here: Runtime, step_id: int, canvas: UUID) -> BaseException | None:
+def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> BaseException | None:
     """Run a step with all its attempts; return the error by which it has failed, if it has."""
     while True:
         ended = execute(here, step_id, canvas, worker=whoami())
-        if isinstance(ended, Early):
-            wake_others(here, ended.wake)
-            if ended.has_left:
-                return None
-            # In short parts, as the run may be cancelled meanwhile.
-            time.sleep(min(ended.wait, POLL_SECONDS))
-            continue
-        if isinstance(ended, Ended):
-            wake_others(here, ended.wake - {ended.claim.run_id})
+        if isinstance(ended, Ended | Early):
+            wake_others(here, ended.wake - {run_id})
         if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):
             raise ended.error
-        if not (isinstance(ended, Ended) and isinstance(ended.outcome, Retrying)):
-            if isinstance(ended, Ended) and isinstance(ended.outcome, Failed):
-                return ended.error
+        pause = _before_next(here, run_id, ended)
+        if pause is None:
+            return ended.error if isinstance(ended, Ended) and _has_failed(ended) else None
+        time.sleep(pause)
+        if coordinator.end_if_late(here, run_id):
             return None
-        time.sleep(ended.outcome.delay)
+
+
+def _has_failed(ended: Ended) -> bool:
+    return isinstance(ended.outcome, Failed)
+
+
+def _before_next(
+    here: Runtime, run_id: UUID, ended: Ended | Fenced | Refused | Early
+) -> float | None:
+    """Return the seconds to wait before a step is tried again, or None if it is not, here."""
+    match ended:
+        case Early(has_left=False, wait=wait):
+            # In short parts, as the run may be cancelled meanwhile.
+            return min(wait, POLL_SECONDS)
+        case Refused(StepState.RETRYING):
+            # The clock of this process is ahead of the ledger's: the retry is not due yet.
+            return POLL_SECONDS
+        case Ended(outcome=Retrying(delay=delay)):
+            return _until_retry(here, run_id, delay)
+    return None
+
+
+def _until_retry(here: Runtime, run_id: UUID, delay: float) -> float:
+    """Return how long to wait: for the delay of the retry, or only to the deadline of the run."""
+    with here.ledger.begin() as conn:
+        left = runs.get(conn, run_id).seconds_left
+    return delay if left is None else max(0.0, min(delay, left))

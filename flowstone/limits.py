@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from flowstone.errors import DefinitionError
+from flowstone.errors import DefinitionError, StepTimeout
 from flowstone.names import NAME
 
 SECONDS: Final = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86_400.0}
@@ -21,6 +21,14 @@ LONGEST: Final = 10 * 365 * 86_400.0
 
 KILL_AFTER: Final = 60.0
 """The seconds that a step has to end by itself after it was asked to, where not said otherwise."""
+
+
+KILL_LATER: Final = 1.0
+"""The seconds after a hard timeout at which Celery kills a process.
+
+Its clock runs from the arrival of the message, that of the ledger from the claim, a moment
+later. So the time of an attempt is over in the ledger when its process has been killed.
+"""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,36 @@ class Timeout:
             object.__setattr__(self, "hard", self.soft + KILL_AFTER)
         if not 0 < self.soft <= self.hard < math.inf:
             raise DefinitionError(f"{self}: needs 0 < soft <= hard, in seconds")
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The timeout that holds for one attempt, and who has said so."""
+
+    step: str
+    timeout: Timeout
+    is_own: bool
+    """Whether it is that of the asset; else it is that of the settings."""
+
+    @property
+    def interrupted(self) -> StepTimeout:
+        """The error that interrupts the attempt."""
+        soft = f"{self.timeout.soft:g} s"
+        whose = "the timeout= of the asset" if self.is_own else "FLOWSTONE_SOFT_TIME_LIMIT"
+        return StepTimeout(f"{self.step} took longer than {soft}, {whose}; {_REMEDY}")
+
+    @property
+    def killed(self) -> StepTimeout:
+        """The error of an attempt that went on all the same, so that its process was killed."""
+        hard = f"{self.timeout.hard:g} s"
+        whose = "the hard timeout= of the asset" if self.is_own else "FLOWSTONE_TIME_LIMIT"
+        return StepTimeout(
+            f"{self.step} was killed after {hard}, {whose}: it did not end when it was "
+            f"interrupted after {self.timeout.soft:g} s; {_REMEDY}"
+        )
+
+
+_REMEDY: Final = "raise that, or let it do less at a time"
 
 
 @dataclass(frozen=True)

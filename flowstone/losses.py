@@ -23,7 +23,10 @@ __all__ = ["Message", "hand_back", "lose"]
 log = get_logger("flowstone.losses")
 
 PATIENCE: Final = 2.0
-"""Seconds that a connection, a statement or a lock may each take."""
+"""Seconds that a connection, a statement or a lock may each take where a worker has to go on."""
+
+LAST_PATIENCE: Final = 5.0
+"""The same for one that stops, and has nothing else to do."""
 
 Wake = Callable[[UUID], None]
 """Wakes the coordinator of a run."""
@@ -34,7 +37,12 @@ def lose(settings: Settings, message: Message, *, worker: str, end: str, wake: W
 
     Nothing is changed where it did not run it any more. Raises no error.
     """
-    _free(settings, lambda conn: losses.lose(conn, message, worker=worker, end=end), worker, wake)
+    _free(
+        Ledger(settings.database, patience=PATIENCE),
+        lambda conn: losses.lose(conn, message, worker=worker, end=end),
+        worker,
+        wake,
+    )
 
 
 def hand_back(
@@ -49,7 +57,7 @@ def hand_back(
     if not taken:
         return frozenset()
     freed = _free(
-        settings,
+        Ledger(settings.database, patience=LAST_PATIENCE),
         lambda conn: losses.hand_back(conn, taken, worker=worker, reason=reason),
         worker,
         wake,
@@ -58,10 +66,9 @@ def hand_back(
 
 
 def _free(
-    settings: Settings, work: Callable[[Connection], list[Freed]], worker: str, wake: Wake
+    ledger: Ledger, work: Callable[[Connection], list[Freed]], worker: str, wake: Wake
 ) -> list[Freed]:
-    # A ledger of its own, closed at once: the process may fork, and no child may share it.
-    ledger = Ledger(settings.database, patience=PATIENCE)
+    """Free steps, and close the ledger: the process may fork, and no child may share it."""
     try:
         freed = ledger.in_turn(work)
         _go_on(ledger, freed, worker, wake)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from flowstone.asset import Asset
 from flowstone.config_fields import plain_secrets
 from flowstone.config_values import config_values
-from flowstone.errors import BadConfig, PlainSecret, did_you_mean
+from flowstone.errors import BadConfig, PlainSecret, did_you_mean, is_time_limit
 from flowstone.freshness import Fingerprint, Input, fingerprint
 from flowstone.masking import MASK
 
@@ -29,6 +29,8 @@ def asset_config(asset: Asset, config: Mapping[str, Any]) -> Any:  # noqa: ANN40
         where = ".".join(str(part) for part in first["loc"])
         raise BadConfig(f"config of asset {asset.name!r}: {where}: {first['msg']}") from None
     except Exception as error:
+        if is_time_limit(error):
+            raise
         # A validator may raise anything, a secret in its message too, and the run has to end.
         raise BadConfig(
             f"config of asset {asset.name!r}: a validator raised {type(error).__name__}"

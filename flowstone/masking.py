@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
 from flowstone.classification import error_text, error_type, is_retryable
-from flowstone.errors import Cancelled, FlowStoneError
+from flowstone.errors import Cancelled, FlowStoneError, StepTimeout
 
 MASK: Final = "***"
 
@@ -55,7 +55,7 @@ def _like(error: BaseException, message: str) -> BaseException:
     """Return an error that leads to the same outcome of an attempt."""
     if isinstance(error, KeyboardInterrupt):
         return KeyboardInterrupt(message)
-    kind = Cancelled if isinstance(error, Cancelled) else FlowStoneError
+    kind = next((k for k in (Cancelled, StepTimeout) if isinstance(error, k)), FlowStoneError)
     told = kind(message, retryable=is_retryable(error))
     told.type = error_type(error)
     return told

@@ -5,15 +5,25 @@ It runs from beat, in any number, and decides by rows alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from flowstone import audit
+from flowstone import audit, execution
 from flowstone.log import get_logger
+from flowstone.priority import message_level
 from flowstone.runtime import Runtime
-from flowstone.store import ageing, cancellation, flights, queue_timeout, repairs, slots, workers
+from flowstone.store import (
+    ageing,
+    cancellation,
+    deadlines,
+    flights,
+    queue_timeout,
+    repairs,
+    slots,
+    workers,
+)
 from flowstone.store.ledger import Connection
 
 log = get_logger("flowstone.reconcile")
@@ -32,13 +42,17 @@ IDLE_SECONDS: Final = 5.0
 ACTOR: Final = "reconciler"
 
 
+Wake = Callable[[UUID, int], None]
+"""Sends for the coordinator of a run, by a message of the given level."""
+
+
 def _let_run(steps: Iterable[tuple[int, UUID]]) -> None:
     """Leave processes alone whose steps were taken from them: they can commit nothing."""
 
 
 def reconcile(
     runtime: Runtime,
-    wake: Callable[[UUID], None],
+    wake: Wake,
     kill: Callable[[Iterable[tuple[int, UUID]]], None] = _let_run,
 ) -> Mapping[str, int]:
     """Apply every rule once, then wake the runs that can go on; return the repairs by rule.
@@ -48,20 +62,27 @@ def reconcile(
     again, except for the processes, which then run to their end for nothing.
     """
     # First, so that a step which is to end does not count as lost.
+    late = runtime.ledger.in_turn(lambda conn: deadlines.passed(conn, actor=ACTOR))
     taken = runtime.ledger.in_turn(lambda conn: cancellation.overdue(conn, actor=ACTOR))
     if taken:
         kill((step.step_id, step.canvas) for step in taken)
     attended = _attend(runtime)
     repaired = repair(runtime)
+    if repaired.timed_out:
+        kill(repaired.timed_out)
     with runtime.ledger.begin() as conn:
         # What this worker was started with holds from now on.
         slots.declare(conn, runtime.settings.pools)
         to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
+        urgent = ageing.of_runs(conn, to_wake)
     for run_id in sorted(to_wake):
-        wake(run_id)
+        # Not before all steps, as what keeps runs going else is: each pass sends them anew, and
+        # where many runs are open, workers that are slow would do nothing else.
+        wake(run_id, message_level(*urgent[run_id], place=0, in_flight=1))
     # Last, as nobody waits for it.
     audit.seal(runtime, batches=audit.PASS)
     return {
+        "deadline_passed": len(late),
         "cancel_overdue": len(taken),
         **attended,
         **repaired.counts,
@@ -91,18 +112,41 @@ class Pass:
     """Repairs by rule."""
     to_wake: frozenset[UUID]
     """Runs that were waiting for steps of others, or for a retry, and wait no longer."""
+    timed_out: Sequence[tuple[int, UUID]]
+    """The steps, each with its canvas, whose process should not run any more."""
 
 
 def repair(runtime: Runtime) -> Pass:
     """Apply the rules that need nobody but the ledger, once; raise LedgerUnavailable."""
     due = runtime.ledger.in_turn(repairs.due_retries)
+    # Before the leases: who was killed in time has no fault that counts as the loss of a process.
+    timed_out, to_wake = _end_overdue(runtime)
     counts = runtime.ledger.in_turn(_free)
     # Last, as all of these take steps away from those who are joined to them.
     settled = runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))
     return Pass(
-        {"retry_due": len(due), **counts, "followers_left": len(settled)},
-        flights.to_wake(settled).union(step.run_id for step in due),
+        {
+            "retry_due": len(due),
+            "timed_out": len(timed_out),
+            **counts,
+            "followers_left": len(settled),
+        },
+        flights.to_wake(settled).union(to_wake, (step.run_id for step in due)),
+        timed_out,
     )
+
+
+def _end_overdue(runtime: Runtime) -> tuple[list[tuple[int, UUID]], set[UUID]]:
+    """End the attempts whose hard timeout is over; return them, and the runs to wake."""
+    with runtime.ledger.begin() as conn:
+        found = repairs.timed_out(conn)
+    ended, to_wake = [], set[UUID]()
+    for claim in found:
+        waiting = execution.end_overdue(runtime, claim)
+        if waiting is not None:
+            ended.append((claim.step_id, claim.canvas))
+            to_wake |= waiting
+    return ended, to_wake
 
 
 def _free(conn: Connection) -> dict[str, int]:

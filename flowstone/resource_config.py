@@ -13,7 +13,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from flowstone.config_fields import inputs, is_root, plain_secrets, secrets_in
-from flowstone.errors import BadConfig, ResourceUnavailable, UnknownResource, did_you_mean
+from flowstone.errors import (
+    BadConfig,
+    ResourceUnavailable,
+    UnknownResource,
+    did_you_mean,
+    is_time_limit,
+)
 from flowstone.masking import Secrets
 from flowstone.resource import Resource, is_reference
 
@@ -75,7 +81,9 @@ def effective(
         config = resource.config(**values)
     except ValidationError as error:
         wrong = _told(_errors(error)[0])
-    except Exception as error:  # noqa: BLE001 - a validator may raise anything, a secret in it
+    except Exception as error:  # a validator may raise anything, a secret in it
+        if is_time_limit(error):
+            raise
         wrong = f"a validator raised {type(error).__name__}"
     else:
         for secret in secrets_in(config):

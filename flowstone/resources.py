@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from flowstone.classification import error_text
 from flowstone.context import Resources
-from flowstone.errors import ResourceUnavailable
+from flowstone.errors import ResourceUnavailable, is_time_limit
 from flowstone.log import get_logger
 from flowstone.masking import Secrets
 from flowstone.resource import Resource
@@ -154,7 +154,9 @@ class LiveResources:
             if not inspect.isgenerator(made):
                 return _Living(resource.name, config, made, None)
             return _Living(resource.name, config, _first(made), made)
-        except Exception as error:  # noqa: BLE001 - whatever a user's function raises
+        except Exception as error:  # whatever a user's function raises
+            if is_time_limit(error):
+                raise
             told = self.secrets.without(error)
         # Outside of the block, for else the error, and what it says, would be the context of this.
         raise ResourceUnavailable(

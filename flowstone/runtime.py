@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from flowstone import hints
-from flowstone.asset import DEFINED, Asset
+from flowstone.asset import DEFINED, Asset, check_timeouts
 from flowstone.errors import FlowStoneError
 from flowstone.graph import check_queues
 from flowstone.io import Outputs
@@ -41,12 +41,14 @@ class Runtime:
     def registry(self) -> Registry:
         """The definitions.
 
-        Raises DefinitionError where they do not make sense, or name a queue that the settings
-        do not, and BadConfig where the settings of resources do not fit them.
+        Raises DefinitionError where they do not make sense, name a queue that the settings do
+        not, or give an asset more time than these let any have, and BadConfig where the settings
+        of resources do not fit them.
         """
         registry = self._registry or load_registry(self.settings.assets)
         check_queues(registry.graph, self.settings.queues)
         check_settings(registry.resources, self.settings.resources)
+        check_timeouts(registry.graph.assets.values(), self.settings.time_limit)
         return registry
 
     @cached_property

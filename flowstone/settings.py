@@ -139,9 +139,11 @@ class Settings(BaseSettings):
         1, ge=1, le=100, description="Messages that a worker takes in reserve for each process."
     )
     soft_time_limit: float = Field(
-        3600, gt=0, description="Seconds after which a task is asked to stop."
+        3600, gt=0, description="Seconds after which an attempt is interrupted, where not said."
     )
-    time_limit: float = Field(3660, gt=0, description="Seconds after which a task is killed.")
+    time_limit: float = Field(
+        3660, gt=0, description="Seconds after which it is killed; no asset may have more."
+    )
     stop_seconds: float = Field(
         20, ge=0, description="Seconds that steps have to end when their worker is to stop."
     )

@@ -21,7 +21,8 @@ from flowstone import losses, runtime
 from flowstone.canvas import Publisher
 from flowstone.log import get_logger
 from flowstone.losses import Message
-from flowstone.messages import StepMessage
+from flowstone.messages import RECONCILE, StepMessage
+from flowstone.queues import CONTROL_QUEUE
 from tasks.app import app
 from tasks.memory import Kills
 
@@ -30,6 +31,9 @@ log = get_logger("flowstone.worker")
 _EXITED: Final = re.compile(r"Worker exited prematurely: (.+?)\.?(?: Job: \d+\.?)?$")
 _ASKED: Final = {f"exitcode {signals.SIGTERM:d}", human_status(-signals.SIGTERM)}
 """How a process ends that was asked to, by a signal."""
+
+RECONCILE_SECONDS: Final = 60
+"""How long the reconciler may be asked to come at once; by then it has come by itself."""
 
 STOPS: Final = "its worker stops"
 HANDED_BACK: Final = f"handed back, as {STOPS}"
@@ -57,6 +61,20 @@ class StepRequest(Request):  # type: ignore[misc] # Celery has no types
             self._leave_as_retried()
         else:
             super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Let the reconciler record that a process is killed, which it else finds out later."""
+        super().on_timeout(soft, timeout)
+        if not soft:
+            self._reconcile()
+
+    def _reconcile(self) -> None:
+        try:
+            app.send_task(
+                RECONCILE, queue=CONTROL_QUEUE, expires=RECONCILE_SECONDS, ignore_result=True
+            )
+        except Exception as error:  # noqa: BLE001 - the worker goes on, and beat sends it, too
+            log.warning("the reconciler comes a little later", task=self.name, error=str(error))
 
     def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:  # noqa: ANN401
         """End the process, as Celery's cold shutdown asks; `tasks.stop` tells the ledger."""

@@ -24,7 +24,10 @@ import json, tasks
 conf = tasks.app.conf
 names = ["task_acks_late", "worker_prefetch_multiplier", "task_soft_time_limit", "task_time_limit",
          "result_expires", "broker_transport_options", "accept_content", "task_serializer"]
-print(json.dumps({name: conf[name] for name in names}
+tasks.app.loader.import_default_modules()
+limits = {name.partition(".")[2]: [task.soft_time_limit, task.time_limit]
+    for name, task in tasks.app.tasks.items() if name.startswith("flowstone.")}
+print(json.dumps({name: conf[name] for name in names} | limits
     | {"queues": [[q.name, q.exchange.name, q.routing_key, q.max_priority]
                   for q in conf.task_queues]}
     | {"priorities": {name: tasks.app.amqp.router.route({}, name)["priority"]
@@ -49,8 +52,12 @@ def configuration(**settings: str) -> dict[str, Any]:
 @pytest.mark.parametrize("limit", [30.0, 7200.0])
 def test_limits_come_from_the_settings_and_nothing_expires_before_them(limit: float) -> None:
     found = configuration(soft_time_limit="20", time_limit=str(limit))
-    assert found["task_soft_time_limit"] == 20
     assert found["task_time_limit"] == limit
+    # A step is interrupted by FlowStone itself, and killed a moment after the ledger's own limit.
+    assert found["task_soft_time_limit"] is None
+    assert found["step"] == [None, limit + 1]
+    for other in ("coordinate", "reconcile", "prune"):
+        assert found[other] == [20, limit]
     # A chord forgets parts that have expired, and Redis gives out again what takes longer.
     assert found["result_expires"] > limit
     assert found["broker_transport_options"]["visibility_timeout"] > limit

@@ -20,6 +20,7 @@ from flowstone.cli import app
 from flowstone.registry import build_registry
 from flowstone.settings import Settings
 from flowstone.states import RUN_MOVES, STEP_MOVES, mermaid
+from flowstone.store.cancellation import GRACE_SECONDS
 from tests.conftest import RuntimeFactory
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,3 +164,22 @@ def test_the_example_of_resources_gets_the_config_of_its_run(tmp_path: Path) -> 
         check=False,
     )
     assert (done.stdout, done.stderr) == ("connected to localhost\nconnected to test\n", "")
+
+
+def test_the_example_of_timeouts_is_interrupted_and_does_with_less(tmp_path: Path) -> None:
+    (example,) = [block for block in blocks("python") if "StepTimeout" in block]
+    (tmp_path / "quotes.py").write_text(example)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "quotes.py"],
+        cwd=tmp_path,
+        env=clean | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+    section = README.partition("### Time limits")[2].partition("\n### ")[0]
+    assert f"interrupted after 60 s, killed after {flowstone.Timeout(60).hard:g} s" in section
+    assert f"what runs has {GRACE_SECONDS:g} seconds" in section

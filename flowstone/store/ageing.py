@@ -7,14 +7,15 @@ coordinator sends them anew at the better level, and their old messages claim no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from flowstone.priority import FIRST, MAX_BOOST
 from flowstone.store import audit, dispatch
-from flowstone.store.tables import SCHEMA
+from flowstone.store.tables import SCHEMA, runs
 from flowstone.store.waiting import GOES_ON, QUEUED, STARTABLE
 
 ACTOR = "reconciler"
@@ -87,6 +88,12 @@ class Aged:
     run_id: UUID
     boost: int
     """By how many levels."""
+
+
+def of_runs(conn: Connection, run_ids: Iterable[UUID]) -> dict[UUID, tuple[int, int]]:
+    """Return the priority of each run, and by how many levels it has moved up."""
+    query = select(runs.c.id, runs.c.priority, runs.c.boost).where(runs.c.id.in_(list(run_ids)))
+    return {row.id: (row.priority, row.boost) for row in conn.execute(query)}
 
 
 def age(conn: Connection, ageing: float) -> list[Aged]:

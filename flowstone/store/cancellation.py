@@ -177,13 +177,7 @@ def request(
     if run.is_final or run.is_being_cancelled:
         return Cancellation(run.state, 0, _running(conn, run_id), grace, already=True)
     said = f"cancelled by {actor}" + (f": {reason}" if reason else "")
-    conn.execute(
-        update(runs_table)
-        .where(runs_table.c.id == run_id)
-        .values(cancel_requested_at=func.now(), cancel_grace=grace, cancel_reason=said)
-    )
-    stopped = len(_cancel_not_started(conn, run_id, said, actor))
-    running = _running(conn, run_id)
+    stopped, running = begin(conn, run_id, said, grace=grace, actor=actor)
     audit.record(
         conn,
         actor=actor,
@@ -195,6 +189,21 @@ def request(
         after={"state": run.state, "cancelling": True},
     )
     return Cancellation(_close(conn, run, said, actor=actor), stopped, running, grace)
+
+
+def begin(
+    conn: Connection, run_id: UUID, said: str, *, grace: float, actor: str
+) -> tuple[int, int]:
+    """Cancel all that has not started of a run, and ask what runs to stop; return how many.
+
+    The caller holds the lock on the run, records why, and closes the run.
+    """
+    conn.execute(
+        update(runs_table)
+        .where(runs_table.c.id == run_id)
+        .values(cancel_requested_at=func.now(), cancel_grace=grace, cancel_reason=said)
+    )
+    return len(_cancel_not_started(conn, run_id, said, actor)), _running(conn, run_id)
 
 
 def _close(conn: Connection, run: Run, said: str, *, actor: str) -> RunState:

@@ -129,7 +129,7 @@ _MARK = Prepared(
     FROM (SELECT id, canvas FROM locked ORDER BY asset, partition) AS marked
     CROSS JOIN set_config('synchronous_commit', 'off', true)
     WHERE s.id = marked.id
-    RETURNING s.id, s.asset, s.partition, s.queue, s.run_id
+    RETURNING s.id, s.asset, s.partition, s.queue, s.run_id, s.hard_timeout
     """
 )
 
@@ -160,6 +160,8 @@ class DispatchedStep:
     canvas: UUID
     level: int = LEVELS - 1
     """The place of its message in the order of all, 0 for what goes first."""
+    hard_timeout: float | None = None
+    """The seconds after which an attempt is killed; None leaves them to the settings."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +277,7 @@ def mark(
             row.queue,
             canvas_of[row.id],
             level_of.get(row.id, LEVELS - 1),
+            row.hard_timeout,
         )
         for row in marked
     }

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import (
     ArgumentError,
@@ -66,7 +67,8 @@ class Ledger:
         """
         with translated(self.engine), self.engine.begin() as conn:
             self._check(conn)
-            yield conn
+            with _interruptible(conn):
+                yield conn
 
     def in_turn(self, work: Callable[[Connection], T]) -> T:
         """Do `work` in a transaction; where another one comes first, do it anew after that.
@@ -93,7 +95,8 @@ class Ledger:
         with translated(self.engine), self.engine.connect() as plain:
             conn = plain.execution_options(isolation_level="AUTOCOMMIT")
             self._check(conn)
-            yield conn
+            with _interruptible(conn):
+                yield conn
 
     def _check(self, conn: Connection) -> None:
         if not self._checked:
@@ -170,6 +173,21 @@ def _ping_if_idle(
             connection.rollback()
         except psycopg.OperationalError as error:
             raise DisconnectionError from error
+
+
+@contextmanager
+def _interruptible(conn: Connection) -> Iterator[None]:
+    """Give a connection up whose statement was interrupted, by a timeout or Ctrl-C.
+
+    It could not even be rolled back; PostgreSQL does so when it is closed.
+    """
+    try:
+        yield
+    except BaseException:
+        driver = None if conn.closed or conn.invalidated else conn.connection.driver_connection
+        if driver is not None and driver.info.transaction_status == TransactionStatus.ACTIVE:
+            conn.invalidate()
+        raise
 
 
 @contextmanager

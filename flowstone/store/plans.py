@@ -10,11 +10,12 @@ from uuid import UUID
 from sqlalchemy import Connection, Row, bindparam, text
 
 from flowstone.freshness import Fingerprint
-from flowstone.limits import Policy, Timeout
+from flowstone.limits import Policy
 from flowstone.plan import Made, Node, Plan
 from flowstone.remaining import StoredStep
 from flowstone.states import RunState, StepState
 from flowstone.store import runs, versions
+from flowstone.store.steps import timeout_of
 from flowstone.store.tables import SCHEMA
 
 _RESERVE = text(
@@ -154,7 +155,7 @@ def _stored(row: Row[*tuple[Any, ...]]) -> StoredStep:
         optional=frozenset(node for node, _, optional in edges if optional),
         policy=Policy(
             row.takes or {},
-            None if row.soft_timeout is None else Timeout(row.soft_timeout, row.hard_timeout),
+            timeout_of(row.soft_timeout, row.hard_timeout),
             row.max_lost,
         ),
     )

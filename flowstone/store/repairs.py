@@ -9,6 +9,7 @@ from sqlalchemy import Connection, TextClause, text
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState, is_open, sql_list
 from flowstone.store import audit, dispatch, losses
 from flowstone.store.losses import Freed
+from flowstone.store.steps import Claim, timeout_of
 from flowstone.store.tables import SCHEMA
 
 ACTOR = "reconciler"
@@ -18,6 +19,18 @@ BATCH = 500
 
 DUE_BATCH = 10_000
 """The most parked retries that one pass lets go on."""
+
+# The process of an attempt that was killed in time had renewed its lease until then; that of one
+# which has died before was silent when its time came, and is lost.
+_TIMED_OUT = text(
+    f"""
+    SELECT s.id, s.run_id, s.asset, s.partition, s.attempt, s.failures, s.token, s.canvas,
+        s.soft_timeout, s.hard_timeout, s.takes
+    FROM {SCHEMA}.steps s
+    WHERE s.state = 'running' AND s.ends_by < now() AND s.ends_by < s.lease_until
+    ORDER BY s.id LIMIT :batch
+    """
+)
 
 # An outage parks many, and they may be due at once; one statement for all is cheap.
 _DUE = text(
@@ -92,6 +105,31 @@ _TO_WAKE = text(
     ORDER BY r.created_at LIMIT :batch
     """
 )
+
+
+def timed_out(conn: Connection) -> list[Claim]:
+    """Return the claims of the attempts that should have been killed by now; nothing is locked."""
+    return [
+        Claim(
+            step_id=row.id,
+            run_id=row.run_id,
+            asset=row.asset,
+            partition=row.partition,
+            attempt=row.attempt,
+            failures=row.failures,
+            token=row.token,
+            canvas=row.canvas,
+            worker=ACTOR,
+            inputs={},
+            config={},
+            io={},
+            resources={},
+            earlier=None,
+            timeout=timeout_of(row.soft_timeout, row.hard_timeout),
+            takes=row.takes or {},
+        )
+        for row in conn.execute(_TIMED_OUT, {"batch": BATCH})
+    ]
 
 
 def expired_leases(conn: Connection) -> list[Freed]:

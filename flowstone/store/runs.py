@@ -8,7 +8,18 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Text, cast, exists, func, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Text,
+    cast,
+    exists,
+    func,
+    null,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import CannotStart, UnknownRun
@@ -28,10 +39,12 @@ from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA, runs, steps
 from flowstone.summary import summarize
 
+_SECONDS_LEFT = "extract(epoch FROM deadline_at - clock_timestamp()) AS seconds_left"
+
 # Commits of steps refer to the run by foreign key; NO KEY UPDATE does not hold them up.
 _LOCK = Prepared(
     f"""
-    SELECT {", ".join(column.name for column in runs.columns)}
+    SELECT {", ".join(column.name for column in runs.columns)}, {_SECONDS_LEFT}
     FROM {SCHEMA}.runs WHERE id = :run_id FOR NO KEY UPDATE
     """
 )
@@ -57,8 +70,15 @@ class Run:
     cancel_reason: str | None
     resumed_from: UUID | None
     pruned_at: datetime | None
+    seconds_left: float | None
+    """Until its deadline, less than 0 after it; None without one."""
     planned_config: Mapping[str, Any]
     """The config that each asset of the plan has, for people to see."""
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the run has not ended before its deadline."""
+        return self.seconds_left is not None and self.seconds_left < 0 and not self.is_final
 
     @property
     def is_being_cancelled(self) -> bool:
@@ -158,7 +178,8 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
     if lock:
         row = _LOCK.first(conn, {"run_id": run_id})
     else:
-        row = conn.execute(select(runs).where(runs.c.id == run_id)).one_or_none()
+        query = select(runs, text(_SECONDS_LEFT)).where(runs.c.id == run_id)
+        row = conn.execute(query).one_or_none()
     if row is None:
         raise UnknownRun(f"run {run_id} is not in the ledger")
     return Run(
@@ -177,6 +198,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         cancel_reason=row.cancel_reason,
         resumed_from=row.resumed_from,
         pruned_at=row.pruned_at,
+        seconds_left=None if row.seconds_left is None else float(row.seconds_left),
         # Plans of older versions lack it.
         planned_config=row.planned_config or {},
     )
@@ -290,22 +312,31 @@ def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | N
         return None
     by_state = select(steps.c.state, func.count()).where(mine).group_by(steps.c.state)
     counts = {str(state): int(count) for state, count in conn.execute(by_state)}
-    cancelled = conn.scalar(select(runs.c.cancel_reason).where(runs.c.id == run_id))
+    # While a run is open, it has an error only if its deadline has passed.
+    query = select(runs.c.cancel_reason, runs.c.error).where(runs.c.id == run_id)
+    cancelled, late = conn.execute(query).one()
     target = final_state(
         {StepState(state): count for state, count in counts.items()},
         cancelled=cancelled is not None,
+        late=late is not None,
     )
-    error = _error(conn, run_id, target, cancelled)
+    error = _error(conn, run_id, target, cancelled, late)
     said = error["message"] if error else None
-    values = {"error": error} if error else {}
+    values = {"error": error or null()}
     if not move(conn, run_id, target, actor=actor, reason=said, details=counts, **values):
         return None
     return target
 
 
 def _error(
-    conn: Connection, run_id: UUID, target: RunState, cancelled: str | None
+    conn: Connection,
+    run_id: UUID,
+    target: RunState,
+    cancelled: str | None,
+    late: dict[str, Any] | None,
 ) -> dict[str, Any] | None:
+    if target == RunState.FAILED and late:
+        return late
     if target == RunState.FAILED:
         first = reasons.first_errors(conn, run_id)
         return summarize(progress.by_asset(conn, run_id), first)
@@ -314,12 +345,17 @@ def _error(
     return None
 
 
-def final_state(counts: Mapping[StepState, int], *, cancelled: bool = False) -> RunState:
+def final_state(
+    counts: Mapping[StepState, int], *, cancelled: bool = False, late: bool = False
+) -> RunState:
     """Return how a run ends whose steps have ended so; `cancelled` if that was asked for.
 
-    A run whose every step was done in spite of that has succeeded.
+    It is `late` if it was, because of its deadline. A run whose every step was done in spite
+    of that has succeeded.
     """
     undone = any(count and state not in DONE_STEP_STATES for state, count in counts.items())
+    if late and undone:
+        return RunState.FAILED
     if cancelled and undone:
         return RunState.CANCELLED
     if counts.get(StepState.FAILED) or counts.get(StepState.UPSTREAM_FAILED):

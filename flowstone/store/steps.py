@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, select, text, update
 
-from flowstone.limits import RATE, is_rate
+from flowstone.limits import RATE, Timeout, is_rate
 from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
@@ -59,6 +59,8 @@ class Claim:
     """Values for the config of resources that the run gives, by resource."""
     earlier: Earlier | None
     """What the step may be able to reuse; None if there is nothing, or the run is forced."""
+    timeout: Timeout | None = None
+    """How long the attempt may take; None leaves it to the settings."""
     takes: Mapping[str, int] = field(default_factory=dict)
     """The slots that the step holds while it is dispatched, by the key of the limit."""
 
@@ -88,18 +90,22 @@ _CLAIM = Prepared(
         UPDATE {SCHEMA}.steps
         SET state = 'running', attempt = attempt + 1, token = :token, retry_at = NULL,
             error = NULL, lease_until = now() + make_interval(secs => :lease),
+            ends_by = now() + make_interval(
+                secs => coalesce(hard_timeout, CAST(:time_limit AS double precision))),
             starts_at = NULL,
             started_at = coalesce(started_at, now())
         WHERE id = :step_id AND canvas = :canvas AND open_deps = 0
           AND ({in_state("state", _S.QUEUED)}
             OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
           AND (takes IS NULL OR :in_turn OR NOT {_HAS_RATE})
-        RETURNING id, run_id, asset, partition, attempt, failures, takes
+        RETURNING id, run_id, asset, partition, attempt, failures, takes, soft_timeout,
+            hard_timeout
     ), attempted AS (
         INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker, release)
         SELECT id, attempt, :token, :worker, CAST(:release AS text) FROM claimed
     )
-    SELECT c.run_id, c.asset, c.partition, c.attempt, c.failures, c.takes, r.config,
+    SELECT c.run_id, c.asset, c.partition, c.attempt, c.failures, c.takes, c.soft_timeout,
+        c.hard_timeout, r.config,
         r.request->'io' AS io, r.request->'resources' AS resources, (
         SELECT jsonb_agg(
             jsonb_build_array(
@@ -215,12 +221,14 @@ def claim(
     worker: str,
     lease: float,
     release: str | None = None,
+    time_limit: float | None = None,
     in_turn: bool = False,
 ) -> Claim | Refused:
     """Give the step to this attempt for `lease` seconds, unless it has gone elsewhere.
 
-    `release` names the code that the worker runs. A step with a rate is refused unless it is
-    `in_turn`, see `rates.turn`.
+    `release` names the code that the worker runs. `time_limit` is after how many seconds the
+    attempt is ended by force if the plan does not say; None is never. A step with a rate is
+    refused unless it is `in_turn`, see `rates.turn`.
     """
     token = uuid4()
     row = _CLAIM.first(
@@ -232,6 +240,7 @@ def claim(
             "lease": lease,
             "worker": worker,
             "release": release,
+            "time_limit": time_limit,
             "in_turn": in_turn,
         },
     )
@@ -256,8 +265,14 @@ def claim(
         io=row.io or {},
         resources=row.resources or {},
         earlier=Earlier(*row.earlier) if row.earlier else None,
+        timeout=timeout_of(row.soft_timeout, row.hard_timeout),
         takes=row.takes or {},
     )
+
+
+def timeout_of(soft: float | None, hard: float | None) -> Timeout | None:
+    """Return the timeout that a step was planned with."""
+    return None if soft is None or hard is None else Timeout(soft, hard)
 
 
 def _refused(conn: Connection, step_id: int, canvas: UUID) -> Refused:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
 
-from flowstone import Context, StaticPartitions, asset, materialize_sync
+from flowstone import Context, Retry, StaticPartitions, Timeout, asset, materialize_sync
 from flowstone.client import runs_list
 from flowstone.errors import RunFailed
 from flowstone.registry import build_registry
@@ -54,6 +55,35 @@ def test_status_shows_the_assets_that_failed_and_those_that_did_not_run(
     assert shown.refused(1) == (
         f"error: run {failed} failed: 1 of 3 assets failed: part (1 of 2 steps; first: "
         "part[[eu]]: ValueError: no data); 2 more were not run because of it: whole, report"
+    )
+
+
+def test_status_tells_of_timeouts_and_deadlines(cli: Cli, database: str, make_runtime: Any) -> None:
+    @asset(timeout=Timeout(0.2, 30), retry=Retry(max_attempts=1))
+    def slow() -> None:
+        time.sleep(30)
+
+    @asset
+    def one() -> int:
+        time.sleep(0.5)
+        return 1
+
+    @asset
+    def two(one: int) -> None: ...
+
+    make_runtime(build_registry([slow, one, two]))
+    said = {}
+    for name, deadline in (("slow", None), ("two", 0.2)):
+        with pytest.raises(RunFailed):
+            materialize_sync(name, upstream=True, deadline=deadline)
+        said[name] = cli("status", str(runs_list(1)[0].id), database_url=database)
+    assert "slow: timeout: slow took longer than 0.2 s, the timeout= of the asset" in said[
+        "slow"
+    ].refused(1)
+    assert (
+        said["two"]
+        .refused(1)
+        .endswith("did not end within 0.2 s, its deadline; resume it, or give it more time")
     )
 
 

@@ -16,6 +16,7 @@ from flowstone.errors import (
     DefinitionError,
     DuplicateAsset,
     OutputError,
+    StepTimeout,
     UnknownAsset,
 )
 from flowstone.registry import build_registry
@@ -120,7 +121,7 @@ def test_each_check_reads_the_value_for_itself() -> None:
     assert [one.passed for one in examine([spoils, counts], lambda _: [1, 2], None)] == [True, True]
 
 
-@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), Cancelled("stop")])
+@pytest.mark.parametrize("error", [SoftTimeLimitExceeded(), StepTimeout("late"), Cancelled("stop")])
 def test_the_end_of_the_time_or_of_the_run_is_no_opinion(error: Exception) -> None:
     @check(asset=numbers)
     def watches(_value: int) -> bool:

@@ -26,6 +26,7 @@ from flowstone.errors import (
     BadSignature,
     DefinitionError,
     ResourceUnavailable,
+    StepTimeout,
     UnknownResource,
 )
 from flowstone.masking import Secrets
@@ -455,3 +456,11 @@ def test_generators_are_not_called_when_declared() -> None:
         yield "never"
 
     assert client.name == "client"
+
+
+def test_a_timeout_that_tells_no_secret_is_still_one() -> None:
+    secrets = Secrets()
+    secrets.add("s3cret")
+    told = secrets.without(StepTimeout("took s3cret"))
+    assert isinstance(told, StepTimeout)
+    assert (str(told), told.retryable) == ("took ***", True)

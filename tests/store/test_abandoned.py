@@ -179,7 +179,7 @@ def test_the_reconciler_closes_an_abandoned_run_in_any_state_once(
             i=dead.id,
         )
     expire(ledger)
-    assert reconcile(here, lambda _: None)["inline_abandoned"] == 3
+    assert reconcile(here, lambda *_: None)["inline_abandoned"] == 3
     states = "SELECT state FROM flowstone.runs ORDER BY state"
     assert [row.state for row in query(ledger, states)] == [
         "cancelled",
@@ -187,7 +187,7 @@ def test_the_reconciler_closes_an_abandoned_run_in_any_state_once(
         "running",
         "succeeded",
     ]
-    assert reconcile(here, lambda _: None)["inline_abandoned"] == 0
+    assert reconcile(here, lambda *_: None)["inline_abandoned"] == 0
 
 
 def test_a_run_that_lives_but_was_silent_ends_as_cancelled(
@@ -196,7 +196,7 @@ def test_a_run_that_lives_but_was_silent_ends_as_cancelled(
     @asset
     def silent() -> None:
         expire(ledger)
-        reconcile(here, lambda _: None)
+        reconcile(here, lambda *_: None)
 
     here = make_runtime(build_registry([silent]))
     with pytest.raises(RunFailed, match="the process that drove the run has died"):

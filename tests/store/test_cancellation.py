@@ -201,7 +201,7 @@ def test_a_step_whose_worker_died_is_not_run_again(ledger: Ledger, here: Runtime
     with ledger.begin() as conn:
         run_sql(conn, "UPDATE flowstone.runs SET created_at = now() - interval '1 hour'")
     woken: list[UUID] = []
-    assert reconcile(here, woken.append)["lease_expired"] == 1
+    assert reconcile(here, lambda run_id, _: woken.append(run_id))["lease_expired"] == 1
     assert woken == [run.id]
     coordinate(run, here)
     assert set(run.states().values()) == {"cancelled"}
@@ -226,7 +226,7 @@ def test_a_step_that_does_not_stop_is_taken_from_its_attempt_when_the_grace_is_o
     with ledger.begin() as conn:
         assert cancellation.overdue(conn, actor="test") == []
     let_grace_pass(ledger)
-    counts = reconcile(here, lambda _: None, kill)
+    counts = reconcile(here, lambda *_: None, kill)
     assert counts["cancel_overdue"] == 1
     assert counts["lease_expired"] == 0
     assert killed == [(run.ids[1], run.canvas[1])]
@@ -242,7 +242,7 @@ def test_a_step_that_does_not_stop_is_taken_from_its_attempt_when_the_grace_is_o
     assert not run.fail(claim)
     assert not run.retry(claim)
     assert other.states()[1] == "running"
-    assert reconcile(here, lambda _: None, kill)["cancel_overdue"] == 0
+    assert reconcile(here, lambda *_: None, kill)["cancel_overdue"] == 0
 
 
 def test_the_grace_also_ends_a_run_whose_process_is_gone(ledger: Ledger, here: Runtime) -> None:
@@ -253,7 +253,7 @@ def test_the_grace_also_ends_a_run_whose_process_is_gone(ledger: Ledger, here: R
     cancel(run, grace=5)
     run.commit(claim)
     let_grace_pass(ledger)
-    assert reconcile(here, lambda _: None)["cancel_overdue"] == 0
+    assert reconcile(here, lambda *_: None)["cancel_overdue"] == 0
     assert state(run) == RunState.CANCELLED
 
 

@@ -341,3 +341,18 @@ def test_unwrap_changes_nothing_of_the_original() -> None:
     assert (original.__cause__, original.__context__) == (cause, context)
     (*_, (frame, _)) = traceback.walk_tb(original.__traceback__)
     assert frame is innermost
+
+
+def test_a_retry_in_this_process_that_comes_too_early_waits(
+    make_runtime: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asset(retry=Retry(max_attempts=2, base=1.5, factor=1))
+    def early(context: Context) -> int:
+        if context.attempt < 2:
+            raise ConnectionError("not yet")
+        return context.attempt
+
+    make_runtime(build_registry([early]))
+    # As if the clock of this process were ahead of that of the ledger.
+    monkeypatch.setattr("flowstone.inline._until_retry", lambda *_: 0.0)
+    assert materialize_sync(early).result() == 2

@@ -162,7 +162,7 @@ def test_the_reconciler_frees_those_who_wait_for_a_worker_that_has_died(
     leader, follower = leader_and_follower(ledger)
     leader.claim(1, lease=-1)
     woken: list[UUID] = []
-    counts = reconcile(make_runtime(build_registry([])), woken.append)
+    counts = reconcile(make_runtime(build_registry([])), lambda run_id, _: woken.append(run_id))
     assert (counts["lease_expired"], counts["followers_left"]) == (1, 1)
     # The other run is too young to be looked at otherwise.
     assert woken == [follower.id]
@@ -180,7 +180,7 @@ def test_the_reconciler_serves_what_a_crash_after_the_commit_has_left(
 ) -> None:
     leader, follower = leader_and_follower(ledger)
     leader.do(1)
-    counts = reconcile(make_runtime(build_registry([])), lambda _: None)
+    counts = reconcile(make_runtime(build_registry([])), lambda *_: None)
     assert counts["followers_left"] == 1
     assert follower.states() == {1: "succeeded"}
 

@@ -10,7 +10,14 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
-from flowstone.errors import FlowStoneError, LedgerUnavailable, UnknownRun, WrongMigration
+from flowstone.alarm import Alarm
+from flowstone.errors import (
+    FlowStoneError,
+    LedgerUnavailable,
+    StepTimeout,
+    UnknownRun,
+    WrongMigration,
+)
 from flowstone.store import audit, migrate, runs
 from flowstone.store.ledger import HEAD, Ledger, revision
 from tests.store.runs_by_hand import HandRun, query
@@ -146,3 +153,22 @@ def test_a_password_appears_in_no_log(caplog: Any, tmp_path: Path) -> None:
     with caplog.at_level(logging.DEBUG):
         opened(f"postgresql+psycopg://user:s3cret@/ledger?host={tmp_path}")
     assert "s3cret" not in caplog.text
+
+
+@pytest.mark.parametrize("way", ["begin", "autocommit"])
+def test_a_statement_that_is_interrupted_breaks_its_connection_and_no_other(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    def late() -> StepTimeout:
+        return StepTimeout("late")
+
+    def interrupted() -> None:
+        with getattr(ledger, way)() as conn, alarm.ringing(0.1, late):
+            conn.execute(text("SELECT pg_sleep(20)"))
+
+    with Alarm() as alarm, pytest.raises(StepTimeout) as caught:
+        interrupted()
+    assert caught.value.__context__ is None
+    with getattr(ledger, way)() as conn:
+        assert conn.scalar(text("SELECT 1")) == 1
+    assert caplog.text == ""

@@ -186,7 +186,7 @@ def test_the_run_and_those_who_had_joined_the_step_are_woken(
 def test_a_worker_waits_neither_for_a_lock_nor_for_a_ledger_that_is_away(
     ledger: Ledger, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_losses, "PATIENCE", 0.2)
+    monkeypatch.setattr(worker_losses, "LAST_PATIENCE", 0.2)
     run = HandRun(ledger, {1: ()})
     run.dispatch()
     run.claim(1)

@@ -146,7 +146,7 @@ def test_a_pass_of_the_reconciler_wakes_the_runs_of_what_is_due(
     park(run, run.claim(2), delay=1000)
     woken: list[UUID] = []
     # The run is younger than those that are woken because nobody else has done so.
-    counts = reconcile(runtime, woken.append)
+    counts = reconcile(runtime, lambda run_id, _: woken.append(run_id))
     assert (counts["retry_due"], counts["retry_overdue"], counts["run_woken"]) == (1, 0, 1)
     assert woken == [run.id]
     assert run.states() == {1: "pending", 2: "retrying"}
@@ -256,10 +256,10 @@ def test_whoever_has_joined_a_parked_step_takes_its_turn_when_that_is_due(
     other.dispatch()
     assert (run.states(), other.states()) == ({1: "retrying"}, {1: "joined"})
     woken: list[UUID] = []
-    reconcile(runtime, woken.append)
+    reconcile(runtime, lambda run_id, _: woken.append(run_id))
     assert (woken, other.states()) == ([], {1: "joined"})
     age(ledger, 101)
-    reconcile(runtime, woken.append)
+    reconcile(runtime, lambda run_id, _: woken.append(run_id))
     assert set(woken) == {run.id, other.id}
     assert (run.states(), other.states()) == ({1: "pending"}, {1: "pending"})
     other.do(1)

@@ -271,7 +271,7 @@ def test_each_attempt_takes_a_token_of_its_own(
     worker = worker_of(pages(Rate(1, key="api"), 1))
     run_id = worker.submit("pages")
     worker.retry(worker.start(worker.messages.pop(0)), delay=0)
-    reconcile(worker.runtime, lambda _: None)
+    reconcile(worker.runtime, lambda *_: None)
     worker.coordinate(run_id)
     assert worker.dispatched() == {"page": 1}
     claim = worker.start(worker.messages.pop(0))
@@ -306,7 +306,7 @@ def test_a_process_that_dies_costs_its_token_and_no_more(
     assert isinstance(worker.take(two), Early)
     later(ledger, 1000)
     # The lease of the first has expired, and the message of the second is lost.
-    counts = reconcile(worker.runtime, lambda _: None)
+    counts = reconcile(worker.runtime, lambda *_: None)
     assert (counts["lease_expired"], counts["step_stranded"]) == (1, 1)
     worker.coordinate(run_id)
     assert [worker.start(message).step_id for message in list(worker.messages)] == [one.id, two.id]

@@ -128,12 +128,14 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     run.retry(run.claim(3), delay=0)
     age(ledger, 1000)
     woken: list[UUID] = []
-    counts = reconcile(runtime, woken.append)
+    counts = reconcile(runtime, lambda run_id, _: woken.append(run_id))
     assert counts == {
+        "deadline_passed": 0,
         "cancel_overdue": 0,
         "worker_gone": 0,
         "queue_timeout": 0,
         "run_aged": 0,
+        "timed_out": 0,
         "inline_abandoned": 0,
         "lease_expired": 1,
         "retry_due": 0,
@@ -144,12 +146,14 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
     }
     assert woken == [run.id]
     assert set(run.states().values()) == {"pending"}
-    again = reconcile(runtime, woken.append)
+    again = reconcile(runtime, lambda run_id, _: woken.append(run_id))
     assert again == {
+        "deadline_passed": 0,
         "cancel_overdue": 0,
         "worker_gone": 0,
         "queue_timeout": 0,
         "run_aged": 0,
+        "timed_out": 0,
         "inline_abandoned": 0,
         "lease_expired": 0,
         "retry_due": 0,
@@ -169,7 +173,7 @@ def test_two_reconcilers_at_once_repair_each_fault_once(make_runtime: Any, ledge
         run.claim(3)
     age(ledger, 1000)
     with ThreadPoolExecutor(2) as pool:
-        passes = [pool.submit(reconcile, runtime, lambda _: None) for _ in range(2)]
+        passes = [pool.submit(reconcile, runtime, lambda *_: None) for _ in range(2)]
         counts = [future.result(20) for future in passes]
     assert sum(c["lease_expired"] for c in counts) == 10
     assert query(ledger, "SELECT count(*) FROM flowstone.audit WHERE action = 'step.lost'") == [

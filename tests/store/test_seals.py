@@ -284,9 +284,9 @@ def test_a_pass_of_the_reconciler_seals_no_more_than_its_share(
     monkeypatch.setattr("flowstone.store.seals.BATCH", 2)
     monkeypatch.setattr("flowstone.audit.PASS", 3)
     write(ledger, 10)
-    reconcile(here, lambda _: None)
+    reconcile(here, lambda *_: None)
     assert count(ledger, "audit_seals") == 6
-    reconcile(here, lambda _: None)
+    reconcile(here, lambda *_: None)
     assert count(ledger, "audit_seals") == 10
 
 

@@ -14,10 +14,8 @@ from flowstone import Context, Retry, StaticPartitions, asset
 
 PARTS = 48
 LONG = tuple(f"p{number:02}" for number in range(0, PARTS, 4))
-"""The parts that take longer than a worker needs to stop."""
-LONG_SECONDS = 3.0
-SHORT_SECONDS = 0.05
-GATE_SECONDS = 60
+"""The parts that wait at the gate."""
+GATE_SECONDS = 120
 
 
 class Gate(BaseModel):
@@ -103,9 +101,11 @@ def unlucky(context: Context) -> int:
     return context.attempt
 
 
-@asset(partitions=StaticPartitions([f"p{number:02}" for number in range(PARTS)]))
+@asset(partitions=StaticPartitions([f"p{number:02}" for number in range(PARTS)]), config=Gate)
 def part(context: Context) -> int:
-    time.sleep(LONG_SECONDS if context.partition in LONG else SHORT_SECONDS)
+    if context.partition in LONG:
+        name = f"{context.partition}-{context.attempt}"
+        _wait_at(Path(context.config.folder), name)
     return 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -67,18 +68,22 @@ def test_the_end_is_right_wherever_a_process_is_killed(
     marks: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconciler, "LOST_MESSAGE_SECONDS", 4)
+    monkeypatch.setattr(reconciler, "LOST_MESSAGE_SECONDS", 10)
     with here.ledger.engine.begin() as conn:
         conn.exec_driver_sql(SLOW_COMMIT)
     flowstone.materialize("before_all").wait(timeout=30)
     handles = {point: submit(point) for point in POINTS}
     seen: dict[str, bool] = {}
+    passes: list[float] = [time.monotonic()]
 
     def done() -> bool:
         for point in POINTS:
             if point not in seen and (marks / point).exists():
                 seen[point] = is_visible(point)
-        reconcile()
+        # Not at each look: wake-ups go before steps, and would take all the time of the worker.
+        if time.monotonic() > passes[-1] + 1:
+            reconcile()
+            passes.append(time.monotonic())
         return all(h.status() == RunState.SUCCEEDED for h in handles.values())
 
     wait_until(done, "every run comes to its end", deadline=120)
@@ -125,7 +130,9 @@ def assert_right(view: LedgerView, point: str, handle: RunHandle) -> None:
     outcomes = [outcome for _, outcome in view.attempts(handle.id, name)]
     step = view.steps(handle.id)[name].id
     audit = "SELECT action FROM flowstone.audit WHERE step_id = :s AND action LIKE 'step.%'"
-    repairs = {row.action for row in view.rows(audit, s=step)} - {"step.succeeded"}
+    # On a machine that is busy a message that is only late may count as lost.
+    harmless = {"step.succeeded", "step.stranded"}
+    repairs = {row.action for row in view.rows(audit, s=step)} - harmless
     if point == COMMITTING:
         # PostgreSQL may have gone on without whoever asked, or not: both are right.
         assert outcomes in (["succeeded"], ["lost", "succeeded"])

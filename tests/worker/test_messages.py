@@ -115,6 +115,25 @@ def test_every_message_of_the_flights_of_a_month_is_small_json(
         stubs.close()
 
 
+def test_messages_say_when_their_process_is_killed_where_the_asset_does(
+    here: Runtime, broker: Redis, publisher: RecordingPublisher
+) -> None:
+    name = worker_assets.longest("j", MAX_CHAIN)
+    handle = flowstone.materialize_all(name, partition=worker_assets.LONGEST_KEY)
+    sent = [message for wave in waves(here, handle, broker, publisher) for message in wave]
+    steps = [message for message in sent if message.headers["task"] == STEP]
+    hard = worker_assets.LONGEST_TIMEOUT.hard
+    # By Celery's clock, which begins a moment before the ledger's; and nothing by its soft limit.
+    assert [message.headers["timelimit"] for message in steps] == [[hard + 1, None]] * 2
+    rest = [signature for message in steps for signature in message.rest]
+    assert {signature["options"]["time_limit"] for signature in rest} == {hard + 1}
+    assert len(rest) > MAX_CHAIN
+
+    handle = flowstone.materialize_all("bottom")
+    sent = [message for wave in waves(here, handle, broker, publisher) for message in wave]
+    assert {tuple(message.headers["timelimit"]) for message in sent} == {(None, None)}
+
+
 def test_a_linear_stretch_is_one_celery_chain(
     here: Runtime, broker: Redis, publisher: RecordingPublisher, view: LedgerView
 ) -> None:

@@ -165,14 +165,14 @@ def test_a_worker_that_was_killed_is_forgotten_when_it_is_silent_for_too_long(
 ) -> None:
     wait_until(lambda: listed(view), "the worker is listed")
     celery_setup.worker.container.kill("SIGKILL")
-    assert reconcile_once(here, lambda _: None)["worker_gone"] == 0
+    assert reconcile_once(here, lambda *_: None)["worker_gone"] == 0
     assert list(listed(view)) == ["tests@local"]
     with here.ledger.begin() as conn:
         conn.exec_driver_sql(
             "UPDATE flowstone.workers SET seen_at = seen_at - interval '61 seconds'"
         )
     assert flowstone.client.workers_list() == []
-    assert reconcile_once(here, lambda _: None)["worker_gone"] == 1
+    assert reconcile_once(here, lambda *_: None)["worker_gone"] == 1
     assert listed(view) == {}
 
 

@@ -96,7 +96,7 @@ def stop(worker: WorkerProcess, signal: str = "SIGTERM") -> int:
 
 
 def runs_long(view: LedgerView, worker: str) -> bool:
-    """Return whether a worker computes a part that takes longer than it needs to stop."""
+    """Return whether a worker computes a part that does not end before it stops."""
     running = view.rows(
         "SELECT s.partition FROM flowstone.attempts a JOIN flowstone.steps s ON s.id = a.step_id"
         " WHERE a.worker = :w AND a.outcome IS NULL",
@@ -233,15 +233,16 @@ def test_a_signal_for_all_processes_hands_back_too(
 
 
 def test_workers_are_replaced_one_by_one_and_each_step_is_done_once(
-    start: Start, view: LedgerView, broker: Redis
+    start: Start, view: LedgerView, folder: Path, broker: Redis
 ) -> None:
-    handle = flowstone.materialize_all("whole")
+    handle = flowstone.materialize_all("whole", config={"part": {"folder": str(folder)}})
     worker = start("worker-0", stop_seconds=0.1)
     for number in (1, 2):
         successor = start(f"worker-{number}", stop_seconds=0.1)
         wait_until(partial(runs_long, view, worker.name), f"{worker.name} is busy")
         assert stop(worker) == 0
         worker = successor
+    (folder / "open").touch()
     parts = mortal_assets.PARTS
     assert handle.result(timeout=60) == parts
     outcomes = view.rows(

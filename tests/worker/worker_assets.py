@@ -19,6 +19,7 @@ from flowstone import (
     MonthlyPartitions,
     Retry,
     StaticPartitions,
+    Timeout,
     asset,
 )
 from flowstone.asset import Asset
@@ -105,6 +106,9 @@ def tail(join: str) -> str:
 LONGEST_KEY = '"' * 510
 
 
+LONGEST_TIMEOUT = Timeout(1000.125, 3000.125)
+
+
 def longest(stretch: str, number: int) -> str:
     return f"{stretch}{number:02}".ljust(200, "_")
 
@@ -125,6 +129,7 @@ def _longest(stretch: str, number: int, reads: tuple[str, ...]) -> Asset:
         deps=dict(zip(inspect.signature(function).parameters, reads, strict=True)),
         partitions=StaticPartitions([LONGEST_KEY]),
         queue="priority",
+        timeout=LONGEST_TIMEOUT,
     )(function)
 
 
