@@ -311,8 +311,8 @@ def test_what_cannot_be_stored_fails_at_once_and_says_what_to_do(
         materialize_sync(returns)
     assert isinstance(caught.value.original, OutputError)
     said = caught.value.original.message
-    assert said.startswith(f"asset 'returns' returned a value of the type {named}: ")
-    assert said.endswith("that the return annotation names; or set pickle=True")
+    assert said.startswith(f"asset 'returns' returned a {named}: ")
+    assert said.endswith("or annotate the model, dataclass or enum; or set pickle=True")
     assert query(here.ledger, "SELECT outcome FROM flowstone.attempts") == [("failed",)]
 
 
