@@ -138,7 +138,7 @@ _RELEASE = text(
     WITH locked AS (
         SELECT id FROM {SCHEMA}.steps
         WHERE canvas = ANY(CAST(:canvases AS uuid[])) AND state = 'queued'
-          AND (open_deps > 0 OR :all)
+          AND (open_deps > 0 OR :all OR id = CAST(:follows AS bigint))
         ORDER BY id FOR NO KEY UPDATE
     )
     UPDATE {SCHEMA}.steps s
@@ -292,13 +292,15 @@ def withdraw(
 ) -> int:
     """Make the members of canvases that were not published pending again; return how many."""
     ids = {steps[member].canvas for canvas in canvases for member in members(canvas)}
-    return conn.execute(_RELEASE, {"canvases": list(ids), "all": True}).rowcount
+    return conn.execute(_RELEASE, {"canvases": list(ids), "all": True, "follows": None}).rowcount
 
 
-def release(conn: Connection, canvases: Iterable[UUID]) -> int:
+def release(conn: Connection, canvases: Iterable[UUID], *, follows: int | None = None) -> int:
     """Take the members that still wait out of canvases that have broken; return how many.
 
-    They are dispatched again when they are ready. A late message of an old canvas
+    With them goes the one that `follows` where the canvas broke, even if it could start. They are dispatched again when they are ready. A late message of an old canvas
     claims nothing, as it names the wrong canvas.
     """
-    return conn.execute(_RELEASE, {"canvases": list(canvases), "all": False}).rowcount
+    return conn.execute(
+        _RELEASE, {"canvases": list(canvases), "all": False, "follows": follows}
+    ).rowcount
