@@ -52,6 +52,8 @@ def test_the_options_of_a_run_are_kept_with_it(
     done = flowstone(*command, *options, **settings)
     assert done.code == 0, done
     ask = "SELECT request->>'pool', request->>'priority', priority, max_in_flight FROM "
+    if command[0] == "plan":
+        assert "each step of load takes 1 of nightly, 1 of warehouse" in done.out
     kept = query(celery.runtime.ledger, f"{ask} flowstone.runs")
     assert kept == [("nightly", "low", 2, 7)]
 
