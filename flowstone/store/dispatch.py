@@ -294,7 +294,8 @@ def withdraw(
 def release(conn: Connection, canvases: Iterable[UUID], *, follows: int | None = None) -> int:
     """Take the members that still wait out of canvases that have broken; return how many.
 
-    With them goes the one that `follows` where the canvas broke, even if it could start. They are dispatched again when they are ready. A late message of an old canvas
+    With them goes the one that `follows` where the canvas broke, even if it could start.
+    They are dispatched again when they are ready. A late message of an old canvas
     claims nothing, as it names the wrong canvas.
     """
     return conn.execute(
