@@ -215,6 +215,8 @@ class Ready:
     """How many steps are in flight that have started or could."""
     wants_slots: bool
     """Whether ready steps of the run wait for slots."""
+    others: frozenset[UUID] = frozenset()
+    """Other runs whose turn it is at these slots."""
 
 
 def ready(conn: Connection, run_id: UUID, admitted: Sequence[int] = ()) -> Ready:
@@ -238,7 +240,9 @@ def ready(conn: Connection, run_id: UUID, admitted: Sequence[int] = ()) -> Ready
         for row in rows
         if row.leader is not None and row.open_deps == 0
     ]
-    starts = [id for id, node in nodes.items() if node.open_deps == 0]
+    # First those that have slots, which nobody else can take meanwhile.
+    able = [node for node in nodes.values() if node.open_deps == 0]
+    starts = [node.id for node in sorted(able, key=lambda node: not node.limited)]
     window = found[0] if found else None
     return Ready(
         starts,
@@ -294,9 +298,9 @@ def withdraw(
 def release(conn: Connection, canvases: Iterable[UUID], *, follows: int | None = None) -> int:
     """Take the members that still wait out of canvases that have broken; return how many.
 
-    With them goes the one that `follows` where the canvas broke, even if it could start.
-    They are dispatched again when they are ready. A late message of an old canvas
-    claims nothing, as it names the wrong canvas.
+    With them goes the one that `follows` where the canvas broke, even if it could start. They are
+    dispatched again when they are ready. A late message of an old canvas claims nothing, as it
+    names the wrong canvas.
     """
     return conn.execute(
         _RELEASE, {"canvases": list(canvases), "all": False, "follows": follows}
