@@ -41,16 +41,22 @@ TABLE: Final[Mapping[str, bool]] = {
     **_of(
         "requests.exceptions",
         again="ConnectionError Timeout ChunkedEncodingError RetryError",
-        fails="RequestException",
+        fails="RequestException SSLError",
     ),
     **_of("httpx", again="TransportError", fails="UnsupportedProtocol LocalProtocolError"),
-    **_of("urllib3.exceptions", again="TimeoutError ProtocolError ProxyError MaxRetryError"),
+    **_of(
+        "urllib3.exceptions",
+        again="TimeoutError ProtocolError ProxyError MaxRetryError",
+        fails="SSLError",
+    ),
     **_of(
         "aiohttp.client_exceptions",
         again="ClientConnectionError ClientPayloadError",
         fails="ClientResponseError ClientConnectorCertificateError",
     ),
-    # Databases. The errors of statements have other classes than those of the connection.
+    # Databases. The errors of statements have other classes than those of the connection, or
+    # codes: see _said_by_database().
+    **_of("sqlite3", fails="Error"),
     **_of("psycopg", again="OperationalError", fails="Error"),
     **_of("psycopg2", again="OperationalError InterfaceError", fails="Error"),
     **_of(
@@ -73,7 +79,8 @@ TABLE: Final[Mapping[str, bool]] = {
     **_of(
         "botocore.exceptions",
         again="ConnectionError HTTPClientError IncompleteReadError",
-        fails="ClientError NoCredentialsError PartialCredentialsError ParamValidationError",
+        fails="SSLError ClientError NoCredentialsError PartialCredentialsError "
+        "ParamValidationError",
     ),
     **_of("google.api_core.exceptions", again="ServerError TooManyRequests RetryError"),
     **_of("google.auth.exceptions", again="TransportError"),
@@ -99,6 +106,19 @@ _STATUS_IN_CODE: Final = frozenset(
     {"urllib.error.HTTPError", "google.api_core.exceptions.GoogleAPICallError"}
 )
 """The classes whose `code` is a status; elsewhere it may be anything."""
+
+RETRYABLE_MYSQL: Final = frozenset(
+    {1040, 1047, 1053, 1158, 1159, 1160, 1161, 1203, 1205, 1213, 2002, 2003, 2005, 2006, 2013, 2055}
+)
+"""The codes of MySQL for a connection, a server or a lock that may be had the next time.
+
+Its OperationalError is also that of an unknown column or a wrong password.
+"""
+
+_BAD_CERTIFICATE: Final = frozenset({"ssl.SSLCertVerificationError", "urllib3.exceptions.SSLError"})
+
+MAX_CAUSES: Final = 8
+"""How far the causes of an error are followed."""
 
 MAX_RETRY_AFTER: Final = 86_400
 """Seconds; a server that names a later time in the header Retry-After is asked after a day."""
@@ -162,8 +182,42 @@ def _said(error: Exception) -> bool | None:
         return True
     if "grpc.RpcError" in _names(error):
         return _grpc_code(error) in RETRYABLE_GRPC
+    if _is_of_certificate(error):
+        return False
     status = http_status(error)
-    return None if status is None else status in RETRYABLE_STATUS
+    return _said_by_database(error) if status is None else status in RETRYABLE_STATUS
+
+
+def _is_of_certificate(error: Exception) -> bool:
+    """Return whether a certificate was refused, which some clients tell as a lost connection.
+
+    Theirs is the cause of that error (httpx), or its reason (urllib, urllib3).
+    """
+    cause: object = error
+    for _ in range(MAX_CAUSES):
+        if not isinstance(cause, BaseException):
+            break
+        if not _BAD_CERTIFICATE.isdisjoint(_names(cause)):
+            return True
+        cause = cause.__cause__ or _get(cause, "reason")
+    return False
+
+
+def _said_by_database(error: Exception) -> bool | None:
+    """Return what the code of a database says, where a class stands for faults of both kinds."""
+    names = _names(error)
+    if "sqlalchemy.exc.DBAPIError" in names:
+        driver = _get(error, "orig")
+        if not isinstance(driver, Exception):
+            return None
+        said = _said_by_database(driver)
+        return _in_table(driver) if said is None else said
+    if "sqlite3.OperationalError" in names:
+        return str(_get(error, "sqlite_errorname")).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+    if "pymysql.err.OperationalError" in names:
+        code = next(iter(error.args), None)
+        return code in RETRYABLE_MYSQL if isinstance(code, int) else None
+    return None
 
 
 def _in_table(error: Exception) -> bool | None:

@@ -66,9 +66,17 @@ def _shown(value: Any) -> Any:  # noqa: ANN401, PLR0911 - any value; one line a 
         case BaseModel():
             return {name: _shown(one) for name, one in value}
         case Mapping():
-            return {_shown(key): _shown(one) for key, one in value.items()}
+            return {_shown_key(key): _shown(one) for key, one in value.items()}
         case list() | tuple():
             return [_shown(one) for one in value]
         case set() | frozenset():
             return sorted(map(_shown, value), key=str)
     return value
+
+
+def _shown_key(key: Any) -> str:  # noqa: ANN401 - any value that can be hashed
+    """Return a key as text, which is all that JSON has for one."""
+    shown = _shown(key)
+    if isinstance(shown, list | dict):
+        return json.dumps(storable_json(shown), ensure_ascii=False)
+    return str(shown)

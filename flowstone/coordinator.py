@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+from flowstone.classification import error_text, error_type
 from flowstone.config_values import shown_values
 from flowstone.errors import (
     BadConfig,
@@ -20,6 +21,7 @@ from flowstone.errors import (
     FlowStoneError,
     PlainSecret,
     did_you_mean,
+    is_time_limit,
 )
 from flowstone.expand import Canvas, expand, places
 from flowstone.freshness import Input
@@ -53,8 +55,10 @@ from flowstone.store import (
 )
 from flowstone.store.dispatch import DispatchedStep, Follower, Ready
 from flowstone.store.failing import Reason
-from flowstone.store.ledger import Connection
+from flowstone.store.ledger import Connection, is_of_database
 from flowstone.store.runs import Run
+from flowstone.summary import one_line
+from flowstone.texts import storable
 
 log = get_logger("flowstone.coordinator")
 
@@ -122,21 +126,39 @@ def go_on_or_wake(runtime: Runtime, run_id: UUID, publish: Publish, wake: Wake) 
 
 
 def plan_run(runtime: Runtime, run_id: UUID) -> None:
-    """Plan a requested run; one that cannot be planned fails, with the reason."""
+    """Plan a requested run; one that cannot be planned fails, with the reason.
+
+    Raises LedgerUnavailable, LedgerRefused, or what ends the task; then the run is as before.
+    """
     with runtime.ledger.begin() as conn:
         run = runs.lock(conn, run_id)
         if run.state != RunState.REQUESTED:
             return
         try:
             plan = _plan(conn, runtime, run)
-        except FlowStoneError as error:
-            reason = {"type": error.type, "message": error.message}
+        except Exception as error:
+            if is_of_database(error) or is_time_limit(error):
+                raise
             kept: dict[str, Any] = {}
             if isinstance(error, PlainSecret):
                 kept["config"] = without_secrets(runtime.registry.graph.assets, run.config)
-            runs.fail(conn, run_id, reason, actor=ACTOR, **kept)
+            runs.fail(conn, run_id, _reason(runtime, run_id, error), actor=ACTOR, **kept)
         else:
             _write(conn, runtime, run_id, plan)
+
+
+def _reason(runtime: Runtime, run_id: UUID, error: Exception) -> dict[str, str]:
+    """Return why a run cannot be planned; what no part of FlowStone has foreseen is logged whole.
+
+    That is a fault of the definitions or of FlowStone, and would be the same the next time.
+    """
+    if isinstance(error, FlowStoneError):
+        return {"type": error.type, "message": error.message}
+    secrets = runtime.resources.secrets
+    told = secrets.without(error)
+    log.error("a run cannot be planned", run_id=str(run_id), exc_info=told)
+    said = one_line(error_type(error), secrets.mask(error_text(error)))
+    return {"type": error_type(error), "message": storable(f"planning has raised {said}")}
 
 
 def _write(conn: Connection, runtime: Runtime, run_id: UUID, plan: Plan) -> None:

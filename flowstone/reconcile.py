@@ -22,6 +22,7 @@ from flowstone.store import (
     queue_timeout,
     repairs,
     slots,
+    watch,
     workers,
 )
 from flowstone.store.ledger import Connection
@@ -123,7 +124,7 @@ def repair(runtime: Runtime) -> Pass:
     due = runtime.ledger.in_turn(repairs.due_retries)
     # Before the leases: who was killed in time has no fault that counts as the loss of a process.
     timed_out, to_wake = _end_overdue(runtime)
-    counts = runtime.ledger.in_turn(_free)
+    counts = runtime.ledger.in_turn(lambda conn: _free(conn, runtime.settings.lease_seconds))
     # Last, as all of these take steps away from those who are joined to them.
     settled = runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))
     return Pass(
@@ -151,11 +152,13 @@ def _end_overdue(runtime: Runtime) -> tuple[list[tuple[int, UUID]], set[UUID]]:
     return ended, to_wake
 
 
-def _free(conn: Connection) -> dict[str, int]:
+def _free(conn: Connection, lease: float) -> dict[str, int]:
+    # An outage of the ledger is the death of nobody.
+    is_watched = watch.look(conn, lease)
     return {
         # First, so that the steps of a dead process do not count as lost.
-        "inline_abandoned": len(cancellation.abandoned(conn, actor=ACTOR)),
-        "lease_expired": len(repairs.expired_leases(conn)),
+        "inline_abandoned": len(cancellation.abandoned(conn, actor=ACTOR)) if is_watched else 0,
+        "lease_expired": len(repairs.expired_leases(conn)) if is_watched else 0,
         "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
         "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
     }

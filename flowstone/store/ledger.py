@@ -20,13 +20,23 @@ from sqlalchemy.exc import (
     InterfaceError,
     OperationalError,
     ProgrammingError,
+    SQLAlchemyError,
 )
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from flowstone.errors import BadConfig, LedgerRefused, LedgerUnavailable, WrongMigration
 from flowstone.store.tables import SCHEMA, SINGLE_FLIGHT
 
-__all__ = ["HEAD", "Connection", "Ledger", "check_revision", "first_line", "revision", "translated"]
+__all__ = [
+    "HEAD",
+    "Connection",
+    "Ledger",
+    "check_revision",
+    "first_line",
+    "is_of_database",
+    "revision",
+    "translated",
+]
 
 HEAD: Final = "0004"
 """The revision that this version of FlowStone works with; a test holds it to the migrations."""
@@ -193,6 +203,11 @@ def _interruptible(conn: Connection) -> Iterator[None]:
         if driver is not None and driver.info.transaction_status == TransactionStatus.ACTIVE:
             conn.invalidate()
         raise
+
+
+def is_of_database(error: BaseException) -> bool:
+    """Return whether an error comes from PostgreSQL or from the way to it, translated or not."""
+    return isinstance(error, SQLAlchemyError | psycopg.Error | LedgerUnavailable | LedgerRefused)
 
 
 @contextmanager

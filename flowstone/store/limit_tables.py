@@ -1,8 +1,8 @@
-"""The tables of what limits the steps: pools, rates, and the workers that are there."""
+"""The tables of what limits the steps: pools, rates, the workers that are there, and the watch."""
 
 from __future__ import annotations
 
-from sqlalchemy import CheckConstraint, Column, Double, Integer, Table, Text, text
+from sqlalchemy import Boolean, CheckConstraint, Column, Double, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from flowstone.store.schema import NOW, TIME, metadata
@@ -61,4 +61,16 @@ unattended = Table(
     Column("since", TIME, nullable=False, server_default=NOW),
     Column("seen_at", TIME, nullable=False, server_default=NOW),
     comment="Queues in which steps wait, and which no worker consumes",
+)
+
+watch = Table(
+    "watch",
+    metadata,
+    Column("one", Boolean, primary_key=True, server_default=text("true")),
+    Column(
+        "seen_at", TIME, nullable=False, server_default=NOW, comment="The reconciler's last pass"
+    ),
+    Column("waits_since", TIME, comment="When leases were given time, as passes had been missing"),
+    CheckConstraint("one", "one"),
+    comment="One row: since when the reconciler could see whether leases are renewed",
 )

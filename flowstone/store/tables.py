@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowstone.store.limit_tables import pools, rates, unattended, workers
+from flowstone.store.limit_tables import pools, rates, unattended, watch, workers
 from flowstone.store.record_tables import (
     FUNCTIONS_AND_TRIGGERS,
     audit,
@@ -41,5 +41,6 @@ __all__ = [
     "steps",
     "stored_values",
     "unattended",
+    "watch",
     "workers",
 ]

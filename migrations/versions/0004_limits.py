@@ -19,6 +19,7 @@ def upgrade() -> None:
     _ready("takes IS NULL AND state = 'pending' AND open_deps = 0")
     _limits()
     _workers()
+    _watch()
 
 
 def _runs() -> None:
@@ -192,13 +193,34 @@ def _workers() -> None:
     )
 
 
+def _watch() -> None:
+    op.create_table(
+        "watch",
+        sa.Column("one", sa.Boolean(), nullable=False, server_default=sa.text("true")),
+        sa.Column(
+            "seen_at",
+            TIME,
+            nullable=False,
+            server_default=sa.text("now()"),
+            comment="The reconciler's last pass",
+        ),
+        sa.Column(
+            "waits_since", TIME, comment="When leases were given time, as passes had been missing"
+        ),
+        sa.CheckConstraint("one", name=op.f("ck_watch_one")),
+        sa.PrimaryKeyConstraint("one", name=op.f("pk_watch")),
+        schema=SCHEMA,
+        comment="One row: since when the reconciler could see whether leases are renewed",
+    )
+
+
 def _add(table: str, *columns: sa.Column) -> None:
     for column in columns:
         op.add_column(table, column, schema=SCHEMA)
 
 
 def downgrade() -> None:
-    for table in ("unattended", "workers", "rates", "pools"):
+    for table in ("watch", "unattended", "workers", "rates", "pools"):
         op.drop_table(table, schema=SCHEMA)
     for index in ("ix_steps_slots_wanted", "ix_steps_slots_taken"):
         op.drop_index(index, table_name="steps", schema=SCHEMA)

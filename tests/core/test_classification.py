@@ -6,6 +6,7 @@ import email.message
 import io
 import json
 import socket
+import sqlite3
 import ssl
 import subprocess
 import sys
@@ -84,6 +85,39 @@ def lost_connection() -> Exception:
     return error
 
 
+def because(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+def sqlite(name: str) -> Exception:
+    error = sqlite3.OperationalError("it says so")
+    error.sqlite_errorname = name
+    return error
+
+
+def refused_by_sqlite(sql: str) -> Exception:
+    """What SQLAlchemy makes of an error of SQLite, whatever that is about."""
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as conn, pytest.raises(sqlalchemy.exc.OperationalError) as caught:
+        conn.execute(sqlalchemy.text(sql))
+    return caught.value
+
+
+def mysql(code: int) -> Exception:
+    error = foreign("pymysql.err.OperationalError", type(foreign("pymysql.err.MySQLError")))
+    error.args = (code, "it says so")
+    return error
+
+
+def wrapped(error: Exception) -> Exception:
+    return sqlalchemy.exc.OperationalError("select 1", {}, error)
+
+
+CERTIFICATE = ssl.SSLCertVerificationError(1, "self-signed certificate")
+POOL = urllib3.HTTPConnectionPool("h")
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -125,6 +159,15 @@ def lost_connection() -> Exception:
         google(503),
         google(429),
         grpc("UNAVAILABLE"),
+        urllib3.exceptions.MaxRetryError(POOL, "/", urllib3.exceptions.ProtocolError()),
+        because(ConnectionError(), TimeoutError()),
+        sqlite("SQLITE_BUSY"),
+        sqlite("SQLITE_BUSY_SNAPSHOT"),
+        wrapped(sqlite("SQLITE_LOCKED_SHAREDCACHE")),
+        wrapped(psycopg.errors.DeadlockDetected()),
+        mysql(2006),
+        mysql(1213),
+        wrapped(mysql(1205)),
     ],
     ids=repr,
 )
@@ -156,6 +199,24 @@ def test_faults_of_the_world_around_are_tried_again(error: Exception) -> None:
         json.JSONDecodeError("bad", "", 0),
         io.UnsupportedOperation(),
         ssl.SSLCertVerificationError(),
+        CERTIFICATE,
+        urllib.error.URLError(CERTIFICATE),
+        requests.exceptions.SSLError(),
+        urllib3.exceptions.SSLError(),
+        urllib3.exceptions.MaxRetryError(POOL, "/", urllib3.exceptions.SSLError(CERTIFICATE)),
+        aiohttp.ClientConnectorCertificateError(None, CERTIFICATE),  # type: ignore[arg-type]
+        botocore.exceptions.SSLError(endpoint_url="https://h", error=CERTIFICATE),
+        because(
+            foreign("httpx.ConnectError", type(foreign("httpx.TransportError"))),
+            because(foreign("httpcore.ConnectError"), CERTIFICATE),
+        ),
+        sqlite("SQLITE_ERROR"),
+        sqlite3.IntegrityError(),
+        refused_by_sqlite("SELECT * FROM none_such"),
+        refused_by_sqlite("SELCT 1"),
+        wrapped(sqlite3.OperationalError()),
+        mysql(1054),
+        wrapped(mysql(1045)),
         SystemExit(1),
         KeyboardInterrupt(),
         SoftTimeLimitExceeded(),

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, RootModel, SecretBytes, SecretStr
+from sqlalchemy import text
 
 from flowstone import (
     UNPARTITIONED,
@@ -30,10 +31,11 @@ from flowstone.asset import asset
 from flowstone.client import materialize_sync
 from flowstone.config_values import shown_values
 from flowstone.embedded import ValkeyServer
-from flowstone.errors import BadConfig, PlainSecret, RunFailed
+from flowstone.errors import BadConfig, LedgerUnavailable, PlainSecret, RunFailed
 from flowstone.registry import build_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import load_settings
+from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
 from tests.store.runs_by_hand import query
 
@@ -198,6 +200,10 @@ class Everything(BaseModel):
     odd: float = float("inf")
     text: str = "nul \0"
     left_out: int = Field(default=1, exclude=True)
+    grid: dict[tuple[int, str], float] = {(1, "é"): 0.5}
+    by_number: dict[int, str] = {3: "c"}
+    by_colour: dict[Colour, int] = {Colour.RED: 1}
+    by_set: dict[frozenset[str], int] = {frozenset({"b", "a"}): 2}
 
 
 def test_whatever_a_config_holds_is_shown_as_json() -> None:
@@ -212,8 +218,92 @@ def test_whatever_a_config_holds_is_shown_as_json() -> None:
         "odd": "inf",
         "text": "nul \\0",
         "left_out": 1,
+        "grid": {'[1, "é"]': 0.5},
+        "by_number": {"3": "c"},
+        "by_colour": {"red": 1},
+        "by_set": {'["a", "b"]': 2},
     }
     assert shown_values(None) is None
+
+
+class Grid(BaseModel):
+    grid: dict[tuple[int, int], float] = {(1, 2): 0.5}
+
+
+def test_a_config_whose_keys_are_no_scalars_is_planned(make_runtime: RuntimeFactory) -> None:
+    @asset(config=Grid)
+    def cell(context: Context) -> float:
+        return float(context.config.grid[1, 2])
+
+    make_runtime(build_registry([cell]))
+    ran = materialize_sync("cell")
+    assert (ran.result(), ran.configs()) == (0.5, {"cell": {"grid": {"[1, 2]": 0.5}}})
+
+
+class Torn(BaseModel):
+    """A config that cannot be looked at."""
+
+    def __iter__(self) -> Any:
+        raise LookupError(f"nothing here for {SECRET} \0\nand more")
+
+
+def requested(here: Runtime, name: str, on_conflict: str = "join") -> RunHandle:
+    request = submission.request(
+        name, UNPARTITIONED, upstream=False, force=False, on_conflict=on_conflict
+    )
+    run_id, _ = submission.record(here, request, {}, None, driver="celery", key=None)
+    return RunHandle(run_id, here)
+
+
+def test_an_error_that_nobody_has_foreseen_fails_the_run(
+    make_runtime: RuntimeFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    torn = asset(name="torn", config=Torn)(lambda: 1)
+    handle = requested(make_runtime(build_registry([])), "torn")
+    worker = make_runtime(build_registry([torn]))
+    worker.resources.secrets.add(SECRET)
+    coordinator.plan_run(worker, handle.id)
+    said = r"planning has raised LookupError: nothing here for \*\*\* \\0$"
+    with pytest.raises(RunFailed, match=said):
+        handle.result()
+    (row,) = query(worker.ledger, "SELECT state, error FROM flowstone.runs")
+    assert (row.state, row.error["type"]) == ("failed", "LookupError")
+    assert "Traceback" in caplog.text
+    assert "in __iter__" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_run_whose_planning_the_database_has_broken_off_is_planned_again(
+    make_runtime: RuntimeFactory, database: str
+) -> None:
+    def cut() -> None:
+        own = Ledger(database)
+        with own.begin() as conn:
+            conn.execute(
+                text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            )
+        own.close()
+
+    breaks = [cut]
+
+    class Breaks(BaseModel):
+        def __iter__(self) -> Any:
+            if breaks:
+                breaks.pop()()
+            return super().__iter__()
+
+    here = make_runtime(build_registry([asset(name="one", config=Breaks)(lambda: 1)]))
+    handle = requested(here, "one", on_conflict="refuse")
+    # It is looked at when it is submitted, too.
+    breaks[:] = [cut]
+    with pytest.raises(LedgerUnavailable):
+        coordinator.plan_run(here, handle.id)
+    assert handle.status() == "requested"
+    coordinator.plan_run(here, handle.id)
+    assert handle.status() == "planned"
 
 
 @given(st.text(min_size=4), st.text(min_size=4), st.lists(st.text(min_size=4), max_size=3))

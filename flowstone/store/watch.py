@@ -1,0 +1,36 @@
+"""Whether the ledger could be reached while leases ended, so that their end says something.
+
+A ledger that is away for longer than a lease looks like the death of all processes. Nobody can
+tell afterwards how long it was away: it may not have stopped, only the network. But the passes
+of the reconciler were missing, too.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+from flowstone.store.tables import SCHEMA
+
+# A lease is renewed each third of it, so that an outage of less than half of it ends none. Where
+# passes are always that rare, each second one or so finds the time over and ends the wait: what
+# is dead is found late then, and not never.
+_LOOK = text(
+    f"""
+    INSERT INTO {SCHEMA}.watch AS w (one) VALUES (true)
+    ON CONFLICT (one) DO UPDATE
+    SET seen_at = now(), waits_since = CASE
+        WHEN w.waits_since IS NULL AND w.seen_at < now() - make_interval(secs => :lease) / 2
+            THEN now()
+        WHEN w.waits_since > now() - make_interval(secs => :lease) THEN w.waits_since
+    END
+    RETURNING waits_since IS NULL
+    """
+)
+
+
+def look(conn: Connection, lease: float) -> bool:
+    """Note a pass of the reconciler, and return whether leases that have ended mean a death.
+
+    Where passes were missing, processes are given `lease` seconds to renew theirs first.
+    """
+    return bool(conn.scalar(_LOOK, {"lease": lease}))
