@@ -260,6 +260,29 @@ def test_a_step_that_would_wait_for_long_leaves_its_canvas(
     assert worker.dispatched() == {"first": 1}
 
 
+def test_what_else_is_ready_takes_the_place_of_a_step_that_leaves(
+    worker_of: Callable[[Registry], Worker], ledger: Ledger
+) -> None:
+    limited = asset(name="a", rate=Rate(1, key="api"))(lambda: 1)
+    plain = asset(name="b")(lambda: 1)
+    pooled = asset(name="c", max_running=1)(lambda: 1)
+    for rest in ({"b": plain}, {"c": pooled}):
+        worker = worker_of(build_registry([limited, *rest.values()]))
+        run_id = worker.submit("a", *rest, max_in_flight=1)
+        (message,) = worker.messages
+        assert (message.asset, worker.rest) == ("a", [])
+        with ledger.begin() as conn:
+            rates.pause(conn, message.id, 60)
+        early = worker.take(message)
+        assert isinstance(early, Early)
+        assert early.has_left
+        assert early.wake == {run_id}
+        worker.messages.clear()
+        worker.coordinate(run_id)
+        assert [step.asset for step in worker.rest + worker.messages] == list(rest)
+        run_of(run_id).cancel()
+
+
 def test_each_attempt_takes_a_token_of_its_own(
     worker_of: Callable[[Registry], Worker], ledger: Ledger
 ) -> None:
