@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from flowstone.limits import is_pool
+
 
 @dataclass(frozen=True)
 class Group:
@@ -72,7 +74,8 @@ def share_out(
             continue
         lacking = {key for key, count in group.takes.items() if free[key] < count}
         if lacking or closed.intersection(group.takes):
-            closed |= lacking
+            # What waits for a limit of its own could not use the slots of a pool.
+            closed |= {key for key in lacking if not is_pool(key)} or lacking
             continue
         for key, count in group.takes.items():
             free[key] -= count

@@ -203,8 +203,8 @@ def _stage(runtime: Runtime, asset: Asset, claim: Claim, value: Any) -> StoredOu
     except OutputError as error:
         kind = type(value)
         raise OutputError(
-            f"asset {asset.name!r} returned a value of the type {kind.__module__}."
-            f"{kind.__qualname__}: {error.message}",
+            f"asset {asset.name!r} returned a {kind.__module__}.{kind.__qualname__}: "
+            f"{error.message}",
             original=error,
         ) from error
 

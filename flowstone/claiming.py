@@ -65,9 +65,8 @@ def claim(runtime: Runtime, step_id: int, canvas: UUID, *, worker: str) -> Claim
     while isinstance(found := runtime.ledger.in_turn(in_turn), Early) and found.wait <= CLOSE:
         time.sleep(found.wait)
     if isinstance(found, Left):
-        return Early(
-            key, found.wait, has_left=True, wake=_go_on_after(runtime, step_id, found, worker)
-        )
+        wake = _go_on_after(runtime, step_id, found, worker)
+        return Early(key, found.wait, has_left=True, wake=wake)
     return found
 
 
@@ -80,11 +79,8 @@ def _go_on_after(runtime: Runtime, step_id: int, left: Left, worker: str) -> fro
             wanted = slots.wanted_by(conn, left.run_id)
             admitted = slots.may_go_on(conn, left.keys.union(wanted))
         mine = frozenset([left.run_id] if due.coordinator else [])
-        return (
-            mine
-            | admitted
-            | runtime.ledger.in_turn(lambda conn: flights.leave(conn, left.run_id, worker))
-        )
+        followers = runtime.ledger.in_turn(lambda conn: flights.leave(conn, left.run_id, worker))
+        return mine | admitted | followers
     except LedgerUnavailable:
         # The reconciler finds them.
         return frozenset()

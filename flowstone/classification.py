@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from flowstone.errors import FlowStoneError, RetryAfter, is_time_limit
+from flowstone.errors import FlowStoneError, RetryAfter, is_celerys_limit
 
 
 def _of(module: str, *, again: str = "", fails: str = "") -> dict[str, bool]:
@@ -142,7 +142,7 @@ def is_retryable(
     unknown: bool = False,
 ) -> bool:
     """Return whether another attempt may go better; see `classify`."""
-    if not isinstance(error, Exception) or is_time_limit(error):
+    if not isinstance(error, Exception) or is_celerys_limit(error):
         # What ends a process is no error of the asset, whatever its policy says.
         return False
     for kind in type(error).__mro__:

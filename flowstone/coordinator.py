@@ -6,7 +6,7 @@ It is idempotent, and any number of it may run at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -35,7 +35,7 @@ from flowstone.made_of import (
 )
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
-from flowstone.priority import message_level
+from flowstone.priority import FIRST, message_level
 from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
@@ -64,8 +64,16 @@ Publish = Callable[[Canvas, Mapping[int, DispatchedStep]], None]
 """Hands a canvas to whatever runs it; raises if it did not take it."""
 
 
-def coordinate(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
-    """Bring a run as far as it can go now.
+Wake = Callable[[UUID], None]
+"""Wakes the coordinator of a run."""
+
+
+def _leave(run_id: UUID) -> None:
+    """Leave a run to the reconciler."""
+
+
+def coordinate(runtime: Runtime, run_id: UUID, publish: Publish, wake: Wake = _leave) -> None:
+    """Bring a run as far as it can go now, and wake others whose turn it is at its slots.
 
     Raises UnknownRun, LedgerUnavailable, or what `publish` raises; in the last case
     all that was not published is ready again.
@@ -75,26 +83,26 @@ def coordinate(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
             # Its own process goes on with it, which may be the only one that has its assets.
             return
     plan_run(runtime, run_id)
-    go_on(runtime, run_id, publish)
+    go_on(runtime, run_id, publish, wake)
 
 
-def go_on(runtime: Runtime, run_id: UUID, publish: Publish) -> None:
+def go_on(runtime: Runtime, run_id: UUID, publish: Publish, wake: Wake = _leave) -> None:
     """Send what is ready of a planned run, or close it if nothing is left.
 
     Raises what `coordinate` raises.
     """
-    canvases, dispatched = take_ready(runtime, run_id)
-    for sent, canvas in enumerate(canvases):
+    taken = take_ready(runtime, run_id)
+    for sent, canvas in enumerate(taken.canvases):
         try:
-            publish(canvas, dispatched)
+            publish(canvas, taken.steps)
         except BaseException:
-            _take_back(runtime, canvases[sent:], dispatched)
+            _take_back(runtime, taken.canvases[sent:], taken.steps)
             raise
+    for other in sorted(taken.others):
+        wake(other)
 
 
-def go_on_or_wake(
-    runtime: Runtime, run_id: UUID, publish: Publish, wake: Callable[[UUID], None]
-) -> None:
+def go_on_or_wake(runtime: Runtime, run_id: UUID, publish: Publish, wake: Wake) -> None:
     """Go on with the run of a step that has ended; where that fails, wake a coordinator for it.
 
     It saves the message to a coordinator, which takes as long as a step of its own.
@@ -103,7 +111,7 @@ def go_on_or_wake(
     """
     try:
         try:
-            go_on(runtime, run_id, publish)
+            go_on(runtime, run_id, publish, wake)
         except BrokerUnavailable:
             raise
         except Exception as error:  # noqa: BLE001 - see above
@@ -240,7 +248,7 @@ def _check_pools(conn: Connection, runtime: Runtime, plan: Plan) -> None:
     """Raise BadConfig where a step takes slots that there are not, and never will be."""
     takes = {step.asset: step.policy.takes for step in plan.steps if step.policy.takes}
     pools = {key for taken in takes.values() for key in taken if is_pool(key)}
-    known = {**runtime.settings.pools, **(slots.totals(conn, pools) if pools else {})}
+    known = slots.totals(conn, pools, runtime.settings.pools) if pools else {}
     for name, taken in takes.items():
         for pool, count in taken.items():
             if is_pool(pool) and pool not in known:
@@ -272,37 +280,43 @@ def _check_resources(
             )
 
 
-def take_ready(
-    runtime: Runtime, run_id: UUID
-) -> tuple[Sequence[Canvas], Mapping[int, DispatchedStep]]:
+@dataclass(frozen=True)
+class Taken:
+    """What of a run is marked as dispatched, and has to be sent."""
+
+    canvases: Sequence[Canvas] = ()
+    steps: Mapping[int, DispatchedStep] = field(default_factory=dict)
+    """The members of the canvases, by their ids."""
+    others: frozenset[UUID] = frozenset()
+    """Runs whose turn it is at the slots that this one waits for."""
+
+
+def take_ready(runtime: Runtime, run_id: UUID) -> Taken:
     """Mark what is ready as dispatched, and return it; close the run if nothing is left."""
     # Where another run has come first, nothing of this is left: the fresh look finds its steps.
     return runtime.ledger.in_turn(lambda conn: _take_ready(conn, runtime, run_id))
 
 
-def _take_ready(
-    conn: Connection, runtime: Runtime, run_id: UUID
-) -> tuple[Sequence[Canvas], Mapping[int, DispatchedStep]]:
+def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
     # The lock lets one coordinator at a time dispatch; one that comes while another
     # works waits for it, and then sees all that the other did not.
     run = runs.lock(conn, run_id)
     if run.is_being_cancelled:
         cancellation.sweep(conn, run, actor=ACTOR)
-        return (), {}
-    if _end_if_late(conn, run):
-        return (), {}
-    if run.state not in (RunState.PLANNED, RunState.RUNNING):
-        return (), {}
+        return Taken()
+    if _end_if_late(conn, run) or run.state not in (RunState.PLANNED, RunState.RUNNING):
+        return Taken()
     ready = _give_way(conn, runtime, run)
     # A process can run one step at a time; what it has not begun must stand in nobody's way.
     budget = min(1, ready.budget) if run.driver == "inline" else ready.budget
     canvases = expand(ready.steps, ready.nodes, budget)
     if not canvases:
         runs.close_if_done(conn, run_id, actor=ACTOR)
-        return (), {}
+        return Taken(others=ready.others)
     if run.state == RunState.PLANNED:
         runs.mark_running(conn, run_id, actor=ACTOR)
-    return canvases, dispatch.mark(conn, canvases, _levels(run, ready, canvases))
+    marked = dispatch.mark(conn, canvases, _levels(run, ready, canvases))
+    return Taken(canvases, marked, ready.others)
 
 
 def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, int]:
@@ -311,7 +325,13 @@ def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, 
     place_of = places(canvases, 0 if run.boost else ready.ahead)
     in_flight = max(place_of.values()) + 1
     return {
-        step: message_level(run.request.priority.level, run.boost, place=place, in_flight=in_flight)
+        step: message_level(
+            run.request.priority.level,
+            run.boost,
+            # What holds slots must not wait behind the bulk of its run.
+            place=min(place, FIRST - 1) if ready.nodes[step].limited else place,
+            in_flight=in_flight,
+        )
         for step, place in place_of.items()
     }
 
@@ -354,7 +374,9 @@ def _ready(conn: Connection, run_id: UUID) -> Ready:
     if followers:
         return replace(ready, followers=[*ready.followers, *followers])
     admitted = slots.admit(conn, run_id)
-    return dispatch.ready(conn, run_id, admitted) if admitted else ready
+    if admitted.steps:
+        ready = dispatch.ready(conn, run_id, admitted.steps)
+    return replace(ready, others=admitted.others)
 
 
 def _refuse(conn: Connection, run: Run, followers: Sequence[Follower]) -> None:

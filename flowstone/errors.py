@@ -321,11 +321,13 @@ class StepTimeout(FlowStoneError):
 
 
 def is_time_limit(error: BaseException) -> bool:
-    """Return whether the time of what ran is over, so that the error is none of its own.
+    """Return whether the time of what ran is over, so that the error is none of its own."""
+    return isinstance(error, StepTimeout) or is_celerys_limit(error)
 
-    Celery has a limit of its own, if whoever starts a worker asks for one.
-    """
-    return isinstance(error, StepTimeout) or type(error).__module__.partition(".")[0] == "billiard"
+
+def is_celerys_limit(error: BaseException) -> bool:
+    """Return whether it is Celery's own limit, which a worker has if it is started with one."""
+    return type(error).__module__.partition(".")[0] == "billiard"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -58,9 +58,10 @@ def execute(
 ) -> Ended | Fenced | Refused | Early:
     """Run a step that has been dispatched in `canvas`, and record how it ended.
 
-    A retry that is due in more than `park_after` seconds leaves the canvas, and any of a step
-    that takes slots, whose next attempt somebody else has to begin. Returns Refused, and does nothing, where the step has gone elsewhere, and Early where its rate does
-    not let it start yet. Raises LedgerUnavailable; whatever the asset raises becomes an outcome.
+    A retry that is due in more than `park_after` seconds leaves the canvas; of a step that takes
+    slots, any does. Returns Refused, and does nothing, where the step has gone elsewhere, and
+    Early where its rate does not let it start yet. Raises LedgerUnavailable; whatever the asset
+    raises becomes an outcome.
     """
     claim = claiming.claim(runtime, step_id, canvas, worker=worker)
     if not isinstance(claim, Claim):

@@ -34,6 +34,7 @@ from flowstone.store import (
     reasons,
     resumption,
     runs,
+    slots,
     workers,
 )
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
@@ -194,7 +195,9 @@ class RunHandle:
         )
         # A step that ended meanwhile did not see the cancellation, nor was it seen.
         state = ledger.in_turn(lambda conn: cancellation.settle(conn, self.id, actor=me))
-        wake_others(self._runtime, ledger.in_turn(lambda conn: flights.leave(conn, self.id, me)))
+        waiting = ledger.in_turn(lambda conn: flights.leave(conn, self.id, me))
+        # Those that wait for slots which this run has left, perhaps.
+        wake_others(self._runtime, waiting | ledger.in_turn(slots.may_go_on))
         return replace(done, state=state)
 
     def plan(self) -> list[StoredStep]:

@@ -39,12 +39,13 @@ def _drive(here: Runtime, handle: RunHandle) -> BaseException | None:
     pause = _Pause(here, handle.id)
     first: BaseException | None = None
     while handle.status() not in FINAL_RUN_STATES:
-        canvases, steps = coordinator.take_ready(here, handle.id)
-        for canvas in canvases:
+        taken = coordinator.take_ready(here, handle.id)
+        wake_others(here, taken.others)
+        for canvas in taken.canvases:
             for member in members(canvas):
-                error = _execute_here(here, handle.id, member, steps[member].canvas)
+                error = _execute_here(here, handle.id, member, taken.steps[member].canvas)
                 first = error if first is None else first
-        if not canvases and handle.status() not in FINAL_RUN_STATES:
+        if not taken.canvases and handle.status() not in FINAL_RUN_STATES:
             # All that is left is joined to steps of other runs, or waits for slots, for its turn
             # or for a retry that is parked.
             pause.wait()

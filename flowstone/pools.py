@@ -39,16 +39,24 @@ def set_pool(name: str, slots: int, *, reason: str | None = None) -> None:
 
 
 def reset_pool(name: str, *, reason: str | None = None) -> None:
-    """Give a pool the slots again that the settings, or its asset, say; raise UnknownPool."""
+    """Give a pool the slots again that the settings, or its asset, say.
+
+    Raises UnknownPool, and BadConfig for a pool that exists by `set_pool` alone.
+    """
     _override(name, None, reason)
 
 
 def _override(name: str, slots: int | None, reason: str | None) -> None:
     here = runtime.current()
     with here.ledger.begin() as conn:
-        known = [pool.name for pool in store.status(conn)]
+        known = {pool.name: pool for pool in store.status(conn)}
         if name not in known and (slots is None or not is_pool(name)):
             raise UnknownPool(f"there is no pool {name!r}{did_you_mean(name, known)}")
+        if slots is None and known[name].declared is None:
+            raise BadConfig(
+                f"the settings know no pool {name!r}, so that steps would wait for it for ever; "
+                "set its slots, or add it to FLOWSTONE_POOLS first"
+            )
         store.override(conn, name, slots, actor=whoami(), reason=reason)
     with here.ledger.begin() as conn:
         going = slot_store.may_go_on(conn, [name])

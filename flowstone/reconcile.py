@@ -79,7 +79,9 @@ def reconcile(
     with runtime.ledger.begin() as conn:
         # What this worker was started with holds from now on.
         slots.declare(conn, runtime.settings.pools)
-        to_wake = repaired.to_wake.union(repairs.runs_to_wake(conn, IDLE_SECONDS))
+        to_wake = repaired.to_wake.union(
+            repairs.runs_to_wake(conn, IDLE_SECONDS), slots.may_go_on(conn)
+        )
         urgent = ageing.of_runs(conn, to_wake)
     for run_id in sorted(to_wake):
         # Not before all steps, as what keeps runs going else is: each pass sends them anew, and

@@ -17,7 +17,8 @@ from tasks.app import app
 def coordinate(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parsed below
     """Plan the run if that is due, send what is ready, close what is done."""
     message = parse(COORDINATE, CoordinateMessage, args, kwargs)
+    publisher = Publisher(app)
     try:
-        coordinator.coordinate(runtime.current(), message.run_id, Publisher(app).publish)
+        coordinator.coordinate(runtime.current(), message.run_id, publisher.publish, publisher.wake)
     except LedgerUnavailable as error:
         raise self.retry(exc=error, countdown=5) from error

@@ -63,6 +63,8 @@ class Line:
     action: str
     reason: str
     reads: Sequence[Read]
+    takes: Mapping[str, int]
+    """Slots by the key of the limit."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,7 @@ def _planned(plan: Plan, graph: AssetGraph) -> list[Line]:
             "skip" if step.skipped else "run",
             step.reason,
             _reads(step.asset, step.upstream, step.optional, graph),
+            step.policy.takes,
         )
         for step in plan.steps
     ]
@@ -168,6 +171,7 @@ def _stored(steps: Iterable[StoredStep], graph: AssetGraph | None = None) -> lis
             step.state.value,
             step.reason,
             _reads(step.asset, [node for node, _ in step.reads], step.optional, graph),
+            step.policy.takes,
         )
         for step in steps
     ]
@@ -202,6 +206,9 @@ def _print(shown: Shown, *, every: bool, as_json: bool) -> None:
         pairs = sorted(values.items())
         said = ", ".join(f"{name}={json.dumps(v, ensure_ascii=False)}" for name, v in pairs)
         typer.echo(f"config of {asset}: {said}")
+    for asset, takes in {line.asset: line.takes for line in lines if line.takes}.items():
+        slots = ", ".join(f"{count} of {key}" for key, count in sorted(takes.items()))
+        typer.echo(f"each step of {asset} takes {slots}")
     actions = Counter(line.action for line in lines)
     console.print(
         f"{len(lines)} steps: " + ", ".join(f"{n} {action}" for action, n in actions.items()),
@@ -270,6 +277,7 @@ def _as_json(shown: Shown) -> dict[str, Any]:
                 "partition": label(line.partition) or None,
                 "action": line.action,
                 "reason": line.reason,
+                "takes": dict(line.takes),
                 "reads": [
                     {
                         "asset": read.asset,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -21,6 +23,7 @@ from flowstone.errors import (
     WrongMigration,
 )
 from flowstone.graph import AssetGraph
+from flowstone.limits import told_rate
 from flowstone.outcome import StoredOutput
 from flowstone.partition import UnpartitionedSet
 from flowstone.partition_key import label
@@ -103,12 +106,37 @@ def _facts(asset: Asset, graph: AssetGraph) -> Table:
         "reads": "\n".join(reads),
         "read by": ", ".join(graph.readers(asset.name)),
         "queue": asset.queue,
+        "retries": _retries(asset),
+        "limits": "\n".join(_limits(asset)),
         "resources": ", ".join(asset.requires),
         "defined": asset.location,
     }.items():
         if value:
             table.add_row(f"[bold]{name}", escape(value))
     return table
+
+
+def _retries(asset: Asset) -> str:
+    retry = asset.retry
+    if retry.max_attempts == 1:
+        return "none"
+    delays = [replace(retry, jitter="none").delay(n) for n in range(1, retry.max_attempts)]
+    shown = ", ".join(f"{delay:g}" for delay in delays[:_SHOWN]) + (
+        ", ..." * (len(delays) > _SHOWN)
+    )
+    return f"{len(delays)}, after {'up to ' * (retry.jitter == 'full')}{shown} s"
+
+
+def _limits(asset: Asset) -> Iterator[str]:
+    if asset.timeout is not None:
+        yield f"interrupted after {asset.timeout.soft:g} s, killed after {asset.timeout.hard:g} s"
+    if asset.pool is not None:
+        yield f"takes {asset.weight} of the pool {asset.pool}"
+    if asset.max_running is not None:
+        yield f"at most {asset.max_running} at once"
+    if asset.rate is not None:
+        key = f", shared as {asset.rate.key}" if asset.rate.key else ""
+        yield f"starts {told_rate(asset.rate.interval, asset.rate.burst)}{key}"
 
 
 def _path(here: Runtime, output: StoredOutput) -> str:

@@ -38,8 +38,8 @@ PLAIN: Final = "json"
 TAGGED: Final = "tagged.json"
 
 REMEDY: Final = (
-    "return JSON values, dates, decimals, bytes, tuples, sets, frames, or models, dataclasses "
-    "and enums that the return annotation names; or set pickle=True"
+    "return JSON values, dates, decimals, bytes, tuples, sets or frames, or annotate the model, "
+    "dataclass or enum; or set pickle=True"
 )
 
 _TAG: Final = "$"

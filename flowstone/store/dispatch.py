@@ -138,7 +138,7 @@ _RELEASE = text(
     WITH locked AS (
         SELECT id FROM {SCHEMA}.steps
         WHERE canvas = ANY(CAST(:canvases AS uuid[])) AND state = 'queued'
-          AND (open_deps > 0 OR :all)
+          AND (open_deps > 0 OR :all OR id = CAST(:follows AS bigint))
         ORDER BY id FOR NO KEY UPDATE
     )
     UPDATE {SCHEMA}.steps s
@@ -215,6 +215,8 @@ class Ready:
     """How many steps are in flight that have started or could."""
     wants_slots: bool
     """Whether ready steps of the run wait for slots."""
+    others: frozenset[UUID] = frozenset()
+    """Other runs whose turn it is at these slots."""
 
 
 def ready(conn: Connection, run_id: UUID, admitted: Sequence[int] = ()) -> Ready:
@@ -238,7 +240,9 @@ def ready(conn: Connection, run_id: UUID, admitted: Sequence[int] = ()) -> Ready
         for row in rows
         if row.leader is not None and row.open_deps == 0
     ]
-    starts = [id for id, node in nodes.items() if node.open_deps == 0]
+    # First those that have slots, which nobody else can take meanwhile.
+    able = [node for node in nodes.values() if node.open_deps == 0]
+    starts = [node.id for node in sorted(able, key=lambda node: not node.limited)]
     window = found[0] if found else None
     return Ready(
         starts,
@@ -288,13 +292,16 @@ def withdraw(
 ) -> int:
     """Make the members of canvases that were not published pending again; return how many."""
     ids = {steps[member].canvas for canvas in canvases for member in members(canvas)}
-    return conn.execute(_RELEASE, {"canvases": list(ids), "all": True}).rowcount
+    return conn.execute(_RELEASE, {"canvases": list(ids), "all": True, "follows": None}).rowcount
 
 
-def release(conn: Connection, canvases: Iterable[UUID]) -> int:
+def release(conn: Connection, canvases: Iterable[UUID], *, follows: int | None = None) -> int:
     """Take the members that still wait out of canvases that have broken; return how many.
 
-    They are dispatched again when they are ready. A late message of an old canvas
-    claims nothing, as it names the wrong canvas.
+    With them goes the one that `follows` where the canvas broke, even if it could start. They are
+    dispatched again when they are ready. A late message of an old canvas claims nothing, as it
+    names the wrong canvas.
     """
-    return conn.execute(_RELEASE, {"canvases": list(canvases), "all": False}).rowcount
+    return conn.execute(
+        _RELEASE, {"canvases": list(canvases), "all": False, "follows": follows}
+    ).rowcount

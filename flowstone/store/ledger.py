@@ -138,9 +138,14 @@ def _plan_by_index(connection: psycopg.Connection[Any], record: ConnectionPoolEn
     table is cheap, and a prepared statement would keep that guess while the table grows: the
     cost of a run would be the square of its steps.
     """
-    for setting in ("enable_seqscan", "enable_bitmapscan", *_JOINS, "enable_material", "jit"):
-        connection.execute(f"SET {setting} = off")
-    connection.commit()
+    try:
+        for setting in ("enable_seqscan", "enable_bitmapscan", *_JOINS, "enable_material", "jit"):
+            connection.execute(f"SET {setting} = off")
+        connection.commit()
+    except BaseException:
+        # SQLAlchemy forgets one that was interrupted here.
+        connection.close()
+        raise
 
 
 def _bound(

@@ -38,6 +38,16 @@ _MINE = text(
     """
 )
 
+# The step of a message that its attempt has ended well, and the one that it hands on to.
+_DONE = text(
+    f"""
+    SELECT s.id, s.run_id, s.canvas, s.feeds, s.takes FROM {SCHEMA}.steps s
+    JOIN {SCHEMA}.attempts a ON a.step_id = s.id AND a.number = s.attempt
+    WHERE s.id = :step_id AND s.canvas = :canvas AND a.worker = :worker
+      AND {in_state("s.state", StepState.SUCCEEDED, StepState.SKIPPED)}
+    """
+)
+
 _EXPIRED = text(
     f"""
     SELECT id, canvas FROM {SCHEMA}.steps
@@ -106,7 +116,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Freed:
-    """A step that was taken from its attempt."""
+    """A step that was taken from its attempt, or one that is done and handed nothing on."""
 
     step_id: int
     run_id: UUID
@@ -124,15 +134,37 @@ def lose(conn: Connection, message: Message, *, worker: str, end: str) -> list[F
 
     `end` says what is known of that. A step that has lost `max_lost` attempts fails: what
     kills its process each time must not go round for ever. That may happen before the step is
-    claimed, while its definitions are loaded; then it was claimed on behalf of the dead.
+    claimed, while its definitions are loaded; then it was claimed on behalf of the dead. Or
+    after it is done: then what should have followed in its canvas is free.
     """
     found = _mine(conn, [message], worker)
     if not found:
-        claim = steps.claim(conn, message.step_id, message.canvas, worker=worker, lease=0)
-        if isinstance(claim, Claim):
-            found = _mine(conn, [message], worker)
-            end += ", before it began"
+        claim = steps.claim(
+            conn,
+            message.step_id,
+            message.canvas,
+            worker=worker,
+            lease=0,
+            # Its rate bounds what starts, and this has not.
+            in_turn=True,
+        )
+        if not isinstance(claim, Claim):
+            return _hand_on(conn, message, worker)
+        found = _mine(conn, [message], worker)
+        end += ", before it began"
     return _lose(conn, found, end, worker)
+
+
+def _hand_on(conn: Connection, message: Message, worker: str) -> list[Freed]:
+    """Free what was to follow a step that is done: its message may never have been sent.
+
+    The others of the canvas that could start have messages of their own.
+    """
+    values = {"step_id": message.step_id, "canvas": message.canvas, "worker": worker}
+    done = conn.execute(_DONE, values).all()
+    for row in done:
+        dispatch.release(conn, [row.canvas], follows=row.feeds)
+    return [Freed(row.id, row.run_id, frozenset(row.takes or ())) for row in done]
 
 
 def hand_back(

@@ -60,14 +60,19 @@ _OVERDUE = f"""
 
 # A full queue is no fault: only where nothing of the run has moved for as long is a message lost.
 # Nor is one that no worker consumes: a new message would not help, and its time is counted.
+# A step that takes slots keeps others off them: its message is lost, too, if one of its run has
+# overtaken it, as none that was sent later should.
 _STRANDED = f"""
     SELECT s.id, s.run_id, s.canvas FROM {SCHEMA}.steps s
     WHERE s.state = 'queued' AND s.open_deps = 0
       AND s.queued_at < now() - make_interval(secs => :patience)
       AND NOT EXISTS (SELECT FROM {SCHEMA}.unattended u WHERE u.queue = s.queue)
-      AND NOT EXISTS (
-        SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id
-        AND greatest(o.started_at, o.finished_at) > now() - make_interval(secs => :patience))
+      AND (NOT EXISTS (
+            SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id
+            AND greatest(o.started_at, o.finished_at) > now() - make_interval(secs => :patience))
+        OR s.takes IS NOT NULL AND EXISTS (
+            SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id AND o.queue = s.queue
+            AND o.queued_at > s.queued_at AND o.started_at > o.queued_at))
     ORDER BY s.id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
 """
 
@@ -91,6 +96,8 @@ def _reset_and(action: str, was: str) -> TextClause:
 _RETRY_OVERDUE = _reset_and("step.retry_overdue", StepState.RETRYING)
 _WAS_STRANDED = _reset_and("step.stranded", StepState.QUEUED)
 
+# Runs that wait for slots are not among them, see `slots.may_go_on`. By chance, so that all have
+# their turn where there are more than one pass can wake.
 _TO_WAKE = text(
     f"""
     SELECT r.id FROM {SCHEMA}.runs r
@@ -100,10 +107,9 @@ _TO_WAKE = text(
       AND (r.state = 'requested'
         OR EXISTS (SELECT FROM {SCHEMA}.steps s
             WHERE s.run_id = r.id AND s.takes IS NULL AND s.state = 'pending' AND s.open_deps = 0)
-        OR {dispatch.wants_slots("r.id")}
         OR NOT EXISTS (SELECT FROM {SCHEMA}.steps s
             WHERE s.run_id = r.id AND {is_open("s.state")}))
-    ORDER BY r.created_at LIMIT :batch
+    ORDER BY r.state <> 'requested', random() LIMIT :batch
     """
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
@@ -64,24 +65,27 @@ _MY_KEYS = text(
 # A run whose process is busy, or that has no room in its window, could not use what it got.
 _WAITING = text(
     f"""
-    WITH RECURSIVE {each_group()}, able AS (
-        SELECT r.id, r.driver, {urgency("r")} AS level, r.created_at,
-            CASE r.driver WHEN 'inline' THEN 1 ELSE r.max_in_flight END - (
-                SELECT count(*) FROM {SCHEMA}.steps
-                WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
-                  AND canvas IS NOT NULL) AS room
-        FROM (SELECT DISTINCT run_id FROM groups WHERE takes ?| CAST(:keys AS text[])) g
-        JOIN {SCHEMA}.runs r ON r.id = g.run_id
-        WHERE r.state IN ({sql_list({RunState.PLANNED, RunState.RUNNING})})
-          AND r.cancel_requested_at IS NULL
-          AND (r.driver <> 'inline' OR r.lease_until > now())
+    WITH RECURSIVE {each_group()}, wanted AS (
+        SELECT run_id, takes FROM groups
+        WHERE CAST(:keys AS text[]) IS NULL OR takes ?| CAST(:keys AS text[])
     )
     SELECT g.run_id, g.takes, a.driver, a.level, a.created_at, a.room, (
         SELECT count(*) FROM (
             SELECT FROM {SCHEMA}.steps WHERE run_id = g.run_id AND takes = g.takes AND {WANTED}
             LIMIT :most) few) AS waiting
-    FROM groups g JOIN able a ON a.id = g.run_id
-    WHERE a.room > 0 AND g.takes ?| CAST(:keys AS text[])
+    FROM wanted g CROSS JOIN LATERAL (
+        SELECT r.driver, {urgency("r")} AS level, r.created_at,
+            CASE r.driver WHEN 'inline' THEN 1 ELSE r.max_in_flight END - (
+                SELECT count(*) FROM {SCHEMA}.steps
+                WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
+                  AND canvas IS NOT NULL) AS room
+        FROM {SCHEMA}.runs r
+        WHERE r.id = g.run_id AND r.state IN ({sql_list({RunState.PLANNED, RunState.RUNNING})})
+          AND r.cancel_requested_at IS NULL
+          AND (r.driver <> 'inline' OR r.lease_until > now())
+        OFFSET 0
+    ) a
+    WHERE a.room > 0
     ORDER BY a.created_at, g.run_id, g.takes
     """
 )
@@ -97,7 +101,7 @@ _HELD = text(
 
 _TOTAL = text(
     f"""
-    SELECT name, coalesce(slots, declared) AS total FROM {SCHEMA}.pools
+    SELECT name, declared, slots FROM {SCHEMA}.pools
     WHERE name = ANY(CAST(:keys AS text[])) AND coalesce(slots, declared) IS NOT NULL
     """
 )
@@ -123,46 +127,84 @@ _FOLLOWERS = text(
     """
 )
 
-_DECLARE = text(
-    f"""
-    INSERT INTO {SCHEMA}.pools AS p (name, declared)
-    SELECT name, declared
-    FROM unnest(CAST(:names AS text[]), CAST(:declared AS int[])) AS n(name, declared)
-    ORDER BY name
-    ON CONFLICT (name) DO UPDATE SET declared = excluded.declared, updated_at = now()
-    WHERE p.declared IS DISTINCT FROM excluded.declared
-    """
+# In two, as ON CONFLICT DO UPDATE would lock each row, changed or not, and hold up all dispatchers.
+_DECLARE = (
+    text(
+        f"""
+        INSERT INTO {SCHEMA}.pools (name, declared)
+        SELECT name, declared
+        FROM unnest(CAST(:names AS text[]), CAST(:declared AS int[])) AS n(name, declared)
+        ORDER BY name
+        ON CONFLICT DO NOTHING
+        """
+    ),
+    text(
+        f"""
+        WITH changed AS (
+            SELECT p.name, n.declared
+            FROM unnest(CAST(:names AS text[]), CAST(:declared AS int[])) AS n(name, declared)
+            JOIN {SCHEMA}.pools p ON p.name = n.name
+            WHERE p.declared IS DISTINCT FROM n.declared
+            ORDER BY p.name FOR NO KEY UPDATE OF p
+        )
+        UPDATE {SCHEMA}.pools p SET declared = changed.declared, updated_at = now()
+        FROM changed WHERE p.name = changed.name
+        """
+    ),
 )
 
 
 def declare(conn: Connection, declared: Mapping[str, int]) -> None:
     """Note how many slots there are by key, as the definitions and the settings say."""
-    if declared:
-        conn.execute(_DECLARE, {"names": list(declared), "declared": list(declared.values())})
+    for statement in _DECLARE if declared else ():
+        conn.execute(statement, {"names": list(declared), "declared": list(declared.values())})
 
 
-def totals(conn: Connection, keys: Iterable[str]) -> Mapping[str, int]:
-    """Return how many slots there are now, by key; absent where nobody has said."""
-    found = conn.execute(_TOTAL, {"keys": list(keys)})
-    return {row.name: row.total for row in found}
+def totals(
+    conn: Connection, keys: Iterable[str], settings: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Return how many slots there are, by key; absent where nobody has said.
+
+    That is what an operator has set, else what the `settings` of the caller say, else what
+    was declared last.
+    """
+    ours = settings or {}
+    found = {row.name: row for row in conn.execute(_TOTAL, {"keys": list(keys)})}
+    return {**ours} | {
+        name: ours.get(name, row.declared) if row.slots is None else row.slots
+        for name, row in found.items()
+    }
 
 
-def admit(conn: Connection, run_id: UUID) -> Sequence[int]:
+@dataclass(frozen=True)
+class Admitted:
+    """What may be dispatched now of what waits for slots."""
+
+    steps: Sequence[int] = ()
+    """Steps of the run that has asked."""
+    others: frozenset[UUID] = frozenset()
+    """Other runs whose turn it is, and whose coordinators may not know."""
+
+
+def admit(conn: Connection, run_id: UUID) -> Admitted:
     """Return the ready steps of a run for which there are slots, and keep others off these.
 
     The caller holds the lock on the run, and dispatches them in the same transaction.
     """
     keys = conn.scalars(_MY_KEYS, {"run_id": run_id}).all()
     if not keys:
-        return ()
+        return Admitted()
     conn.execute(_LOCK, {"keys": list(keys)})
     # A new statement, which sees what those have dispatched that had the lock before.
-    return _share(conn, keys, run_id)[0]
+    return _share(conn, keys, run_id)
 
 
-def may_go_on(conn: Connection, keys: Iterable[str]) -> frozenset[UUID]:
-    """Return the runs whose coordinator could dispatch steps that take slots of these keys."""
-    return _share(conn, list(keys), None)[1]
+def may_go_on(conn: Connection, keys: Iterable[str] | None = None) -> frozenset[UUID]:
+    """Return the runs whose coordinator could dispatch steps that take slots of these keys.
+
+    Without keys it is about all limits.
+    """
+    return _share(conn, None if keys is None else list(keys), None).others
 
 
 def wanted_by(conn: Connection, run_id: UUID) -> Sequence[str]:
@@ -175,13 +217,10 @@ def followers(conn: Connection, run_id: UUID) -> list[Follower]:
     return [Follower(*row) for row in conn.execute(_FOLLOWERS, {"run_id": run_id})]
 
 
-def _share(
-    conn: Connection, keys: Sequence[str], run_id: UUID | None
-) -> tuple[Sequence[int], frozenset[UUID]]:
-    """Return the steps of `run_id` that have slots now, and the runs to wake for theirs."""
-    found = conn.execute(_WAITING, {"keys": list(keys), "most": MOST}).all()
+def _share(conn: Connection, keys: Sequence[str] | None, run_id: UUID | None) -> Admitted:
+    found = conn.execute(_WAITING, {"keys": keys, "most": MOST}).all()
     if not found:
-        return (), frozenset()
+        return Admitted()
     groups = [Group(row.run_id, row.takes, row.waiting, row.level, row.created_at) for row in found]
     held = {(row.run_id, row.key): int(row.slots) for row in conn.execute(_HELD)}
     shares = share_out(groups, _slots(conn, groups, held), held, {r.run_id: r.room for r in found})
@@ -194,7 +233,7 @@ def _share(
     ]
     # Whoever drives an inline run looks by itself.
     inline = {row.run_id for row in found if row.driver == "inline"}
-    return mine, frozenset(group.run_id for group, _ in going) - inline
+    return Admitted(mine, frozenset(group.run_id for group, _ in going) - inline - {run_id})
 
 
 def _slots(

@@ -52,6 +52,8 @@ def test_the_options_of_a_run_are_kept_with_it(
     done = flowstone(*command, *options, **settings)
     assert done.code == 0, done
     ask = "SELECT request->>'pool', request->>'priority', priority, max_in_flight FROM "
+    if command[0] == "plan":
+        assert "each step of load takes 1 of nightly, 1 of warehouse" in done.out
     kept = query(celery.runtime.ledger, f"{ask} flowstone.runs")
     assert kept == [("nightly", "low", 2, 7)]
 
@@ -60,3 +62,16 @@ def test_a_deadline_is_kept_with_its_run(flowstone: Any, celery: Dispatcher) -> 
     assert flowstone("run", "loads", "--detach", "--deadline", "90").code == 0
     asked = "SELECT deadline_at - created_at = interval '90 s' FROM flowstone.runs"
     assert query(celery.runtime.ledger, asked) == [(True,)]
+
+
+def test_show_tells_the_limits_of_an_asset(flowstone: Any, celery: Dispatcher) -> None:
+    out = flowstone("show", "limited", assets="tests.cli.limited_assets").out
+    for said in (
+        "3, after up to 6, 18, 54 s",
+        "interrupted after 30 s, killed after 45 s",
+        "takes 2 of the pool warehouse",
+        "at most 3 at once",
+        "starts 10 per minute, burst 2, shared as api",
+    ):
+        assert said in out
+    assert "2, after 30, 90 s" in flowstone("show", "loads", assets=pooled_assets.__name__).out

@@ -70,6 +70,12 @@ def test_a_step_that_lacks_one_of_its_slots_leaves_the_others_alone() -> None:
     assert share(groups, {"a": 0, "b": 3}, {"a": 1, "b": 3}) == [0, 3]
 
 
+def test_what_waits_for_a_limit_of_its_own_keeps_no_slots_of_a_pool() -> None:
+    groups = [group(1, 5, {"a": 3, "asset:heavy": 1}, level=0), group(2, 5, {"a": 1})]
+    free = {"a": 1, "asset:heavy": 0}
+    assert share(groups, free, {"a": 4, "asset:heavy": 1}) == [0, 1]
+
+
 def test_a_run_gets_no_more_than_its_window_has_room_for() -> None:
     assert share([group(1, 100, {"a": 1}), group(1, 100, {"b": 1})], {"a": 9, "b": 9}, room=5) in (
         [3, 2],

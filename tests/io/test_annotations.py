@@ -134,7 +134,7 @@ def test_annotations_as_text_and_those_that_name_nothing(make_runtime: RuntimeFa
     assert materialize_sync("total_of_any").result() == 3
     # One that names nothing is none, and takes nothing from the others.
     assert materialize_sync("total_of_unknown").result() == late_annotations.Part(size=3)
-    with pytest.raises(RunFailed, match="and enums that the return annotation names"):
+    with pytest.raises(RunFailed, match="annotate the model, dataclass or enum"):
         materialize_sync("misnamed")
 
 

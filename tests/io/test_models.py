@@ -323,7 +323,7 @@ def remembering() -> Remembers:
     ids=lambda value: type(value).__name__,
 )
 def test_what_would_come_back_as_something_else_is_refused(value: Any, kind: Any) -> None:
-    with pytest.raises(OutputError, match="enums that the return annotation names"):
+    with pytest.raises(OutputError, match="annotate the model, dataclass or enum"):
         encode(value, kind)
 
 

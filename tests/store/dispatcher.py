@@ -38,8 +38,16 @@ class Dispatcher:
         self.coordinate(run_id)
         return run_id
 
-    def coordinate(self, run_id: UUID) -> None:
-        coordinator.coordinate(self.runtime, run_id, self._publish)
+    def coordinate(self, run_id: UUID) -> set[UUID]:
+        """Be the coordinator of a run, and of those that it wakes; return all of them."""
+        woken = {run_id}
+        todo = [run_id]
+        while todo:
+            others: list[UUID] = []
+            coordinator.coordinate(self.runtime, todo.pop(), self._publish, others.append)
+            todo += [run for run in others if run not in woken]
+            woken.update(others)
+        return woken
 
     def _publish(self, canvas: Canvas, dispatched: Mapping[int, DispatchedStep]) -> None:
         self.messages += [dispatched[member] for member in members(canvas)]
@@ -95,5 +103,5 @@ class Dispatcher:
         assert execution._record(self.runtime, claim, outcome) is not None
         woken = execution._to_wake(self.runtime, claim, outcome)
         for run_id in sorted(woken):
-            coordinator.go_on(self.runtime, run_id, self._publish)
+            self.coordinate(run_id)
         return woken

@@ -169,10 +169,10 @@ class Swarm:
     def _coordinate(self) -> None:
         while not self._closed.is_set():
             assert time.monotonic() < self._end, self.run.states()
-            canvases, sent = coordinator.take_ready(self._runtime, self.run.id)
-            for step in (step for canvas in canvases for step in members(canvas)):
+            taken = coordinator.take_ready(self._runtime, self.run.id)
+            for step in (step for canvas in taken.canvases for step in members(canvas)):
                 self.dispatched[step] += 1
-                self._messages.append((step, sent[step].canvas))
+                self._messages.append((step, taken.steps[step].canvas))
             with self.run.ledger.begin() as conn:
                 if runs.get(conn, self.run.id).is_final:
                     self._closed.set()

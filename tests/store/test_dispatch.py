@@ -269,7 +269,7 @@ def test_a_run_that_nobody_requested_is_unknown(make_runtime: Any) -> None:
 def test_a_run_of_no_steps_succeeds_at_once(make_runtime: Any) -> None:
     runtime = make_runtime(registry())
     run = HandRun(runtime.ledger, {})
-    assert coordinator.take_ready(runtime, run.id) == ((), {})
+    assert coordinator.take_ready(runtime, run.id) == coordinator.Taken()
     with runtime.ledger.begin() as conn:
         assert runs.get(conn, run.id).state == "succeeded"
 

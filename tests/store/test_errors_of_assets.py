@@ -49,7 +49,7 @@ class OneStep:
 
     def attempt(self) -> Ended:
         """Dispatch the step, and run it once."""
-        _, dispatched = take_ready(self.here, self.id)
+        dispatched = take_ready(self.here, self.id).steps
         ((step, member),) = dispatched.items()
         ended = execute(self.here, step, member.canvas, worker="test", park_after=0)
         assert isinstance(ended, Ended)
@@ -57,7 +57,7 @@ class OneStep:
 
     def lose(self) -> None:
         """Dispatch the step to a worker whose process dies."""
-        _, dispatched = take_ready(self.here, self.id)
+        dispatched = take_ready(self.here, self.id).steps
         ((step, member),) = dispatched.items()
         with self.here.ledger.begin() as conn:
             assert isinstance(steps.claim(conn, step, member.canvas, worker="w", lease=-1), Claim)
@@ -311,8 +311,8 @@ def test_what_cannot_be_stored_fails_at_once_and_says_what_to_do(
         materialize_sync(returns)
     assert isinstance(caught.value.original, OutputError)
     said = caught.value.original.message
-    assert said.startswith(f"asset 'returns' returned a value of the type {named}: ")
-    assert said.endswith("that the return annotation names; or set pickle=True")
+    assert said.startswith(f"asset 'returns' returned a {named}: ")
+    assert said.endswith("or annotate the model, dataclass or enum; or set pickle=True")
     assert query(here.ledger, "SELECT outcome FROM flowstone.attempts") == [("failed",)]
 
 
@@ -355,7 +355,5 @@ def test_a_retry_in_this_process_that_comes_too_early_waits(
     make_runtime(build_registry([early]))
     # As if the clock of this process were ahead of that of the ledger.
     wait = inline._wait
-    monkeypatch.setattr(
-        inline, "_wait", lambda here, run, seconds: wait(here, run, min(seconds, 0.2))
-    )
+    monkeypatch.setattr(inline, "_wait", lambda here, run, s: wait(here, run, min(s, 0.2)))
     assert materialize_sync(early).result() == 2

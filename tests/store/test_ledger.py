@@ -172,3 +172,21 @@ def test_a_statement_that_is_interrupted_breaks_its_connection_and_no_other(
     with getattr(ledger, way)() as conn:
         assert conn.scalar(text("SELECT 1")) == 1
     assert caplog.text == ""
+
+
+def test_a_new_connection_that_is_interrupted_is_closed(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+
+    def interrupted(connection: Any, _query: str) -> None:
+        made.append(connection)
+        raise StepTimeout("late")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.Connection, "execute", interrupted)
+        ledger = Ledger(database)
+        with pytest.raises(StepTimeout), ledger.begin():
+            pytest.fail("the transaction must not begin")
+        ledger.close()
+    assert [connection.closed for connection in made] == [True]

@@ -11,9 +11,11 @@ from sqlalchemy import text
 
 from flowstone import losses as worker_losses
 from flowstone.settings import Settings, load_settings
-from flowstone.store import cancellation, losses, repairs
+from flowstone.states import StepState
+from flowstone.store import cancellation, losses, repairs, steps
 from flowstone.store.ledger import Ledger
 from flowstone.store.losses import Freed, Message
+from flowstone.store.steps import Refused
 from tests.store.runs_by_hand import FAILURE, HandRun, query, run_sql
 
 CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
@@ -83,7 +85,7 @@ def test_a_death_takes_nothing_from_whoever_has_the_step_by_now(ledger: Ledger) 
         assert losses.lose(conn, stale, worker="w", end=END) == []
         assert losses.hand_back(conn, [stale], worker="w", reason="it stops") == []
     assert run.commit(claim)
-    assert lose(run, 1) == []
+    assert lose(run, 1, worker="another") == []
     assert hand_back(run, 1) == []
     # A worker hands back what it runs, and not what it has yet to begin.
     assert hand_back(run, 2) == []
@@ -99,6 +101,63 @@ def test_a_death_before_the_claim_is_counted_too(ledger: Ledger) -> None:
         assert len(lose(run, 1)) == 1
     assert run.states() == {1: "failed", 2: "upstream_failed"}
     assert attempts(run, 1) == [(n, "lost", f"{END}, before it began") for n in (1, 2, 3)]
+
+
+def test_a_death_before_the_claim_is_counted_whatever_the_rate_of_the_step(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: ()})
+    for number in (1, 2, 3):
+        run.dispatch()
+        with ledger.begin() as conn:
+            # As it is while it is dispatched; how it comes to that is not what this is about.
+            run_sql(conn, "UPDATE flowstone.steps SET takes = '{\"rate:a1\": 1}'")
+            refused = steps.claim(conn, run.ids[1], run.canvas[1], worker="w", lease=60)
+            assert refused == Refused(StepState.QUEUED, "rate:a1")
+        assert len(lose(run, 1)) == 1
+        with ledger.begin() as conn:
+            run_sql(conn, "UPDATE flowstone.steps SET takes = NULL")
+        assert run.rows()[1]["lost"] == number
+    assert run.states() == {1: "failed"}
+
+
+CHAIN = {1: (), 2: (1,), 3: (2,)}
+
+
+def test_a_death_after_the_commit_frees_what_was_to_follow(
+    ledger: Ledger, settings: Settings
+) -> None:
+    run = HandRun(ledger, CHAIN)
+    run.dispatch()
+    assert run.commit(run.claim(1))
+    stale = message(run, 2)
+    woken: list[UUID] = []
+    worker_losses.lose(settings, message(run, 1), worker="w", end=END, wake=woken.append)
+    assert woken == [run.id]
+    assert run.states() == {1: "succeeded", 2: "pending", 3: "pending"}
+    assert run.rows()[1]["lost"] == 0
+    run.dispatch()
+    # It had been sent after all, and comes late.
+    with ledger.begin() as conn:
+        late = steps.claim(conn, stale.step_id, stale.canvas, worker="w", lease=60)
+    assert late == Refused(None)
+    run.do(2, 3)
+    assert set(run.states().values()) == {"succeeded"}
+
+
+def test_a_death_after_the_commit_takes_nothing_that_has_its_own_message(ledger: Ledger) -> None:
+    chord = HandRun(ledger, {1: (), 2: (), 3: (1, 2)})
+    (canvas,) = chord.dispatch()
+    assert len(chord.numbers(canvas)) == 3
+    assert chord.commit(chord.claim(1))
+    assert lose(chord, 1)
+    # The other of the header lies in a queue. The body waits for it, and nobody sends that.
+    assert chord.states() == {1: "succeeded", 2: "queued", 3: "pending"}
+    begun = HandRun(ledger, CHAIN, name="b")
+    begun.dispatch()
+    assert begun.commit(begun.claim(1))
+    claim = begun.claim(2)
+    assert lose(begun, 1)
+    assert begun.states() == {1: "succeeded", 2: "running", 3: "pending"}
+    assert begun.commit(claim)
 
 
 def test_what_is_handed_back_is_neither_lost_nor_failed(ledger: Ledger) -> None:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from flowstone import Context, Retry, asset, coordinator, inline, materialize_sync, runs_list
+from flowstone import Context, Retry, asset, coordinator, inline, materialize_sync
 from flowstone.client import run as run_of
+from flowstone.client import runs_list
+from flowstone.coordinator import Taken
 from flowstone.errors import RunFailed
 from flowstone.execution import Ended, execute
-from flowstone.expand import Canvas, members
 from flowstone.outcome import Retrying, Succeeded
 from flowstone.reconcile import reconcile
 from flowstone.registry import build_registry
 from flowstone.runtime import Runtime
 from flowstone.store import cancellation, repairs, runs, steps
-from flowstone.store.dispatch import DispatchedStep
 from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim, Refused
 from tests.store.runs_by_hand import FAILURE, HandRun, query
@@ -208,29 +208,29 @@ def test_a_delay_beyond_the_setting_is_parked_and_a_shorter_one_is_not(make_runt
     run_id = request(here, "shaky")
     coordinator.plan_run(here, run_id)
     first_canvas = coordinator.take_ready(here, run_id)
-    first = attempt(here, *first_canvas)
+    first = attempt(here, first_canvas)
     assert isinstance(first.outcome, Retrying)
     assert (first.outcome.delay, first.outcome.parked) == (100, False)
     age(here.ledger, 100)
     assert due(here.ledger) == []
     # Its message comes again, in the same canvas.
-    second = attempt(here, *first_canvas)
+    second = attempt(here, first_canvas)
     assert isinstance(second.outcome, Retrying)
     assert (second.outcome.delay, second.outcome.parked) == (200, True)
     age(here.ledger, 200)
     assert due(here.ledger) == [first.claim.step_id]
-    third = attempt(here, *coordinator.take_ready(here, run_id))
+    third = attempt(here, coordinator.take_ready(here, run_id))
     assert isinstance(third.outcome, Succeeded)
     assert third.claim.canvas != first.claim.canvas
     with here.ledger.begin() as conn:
         assert runs.close_if_done(conn, run_id, actor="test") == "succeeded"
 
 
-def attempt(here: Runtime, canvases: Sequence[Canvas], sent: Mapping[int, DispatchedStep]) -> Ended:
+def attempt(here: Runtime, taken: Taken) -> Ended:
     """Do what the task does with the message of the one step."""
-    (step,) = [member for canvas in canvases for member in members(canvas)]
+    (step,) = taken.steps
     park_after = here.settings.park_after
-    ended = execute(here, step, sent[step].canvas, worker="w", park_after=park_after)
+    ended = execute(here, step, taken.steps[step].canvas, worker="w", park_after=park_after)
     assert isinstance(ended, Ended)
     return ended
 

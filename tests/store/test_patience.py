@@ -74,6 +74,6 @@ def ready_step(here: Runtime) -> tuple[int, UUID]:
             config={}, driver="inline", max_in_flight=1, actor="test",
         )  # fmt: skip
     plan_run(here, run_id)
-    _, dispatched = take_ready(here, run_id)
+    dispatched = take_ready(here, run_id).steps
     (step,) = dispatched.values()
     return step.id, step.canvas

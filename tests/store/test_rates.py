@@ -14,10 +14,10 @@ from sqlalchemy import text
 
 from flowstone import (
     Rate,
+    RetryAfter,
     StaticPartitions,
     asset,
     claiming,
-    execution,
     list_pools,
     materialize_sync,
 )
@@ -27,7 +27,6 @@ from flowstone.client import run as run_of
 from flowstone.errors import RunFailed
 from flowstone.execution import Ended, execute
 from flowstone.expand import Canvas, members
-from flowstone.outcome import Failed, Failure
 from flowstone.reconcile import reconcile
 from flowstone.registry import Registry, build_registry
 from flowstone.runtime import Runtime
@@ -46,10 +45,16 @@ PATIENCE = 30
 STARTS = "SELECT extract(epoch FROM started_at)::float8 FROM flowstone.attempts ORDER BY 1"
 
 
-def pages(rate: Rate, many: int, name: str = "page") -> Registry:
+def _one() -> int:
+    return 1
+
+
+def pages(
+    rate: Rate, many: int, name: str = "page", function: Callable[[], int] = _one
+) -> Registry:
     """An asset with a rate and so many partitions, and one that reads them all."""
     parts = StaticPartitions([f"p{number:02}" for number in range(many)])
-    page = asset(name=name, partitions=parts, rate=rate)(lambda: 1)
+    page = asset(name=name, partitions=parts, rate=rate)(function)
     whole = asset(name=f"{name}s", deps={"read": name})(_count)
     return build_registry([page, whole])
 
@@ -260,27 +265,28 @@ def test_a_step_that_would_wait_for_long_leaves_its_canvas(
     assert worker.dispatched() == {"first": 1}
 
 
+@pytest.mark.parametrize("pool", [None, "warehouse"])
 def test_what_else_is_ready_takes_the_place_of_a_step_that_leaves(
-    worker_of: Callable[[Registry], Worker], ledger: Ledger
+    worker_of: Callable[[Registry], Worker], ledger: Ledger, pool: str | None
 ) -> None:
     limited = asset(name="a", rate=Rate(1, key="api"))(lambda: 1)
-    plain = asset(name="b")(lambda: 1)
-    pooled = asset(name="c", max_running=1)(lambda: 1)
-    for rest in ({"b": plain}, {"c": pooled}):
-        worker = worker_of(build_registry([limited, *rest.values()]))
-        run_id = worker.submit("a", *rest, max_in_flight=1)
-        (message,) = worker.messages
-        assert (message.asset, worker.rest) == ("a", [])
-        with ledger.begin() as conn:
-            rates.pause(conn, message.id, 60)
-        early = worker.take(message)
-        assert isinstance(early, Early)
-        assert early.has_left
-        assert early.wake == {run_id}
-        worker.messages.clear()
-        worker.coordinate(run_id)
-        assert [step.asset for step in worker.rest + worker.messages] == list(rest)
-        run_of(run_id).cancel()
+    other = asset(name="b", pool=pool)(lambda: 1)
+    worker = worker_of(build_registry([limited, other]))
+    with ledger.begin() as conn:
+        run_sql(conn, "INSERT INTO flowstone.pools (name, slots) VALUES ('warehouse', 0)")
+    run_id = worker.submit("a", "b", max_in_flight=1)
+    (message,) = worker.messages
+    assert (message.asset, worker.rest) == ("a", [])
+    with ledger.begin() as conn:
+        run_sql(conn, "UPDATE flowstone.pools SET slots = 1 WHERE name = 'warehouse'")
+        rates.pause(conn, message.id, 60)
+    early = worker.take(message)
+    assert isinstance(early, Early)
+    assert early.has_left
+    assert early.wake == {run_id}
+    worker.messages.clear()
+    worker.coordinate(run_id)
+    assert [step.asset for step in worker.rest + worker.messages] == ["b"]
 
 
 def test_each_attempt_takes_a_token_of_its_own(
@@ -324,8 +330,9 @@ def test_a_process_that_dies_costs_its_token_and_no_more(
     assert isinstance(worker.take(two), Early)
     later(ledger, 1000)
     # The lease of the first has expired, and the message of the second is lost.
-    counts = reconcile(worker.runtime, lambda *_: None)
-    assert (counts["lease_expired"], counts["step_stranded"]) == (1, 1)
+    with ledger.begin() as conn:
+        assert [step.step_id for step in repairs.expired_leases(conn)] == [one.id]
+        assert [step.step_id for step in repairs.stranded(conn, 300)] == [two.id]
     worker.coordinate(run_id)
     assert [worker.start(message).step_id for message in list(worker.messages)] == [one.id, two.id]
     assert_kept([row[0] for row in query(ledger, STARTS)], 1)
@@ -355,18 +362,19 @@ def test_what_is_cancelled_while_it_waits_blocks_nobody(
 
 
 def test_a_failure_that_names_a_delay_pauses_all_that_share_the_rate(
-    worker_of: Callable[[Registry], Worker], ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    worker_of: Callable[[Registry], Worker], ledger: Ledger
 ) -> None:
+    def busy() -> int:
+        raise RetryAfter(14)
+
     api = Rate(1, key="api")
-    worker = worker_of(both(pages(api, 4), pages(api, 1, "other")))
+    worker = worker_of(both(pages(api, 4, function=busy), pages(api, 1, "other")))
     worker.submit("pages")
     one, two, three, four = worker.messages
     worker.messages.clear()
     assert isinstance(worker.take(one), Claim)
     assert isinstance(worker.take(two), Early)
     later(ledger, 3)
-    failure = Failure("RetryAfter", "429", "", retryable=False, retry_after=14)
-    monkeypatch.setattr(execution, "compute", lambda *_: (Failed(failure), ValueError("429")))
     ended = execute(worker.runtime, three.id, three.canvas, worker="w")
     assert isinstance(ended, Ended)
     assert 13 < bucket(ledger).next_at <= 14

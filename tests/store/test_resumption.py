@@ -202,11 +202,11 @@ def drive(here: Runtime, run_id: UUID) -> None:
     with here.ledger.begin() as conn:
         assert runs.get(conn, run_id).state == RunState.PLANNED
     while True:
-        canvases, steps = coordinator.take_ready(here, run_id)
-        if not canvases:
+        taken = coordinator.take_ready(here, run_id)
+        if not taken.canvases:
             return
-        for member in (m for canvas in canvases for m in members(canvas)):
-            assert isinstance(execute(here, member, steps[member].canvas, worker="t"), Ended)
+        for member in (m for canvas in taken.canvases for m in members(canvas)):
+            assert isinstance(execute(here, member, taken.steps[member].canvas, worker="t"), Ended)
 
 
 def test_values_of_the_whole_chain_are_the_results_of_the_last_run(

@@ -8,14 +8,16 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 
 import flowstone
 from flowstone import StaticPartitions, asset, materialize_sync
 from flowstone.errors import BadConfig, RunFailed, UnknownPool
+from flowstone.outcome import Succeeded
 from flowstone.registry import Registry, build_registry
-from flowstone.store import pools, repairs, slots
+from flowstone.store import pools, repairs, slots, steps
 from tests.store.dispatcher import Dispatcher
-from tests.store.runs_by_hand import query
+from tests.store.runs_by_hand import MADE_OF, output, query, run_sql
 
 PARTS = StaticPartitions([f"p{number:02}" for number in range(20)])
 
@@ -203,12 +205,117 @@ def test_the_slots_of_a_dead_process_are_free_when_its_lease_is_over(celery: Dis
     assert celery.of(other) == 2
 
 
-def test_a_cancelled_run_leaves_its_slots(celery: Dispatcher) -> None:
+def test_a_cancelled_run_leaves_its_slots_and_wakes_who_waits_for_them(
+    celery: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_id = celery.submit("lights")
     other = celery.submit("also_lights")
+    woken: set[UUID] = set()
+    monkeypatch.setattr("flowstone.handle.wake_others", lambda _, runs: woken.update(runs))
     flowstone.cancel(str(run_id))
+    assert other in woken
     celery.coordinate(other)
     assert celery.of(other) == 4
+
+
+def test_a_coordinator_that_finds_it_is_the_turn_of_another_run_wakes_that(
+    celery: Dispatcher,
+) -> None:
+    celery.submit("lights")
+    second = celery.submit("also_lights")
+    third = celery.submit("heavys", priority="low")
+    claims = [celery.begin() for _ in range(4)]
+    with celery.runtime.ledger.begin() as conn:
+        # It ends, and nobody hears of the slot that it leaves.
+        steps.commit(conn, claims[0], Succeeded(output(), MADE_OF))
+    assert second in celery.coordinate(third)
+    assert celery.of(second) == 1
+
+
+def test_a_run_with_slots_uses_them_before_it_fills_its_window_with_the_rest(
+    celery: Dispatcher,
+) -> None:
+    # Those without a limit come first in the plan.
+    celery.submit("free", "light", partition="p00", max_in_flight=1)
+    assert celery.dispatched() == {"light": 1}
+
+
+def test_a_message_that_was_lost_does_not_keep_its_slots_while_its_run_goes_on(
+    celery: Dispatcher,
+) -> None:
+    run_id = celery.submit("lights", "frees")
+    lost = [message for message in celery.messages if message.asset == "light"]
+    assert len(lost) == 4
+    celery.messages = [message for message in celery.messages if message not in lost]
+    with celery.runtime.ledger.begin() as conn:
+        age = "UPDATE flowstone.steps SET queued_at = queued_at - interval '1 h' "
+        conn.exec_driver_sql(age + "WHERE state = 'queued' AND asset = 'light'")
+    celery.succeed(celery.begin("free"))
+    with celery.runtime.ledger.begin() as conn:
+        assert {step.step_id for step in repairs.stranded(conn, 360)} == {m.id for m in lost}
+    celery.coordinate(run_id)
+    assert celery.dispatched()["light"] == 4
+
+
+def test_a_full_queue_is_no_loss_while_nothing_has_overtaken(celery: Dispatcher) -> None:
+    celery.submit("lights", "frees")
+    celery.succeed(celery.begin("free"))
+    with celery.runtime.ledger.begin() as conn:
+        age = "UPDATE flowstone.steps SET queued_at = queued_at - interval '1 h' "
+        conn.exec_driver_sql(age + "WHERE state IN ('queued', 'succeeded')")
+        assert repairs.stranded(conn, 360) == []
+
+
+def test_the_messages_of_what_holds_slots_go_before_the_bulk_of_their_run(
+    make_runtime: Any,
+) -> None:
+    celery = Dispatcher(make_runtime(definitions(), pools={"warehouse": 20}))
+    celery.submit("lights", "frees")
+    levels = {
+        name: {message.level for message in celery.messages if message.asset == name}
+        for name in ("light", "free")
+    }
+    assert max(levels["light"]) < max(levels["free"])
+
+
+def test_the_reconciler_wakes_those_whose_turn_it_is_and_no_others(celery: Dispatcher) -> None:
+    runs = [celery.submit("light", partition=f"p{number:02}") for number in range(12)]
+    with celery.runtime.ledger.begin() as conn:
+        assert not set(runs).intersection(repairs.runs_to_wake(conn, 0))
+        assert slots.may_go_on(conn) == frozenset()
+    claims = [celery.begin() for _ in range(4)]
+    with celery.runtime.ledger.begin() as conn:
+        steps.commit(conn, claims[0], Succeeded(output(), MADE_OF))
+        assert slots.may_go_on(conn) == {runs[4]}
+
+
+def rows_of_a_look(here: Any) -> int:
+    """Return how many rows one look handles, those included that a join throws away."""
+    explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {slots._WAITING.text}")
+    with here.ledger.begin() as conn:
+        (explained,) = conn.scalar(explain, {"keys": None, "most": slots.MOST})
+
+    def rows(node: dict[str, Any]) -> int:
+        kinds = ("Actual Rows", "Rows Removed by Join Filter", "Rows Removed by Filter")
+        own = sum(int(node.get(kind, 0)) for kind in kinds) * int(node["Actual Loops"])
+        return own + sum(rows(below) for below in node.get("Plans", ()))
+
+    return rows(explained["Plan"])
+
+
+def test_the_cost_of_a_look_grows_with_the_runs_that_wait_and_not_with_their_square(
+    celery: Dispatcher,
+) -> None:
+    flowstone.set_pool("warehouse", 0)
+
+    def wait(runs: int) -> None:
+        for number in range(runs):
+            celery.submit("light", partition=f"p{number % 20:02}", on_conflict="queue")
+
+    wait(15)
+    few = rows_of_a_look(celery.runtime) / 15
+    wait(105)
+    assert rows_of_a_look(celery.runtime) / 120 < 1.5 * few
 
 
 @pytest.mark.parametrize(
@@ -306,6 +413,31 @@ def test_a_pool_that_could_never_serve_fails_the_run_when_it_is_planned(
         materialize_sync("heavy", partition="p00")
     with pytest.raises(BadConfig, match=message):
         flowstone.preview("heavy", partition="p00")
+
+
+def test_more_slots_in_the_settings_hold_for_whoever_has_these(make_runtime: Any) -> None:
+    make_runtime(definitions(), pools={"warehouse": 2})
+    materialize_sync("light", partition="p00")
+    make_runtime(definitions(), pools={"warehouse": 4})
+    materialize_sync("heavy", partition="p00")
+    (pool,) = [pool for pool in flowstone.list_pools() if pool.name == "warehouse"]
+    assert pool.declared == 4
+
+
+def test_a_pool_that_only_an_operator_has_made_cannot_be_taken_away(here: Any) -> None:
+    flowstone.set_pool("adhoc", 1)
+    with pytest.raises(BadConfig, match="the settings know no pool 'adhoc'"):
+        flowstone.reset_pool("adhoc")
+
+
+def test_settings_that_say_nothing_new_hold_nobody_up(here: Any) -> None:
+    with here.ledger.begin() as conn:
+        slots.declare(conn, {"warehouse": 4})
+    with here.ledger.begin() as one:
+        slots.declare(one, {"warehouse": 4})
+        with here.ledger.begin() as other:
+            lock = "SELECT FROM flowstone.pools WHERE name = 'warehouse' FOR NO KEY UPDATE NOWAIT"
+            run_sql(other, lock)
 
 
 def test_names_and_numbers_that_make_no_sense_are_refused(here: Any) -> None:

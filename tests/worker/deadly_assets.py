@@ -139,9 +139,9 @@ def _to_wake(to_wake: Callable[..., Any], *args: Any) -> Any:
 
 
 def _take_ready(take_ready: Callable[..., Any], here: Any, run_id: Any) -> Any:
-    canvases, dispatched = take_ready(here, run_id)
-    _die_with_readers("dispatch", dispatched)
-    return canvases, dispatched
+    taken = take_ready(here, run_id)
+    _die_with_readers("dispatch", taken.steps)
+    return taken
 
 
 def _publish(publish: Callable[..., Any], self: Any, canvas: Any, dispatched: Any) -> None:

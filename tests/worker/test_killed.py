@@ -80,7 +80,7 @@ def test_the_end_is_right_wherever_a_process_is_killed(
         for point in POINTS:
             if point not in seen and (marks / point).exists():
                 seen[point] = is_visible(point)
-        # Not at each look: wake-ups go before steps, and would take all the time of the worker.
+        # Not at each look: its wake-ups would take much of the time of the worker.
         if time.monotonic() > passes[-1] + 1:
             reconcile()
             passes.append(time.monotonic())

@@ -143,7 +143,7 @@ def test_whatever_an_asset_returns_is_its_value_or_a_failure_that_names_it(
     assert flowstone.get("returns_a_tuple") == ("retry", 3)
     for error in handle.errors():
         assert error.type == "output_error"
-        said = f"asset {error.step!r} returned a value of the type {odd[error.step]}: "
+        said = f"asset {error.step!r} returned a {odd[error.step]}: "
         assert error.message.startswith(said)
         assert error.message.endswith("or set pickle=True")
         assert view.attempts(handle.id, error.step) == [(1, "failed")]
