@@ -10,7 +10,7 @@ from uuid import UUID
 from flowstone.bucket import CLOSE, PATIENCE, Leaves, Starts, Waits
 from flowstone.errors import LedgerUnavailable
 from flowstone.runtime import Runtime
-from flowstone.store import flights, rates, slots, steps
+from flowstone.store import dispatch, flights, rates, slots, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.rates import Left
 from flowstone.store.steps import Claim, Refused
@@ -65,18 +65,22 @@ def claim(runtime: Runtime, step_id: int, canvas: UUID, *, worker: str) -> Claim
     while isinstance(found := runtime.ledger.in_turn(in_turn), Early) and found.wait <= CLOSE:
         time.sleep(found.wait)
     if isinstance(found, Left):
-        return Early(key, found.wait, has_left=True, wake=_go_on_after(runtime, found, worker))
+        wake = _go_on_after(runtime, step_id, found, worker)
+        return Early(key, found.wait, has_left=True, wake=wake)
     return found
 
 
-def _go_on_after(runtime: Runtime, left: Left, worker: str) -> frozenset[UUID]:
+def _go_on_after(runtime: Runtime, step_id: int, left: Left, worker: str) -> frozenset[UUID]:
     """Give what a step had to those who wait for it, and return the runs that can go on."""
     try:
         with runtime.ledger.autocommit() as conn:
-            admitted = slots.may_go_on(conn, left.keys)
-        return admitted | runtime.ledger.in_turn(
-            lambda conn: flights.leave(conn, left.run_id, worker)
-        )
+            # Its place in the window is free, too: for what is ready, with slots or without.
+            due = dispatch.due(conn, left.run_id, step_id)
+            wanted = slots.wanted_by(conn, left.run_id)
+            admitted = slots.may_go_on(conn, left.keys.union(wanted))
+        mine = frozenset([left.run_id] if due.coordinator else [])
+        followers = runtime.ledger.in_turn(lambda conn: flights.leave(conn, left.run_id, worker))
+        return mine | admitted | followers
     except LedgerUnavailable:
         # The reconciler finds them.
         return frozenset()

@@ -58,14 +58,15 @@ def execute(
 ) -> Ended | Fenced | Refused | Early:
     """Run a step that has been dispatched in `canvas`, and record how it ended.
 
-    A retry that is due in more than `park_after` seconds leaves the canvas. Returns
-    Refused, and does nothing, where the step has gone elsewhere, and Early where its rate does
-    not let it start yet. Raises LedgerUnavailable; whatever the asset raises becomes an outcome.
+    A retry that is due in more than `park_after` seconds leaves the canvas; of a step that takes
+    slots, any does. Returns Refused, and does nothing, where the step has gone elsewhere, and
+    Early where its rate does not let it start yet. Raises LedgerUnavailable; whatever the asset
+    raises becomes an outcome.
     """
     claim = claiming.claim(runtime, step_id, canvas, worker=worker)
     if not isinstance(claim, Claim):
         return claim
-    if claim.takes and park_after < math.inf:
+    if claim.takes:
         # It must not hold its slots while it waits.
         park_after = 0
     # The alarm is taken around all of it: one that is set for what this runs within, a step that

@@ -15,7 +15,7 @@ from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
 from flowstone.outcome import Failed, Retrying
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, StepState
-from flowstone.store import runs
+from flowstone.store import repairs, runs
 from flowstone.store.steps import Refused
 
 
@@ -36,7 +36,7 @@ def drive_to_the_end(here: Runtime, handle: RunHandle) -> BaseException | None:
 
 def _drive(here: Runtime, handle: RunHandle) -> BaseException | None:
     coordinator.plan_run(here, handle.id)
-    pause = _Pause(here)
+    pause = _Pause(here, handle.id)
     first: BaseException | None = None
     while handle.status() not in FINAL_RUN_STATES:
         taken = coordinator.take_ready(here, handle.id)
@@ -46,7 +46,8 @@ def _drive(here: Runtime, handle: RunHandle) -> BaseException | None:
                 error = _execute_here(here, handle.id, member, taken.steps[member].canvas)
                 first = error if first is None else first
         if not taken.canvases and handle.status() not in FINAL_RUN_STATES:
-            # All that is left is joined to steps of other runs, or waits for slots or its turn.
+            # All that is left is joined to steps of other runs, or waits for slots, for its turn
+            # or for a retry that is parked.
             pause.wait()
     return first
 
@@ -61,11 +62,13 @@ def watch(here: Runtime, handle: RunHandle) -> None:
 class _Pause:
     """Waits for other processes, and now and then looks whether they still live.
 
-    There may be no worker on this machine that would apply the reconciler's rules.
+    There may be no worker on this machine that would apply the reconciler's rules. `mine` is the
+    run that this process drives, whose retries are to go on when they are due.
     """
 
-    def __init__(self, here: Runtime) -> None:
+    def __init__(self, here: Runtime, mine: UUID | None = None) -> None:
         self._here = here
+        self._mine = mine
         self._next = self._later()
 
     def _later(self) -> float:
@@ -78,6 +81,9 @@ class _Pause:
             self._next = self._later()
             with contextlib.suppress(LedgerUnavailable):
                 wake_others(self._here, reconcile.repair(self._here).to_wake)
+        if self._mine is not None:
+            with contextlib.suppress(LedgerUnavailable):
+                self._here.ledger.in_turn(lambda conn: repairs.due_retries(conn, self._mine))
 
 
 def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> BaseException | None:
@@ -88,11 +94,10 @@ def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> Ba
             wake_others(here, ended.wake - {run_id})
         if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):
             raise ended.error
-        pause = _before_next(here, run_id, ended)
-        if pause is None:
+        seconds = _before_next(ended)
+        if seconds is None:
             return ended.error if isinstance(ended, Ended) and _has_failed(ended) else None
-        time.sleep(pause)
-        if coordinator.end_if_late(here, run_id):
+        if not _wait(here, run_id, seconds):
             return None
 
 
@@ -100,24 +105,40 @@ def _has_failed(ended: Ended) -> bool:
     return isinstance(ended.outcome, Failed)
 
 
-def _before_next(
-    here: Runtime, run_id: UUID, ended: Ended | Fenced | Refused | Early
-) -> float | None:
+def _before_next(ended: Ended | Fenced | Refused | Early) -> float | None:
     """Return the seconds to wait before a step is tried again, or None if it is not, here."""
     match ended:
         case Early(has_left=False, wait=wait):
-            # In short parts, as the run may be cancelled meanwhile.
+            # In short parts, as its turn may come sooner.
             return min(wait, POLL_SECONDS)
         case Refused(StepState.RETRYING):
             # The clock of this process is ahead of the ledger's: the retry is not due yet.
             return POLL_SECONDS
-        case Ended(outcome=Retrying(delay=delay)):
-            return _until_retry(here, run_id, delay)
+        case Ended(outcome=Retrying(delay=delay, parked=False)):
+            return delay
     return None
 
 
-def _until_retry(here: Runtime, run_id: UUID, delay: float) -> float:
-    """Return how long to wait: for the delay of the retry, or only to the deadline of the run."""
-    with here.ledger.begin() as conn:
-        left = runs.get(conn, run_id).seconds_left
-    return delay if left is None else max(0.0, min(delay, left))
+def _wait(here: Runtime, run_id: UUID, seconds: float) -> bool:
+    """Wait for so long while the run goes on, and return whether it still does."""
+    while True:
+        part = min(seconds, POLL_SECONDS)
+        time.sleep(part)
+        seconds -= part
+        if not _goes_on(here, run_id):
+            return False
+        if seconds <= 0:
+            return True
+
+
+def _goes_on(here: Runtime, run_id: UUID) -> bool:
+    """Return whether a run has not ended, by its deadline perhaps, and is not to be cancelled."""
+    try:
+        with here.ledger.begin() as conn:
+            run = runs.get(conn, run_id)
+        if run.is_late:
+            return not coordinator.end_if_late(here, run_id)
+    except LedgerUnavailable:
+        # It may be back before the waiting is over.
+        return True
+    return not (run.is_final or run.is_being_cancelled)

@@ -14,6 +14,7 @@ from flowstone import audit, execution
 from flowstone.log import get_logger
 from flowstone.priority import message_level
 from flowstone.runtime import Runtime
+from flowstone.settings import Settings
 from flowstone.store import (
     ageing,
     cancellation,
@@ -30,11 +31,7 @@ from flowstone.store.ledger import Connection
 log = get_logger("flowstone.reconcile")
 
 LOST_MESSAGE_SECONDS: Final = 360.0
-"""How long a message may be under way before it counts as lost.
-
-It is longer than ageing takes by default: where a run only waits behind others, the first of its
-steps are sent again and start, so that the rest, whose messages lie in the queue, is left there.
-"""
+"""How long a message may be under way, at the least, before it counts as lost."""
 
 IDLE_SECONDS: Final = 5.0
 """How long a new run is left to the message that its client has sent."""
@@ -45,6 +42,16 @@ ACTOR: Final = "reconciler"
 
 Wake = Callable[[UUID, int], None]
 """Sends for the coordinator of a run, by a message of the given level."""
+
+
+def lost_after(ageing: float) -> float:
+    """Return how long a message may be under way before it counts as lost.
+
+    It is longer than ageing takes, with some passes of the reconciler: where a run only waits
+    behind others, the first of its steps are sent again and start, so that the rest, whose
+    messages lie in the queue, is left there.
+    """
+    return max(LOST_MESSAGE_SECONDS, ageing + 60)
 
 
 def _let_run(steps: Iterable[tuple[int, UUID]]) -> None:
@@ -124,7 +131,7 @@ def repair(runtime: Runtime) -> Pass:
     due = runtime.ledger.in_turn(repairs.due_retries)
     # Before the leases: who was killed in time has no fault that counts as the loss of a process.
     timed_out, to_wake = _end_overdue(runtime)
-    counts = runtime.ledger.in_turn(lambda conn: _free(conn, runtime.settings.lease_seconds))
+    counts = runtime.ledger.in_turn(lambda conn: _free(conn, runtime.settings))
     # Last, as all of these take steps away from those who are joined to them.
     settled = runtime.ledger.in_turn(lambda conn: flights.left(conn, actor=ACTOR))
     return Pass(
@@ -152,15 +159,16 @@ def _end_overdue(runtime: Runtime) -> tuple[list[tuple[int, UUID]], set[UUID]]:
     return ended, to_wake
 
 
-def _free(conn: Connection, lease: float) -> dict[str, int]:
+def _free(conn: Connection, settings: Settings) -> dict[str, int]:
     # An outage of the ledger is the death of nobody.
-    is_watched = watch.look(conn, lease)
+    is_watched = watch.look(conn, settings.lease_seconds)
+    patience = lost_after(settings.ageing)
     return {
         # First, so that the steps of a dead process do not count as lost.
         "inline_abandoned": len(cancellation.abandoned(conn, actor=ACTOR)) if is_watched else 0,
         "lease_expired": len(repairs.expired_leases(conn)) if is_watched else 0,
-        "retry_overdue": len(repairs.overdue_retries(conn, LOST_MESSAGE_SECONDS)),
-        "step_stranded": len(repairs.stranded(conn, LOST_MESSAGE_SECONDS)),
+        "retry_overdue": len(repairs.overdue_retries(conn, patience)),
+        "step_stranded": len(repairs.stranded(conn, patience)),
     }
 
 

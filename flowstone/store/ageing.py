@@ -16,14 +16,15 @@ from sqlalchemy import Connection, select, text
 from flowstone.priority import FIRST, MAX_BOOST
 from flowstone.store import audit, dispatch
 from flowstone.store.tables import SCHEMA, runs
-from flowstone.store.waiting import GOES_ON, QUEUED, STARTABLE
+from flowstone.store.waiting import BEHIND_OTHERS, GOES_ON, QUEUED
 
 ACTOR = "reconciler"
 
-# Whoever waits for a worker that is not there would gain nothing.
+# Whoever waits for a worker that is not there would gain nothing. And who waits for slots waits
+# for its turn in a pool, where priority would be worth nothing if all who wait moved up.
 _COULD_START = f"""
     EXISTS (
-        SELECT FROM ({STARTABLE}) s
+        SELECT FROM ({BEHIND_OTHERS}) s
         WHERE NOT EXISTS (SELECT FROM {SCHEMA}.unattended u WHERE u.queue = s.queue))
 """
 

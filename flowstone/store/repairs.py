@@ -38,6 +38,7 @@ _DUE = text(
     WITH due AS (
         SELECT id FROM {SCHEMA}.steps
         WHERE state = 'retrying' AND canvas IS NULL AND retry_at <= now()
+          AND (CAST(:run_id AS uuid) IS NULL OR run_id = :run_id)
         ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
     ), freed AS (
         UPDATE {SCHEMA}.steps s SET state = 'pending', retry_at = NULL
@@ -146,9 +147,9 @@ def expired_leases(conn: Connection) -> list[Freed]:
     return losses.expired(conn, BATCH, actor=ACTOR)
 
 
-def due_retries(conn: Connection) -> list[Freed]:
-    """Make the steps ready again whose parked retry is due."""
-    found = conn.execute(_DUE, {"batch": DUE_BATCH, "actor": ACTOR})
+def due_retries(conn: Connection, run_id: UUID | None = None) -> list[Freed]:
+    """Make the steps ready again, of one run or of all, whose parked retry is due."""
+    found = conn.execute(_DUE, {"batch": DUE_BATCH, "actor": ACTOR, "run_id": run_id})
     return [Freed(row.id, row.run_id) for row in found]
 
 

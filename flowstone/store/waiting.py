@@ -19,11 +19,22 @@ QUEUED: Final = f"""
 """
 """The steps of a run `r` that have been handed to Celery and could start."""
 
-# Two parts, as each has an index of its own.
-STARTABLE: Final = f"""
+# Each part has an index of its own. The order is that of the index: with statistics of a moment
+# in which much was ready, PostgreSQL would look through all that is open.
+BEHIND_OTHERS: Final = f"""
     {QUEUED}
     UNION ALL
-    SELECT id, queue, state, queued_at FROM {SCHEMA}.steps
-    WHERE run_id = r.id AND state = 'pending' AND open_deps = 0
+    (SELECT id, queue, state, queued_at FROM {SCHEMA}.steps
+    WHERE run_id = r.id AND takes IS NULL AND state = 'pending' AND open_deps = 0
+    ORDER BY id + 0)
 """
-"""These, and those that are ready to be handed over."""
+"""These, and those that are ready and wait for the window alone, not for slots."""
+
+STARTABLE: Final = f"""
+    {BEHIND_OTHERS}
+    UNION ALL
+    (SELECT id, queue, state, queued_at FROM {SCHEMA}.steps
+    WHERE run_id = r.id AND takes IS NOT NULL AND state = 'pending' AND open_deps = 0
+    ORDER BY takes, id + 0)
+"""
+"""All that are handed over, or ready to be."""

@@ -240,5 +240,10 @@ def test_of_a_quick_rate_no_more_are_dispatched_than_a_worker_can_keep() -> None
     assert may_be_dispatched(Bucket(1e-300, 10**6)) == MOST
 
 
+@pytest.mark.parametrize("rate", [1, 10, 11, 50, 80])
+def test_enough_is_dispatched_until_the_next_pass_of_the_reconciler(rate: int) -> None:
+    assert may_be_dispatched(Bucket(1 / rate, 1)) >= 10 * rate
+
+
 def test_nothing_that_is_dispatched_in_time_is_sent_back() -> None:
     assert CLOSE < HORIZON < PATIENCE

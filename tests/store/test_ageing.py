@@ -178,3 +178,26 @@ def test_a_run_that_starves_goes_first_in_the_order_of_the_ledger(ledger: Ledger
         rows: Sequence[tuple[int, int, int]] = query(ledger, sql)
         assert len(rows) == len(made)
         assert all(now == urgency(priority, b) for priority, b, now in rows)
+
+
+def take_slots(run: HandRun, *numbers: int) -> None:
+    ids = [run.ids[number] for number in numbers]
+    with run.ledger.begin() as conn:
+        sql = """UPDATE flowstone.steps SET takes = '{"pool:p": 1}' WHERE id = ANY(:ids)"""
+        run_sql(conn, sql, ids=ids)
+
+
+def test_what_waits_for_slots_makes_nothing_more_urgent(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: (), 2: ()}, priority=Priority.LOW)
+    take_slots(run, 1, 2)
+    age(ledger)
+    assert age(ledger, 10_000) == {}
+    assert boost(run) == 0
+
+
+def test_what_has_slots_and_waits_in_the_broker_starves_as_any_other(ledger: Ledger) -> None:
+    run = HandRun(ledger, {1: (), 2: ()}, priority=Priority.LOW)
+    run.dispatch()
+    take_slots(run, 1, 2)
+    age(ledger)
+    assert age(ledger, 301) == {run.id: 1}

@@ -12,7 +12,7 @@ import pytest
 from celery.result import AsyncResult
 from pydantic import SecretStr
 
-from flowstone import Context, Retry, RetryAfter, asset, resource
+from flowstone import Context, Retry, RetryAfter, asset, inline, resource
 from flowstone.asset import Asset
 from flowstone.client import materialize_sync
 from flowstone.coordinator import plan_run, take_ready
@@ -354,5 +354,6 @@ def test_a_retry_in_this_process_that_comes_too_early_waits(
 
     make_runtime(build_registry([early]))
     # As if the clock of this process were ahead of that of the ledger.
-    monkeypatch.setattr("flowstone.inline._until_retry", lambda *_: 0.0)
+    wait = inline._wait
+    monkeypatch.setattr(inline, "_wait", lambda here, run, s: wait(here, run, min(s, 0.2)))
     assert materialize_sync(early).result() == 2

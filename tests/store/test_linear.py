@@ -7,7 +7,8 @@ from sqlalchemy import text
 
 from flowstone.expand import members
 from flowstone.store.ledger import Ledger
-from tests.store.runs_by_hand import HandRun
+from flowstone.store.waiting import BEHIND_OTHERS, STARTABLE
+from tests.store.runs_by_hand import HandRun, query
 from tests.strategies import Dag
 
 WIDTH = 10
@@ -65,3 +66,29 @@ def test_ten_times_the_steps_read_no_more_rows_each(ledger: Ledger, analyze: boo
     small = rows_a_step(ledger, 10)
     large = rows_a_step(ledger, 100, analyze=analyze)
     assert large < 1.25 * small, (small, large)
+
+
+# The many that cannot start yet: they read what has not been computed.
+_FILL = text(
+    "INSERT INTO flowstone.steps (run_id, asset, partition, reason, queue, open_deps) "
+    "SELECT :run_id, 'later', n::text, 'requested', 'assets', 1 FROM generate_series(1, :n) n"
+)
+_TAKE = text("""UPDATE flowstone.steps SET takes = '{"pool:p": 1}' WHERE id = :id""")
+
+
+@pytest.mark.parametrize("steps", [STARTABLE, BEHIND_OTHERS])
+def test_who_looks_for_what_could_start_reads_nothing_else(ledger: Ledger, steps: str) -> None:
+    run = HandRun(ledger, {1: (), 2: (), 3: ()}, max_in_flight=1)
+    with ledger.begin() as conn:
+        conn.execute(_FILL, {"run_id": run.id, "n": 20_000})
+        conn.execute(_TAKE, {"id": run.ids[3]})
+    run.dispatch()
+    with ledger.autocommit() as conn:
+        conn.execute(text("ANALYZE"))
+    sql = f"SELECT s.id FROM flowstone.runs r CROSS JOIN LATERAL ({steps}) s WHERE r.id = :run_id"
+    before = rows_read(ledger)
+    found = {row.id for row in query(ledger, sql, run_id=run.id)}
+    assert run.ids[1] in found
+    assert run.ids[2] in found
+    assert (run.ids[3] in found) == (steps == STARTABLE)
+    assert rows_read(ledger) - before < 20

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from flowstone import Context, Retry, asset, coordinator, materialize_sync
+from flowstone import Context, Retry, asset, coordinator, inline, materialize_sync
+from flowstone.client import run as run_of
+from flowstone.client import runs_list
 from flowstone.coordinator import Taken
+from flowstone.errors import RunFailed
 from flowstone.execution import Ended, execute
 from flowstone.outcome import Retrying, Succeeded
 from flowstone.reconcile import reconcile
@@ -25,6 +30,8 @@ from tests.store.test_dispatch import request
 from tests.store.test_repairs import age
 
 CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
+LONG = 3000.0
+PATIENCE = 30
 ACTIONS = "SELECT action, step_id FROM flowstone.audit WHERE actor = 'reconciler' ORDER BY id"
 
 
@@ -239,9 +246,75 @@ def test_a_run_in_this_process_waits_here_whatever_the_setting(
         age(here.ledger, seconds)
 
     monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(inline, "POLL_SECONDS", 50)
     assert materialize_sync("shaky").result() == 3
-    assert waited == [100, 200]
+    assert waited == [50] * 6
     assert query(here.ledger, ACTIONS) == []
+
+
+def in_a_thread(name: str) -> tuple[threading.Thread, list[object]]:
+    """Drive a run in this process; return what ends it up with as well."""
+    ends: list[object] = []
+
+    def drive() -> None:
+        try:
+            ends.append(materialize_sync(name).result())
+        except RunFailed as error:
+            ends.append(error.message)
+
+    thread = threading.Thread(target=drive, daemon=True)
+    thread.start()
+    return thread, ends
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+STATES = "SELECT state, canvas IS NULL FROM flowstone.steps"
+
+
+def test_a_run_in_this_process_gives_its_slots_back_until_its_retry_is_due(
+    make_runtime: Any,
+) -> None:
+    @asset(pool="warehouse", retry=Retry(base=LONG, factor=1))
+    def shaky(context: Context) -> int:
+        if context.attempt < 2:
+            raise ConnectionError("away")
+        return context.attempt
+
+    @asset(pool="warehouse")
+    def other() -> int:
+        return 1
+
+    here = make_runtime(build_registry([shaky, other]), pools={"warehouse": 1})
+    thread, ends = in_a_thread("shaky")
+    until(lambda: query(here.ledger, STATES) == [("retrying", True)])
+    assert materialize_sync("other").result() == 1
+    age(here.ledger, LONG)
+    # By itself: no reconciler looks, nor does its own pass of the rules come so soon.
+    thread.join(PATIENCE)
+    assert ends == [2]
+
+
+@pytest.mark.parametrize("takes", [{}, {"max_running": 1}])
+def test_a_run_in_this_process_that_waits_for_a_retry_notices_its_cancellation(
+    make_runtime: Any, takes: dict[str, Any]
+) -> None:
+    @asset(retry=Retry(base=LONG, factor=1), **takes)
+    def shaky() -> int:
+        raise ConnectionError("away")
+
+    here = make_runtime(build_registry([shaky]))
+    thread, ends = in_a_thread("shaky")
+    until(lambda: query(here.ledger, STATES) == [("retrying", bool(takes))])
+    (handle,) = runs_list()
+    run_of(handle.id).cancel()
+    thread.join(PATIENCE)
+    assert "cancelled" in str(ends)
 
 
 def test_whoever_has_joined_a_parked_step_takes_its_turn_when_that_is_due(

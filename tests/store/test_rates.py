@@ -268,6 +268,30 @@ def test_a_step_that_would_wait_for_long_leaves_its_canvas(
     assert worker.dispatched() == {"first": 1}
 
 
+@pytest.mark.parametrize("pool", [None, "warehouse"])
+def test_what_else_is_ready_takes_the_place_of_a_step_that_leaves(
+    worker_of: Callable[[Registry], Worker], ledger: Ledger, pool: str | None
+) -> None:
+    limited = asset(name="a", rate=Rate(1, key="api"))(lambda: 1)
+    other = asset(name="b", pool=pool)(lambda: 1)
+    worker = worker_of(build_registry([limited, other]))
+    with ledger.begin() as conn:
+        run_sql(conn, "INSERT INTO flowstone.pools (name, slots) VALUES ('warehouse', 0)")
+    run_id = worker.submit("a", "b", max_in_flight=1)
+    (message,) = worker.messages
+    assert (message.asset, worker.rest) == ("a", [])
+    with ledger.begin() as conn:
+        run_sql(conn, "UPDATE flowstone.pools SET slots = 1 WHERE name = 'warehouse'")
+        rates.pause(conn, message.id, 60)
+    early = worker.take(message)
+    assert isinstance(early, Early)
+    assert early.has_left
+    assert early.wake == {run_id}
+    worker.messages.clear()
+    worker.coordinate(run_id)
+    assert [step.asset for step in worker.rest + worker.messages] == ["b"]
+
+
 def test_each_attempt_takes_a_token_of_its_own(
     worker_of: Callable[[Registry], Worker], ledger: Ledger
 ) -> None:

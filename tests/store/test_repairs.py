@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+
 from flowstone.reconcile import reconcile
 from flowstone.registry import build_registry
 from flowstone.request import Request
-from flowstone.store import repairs, runs
+from flowstone.store import repairs, runs, workers
 from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import HandRun, query, run_sql
 
@@ -196,3 +198,19 @@ def test_a_step_that_kills_its_worker_each_time_fails_at_last(ledger: Ledger) ->
     assert run.rows()[1]["error"]["type"] == "poison"
     lost = "SELECT count(*) FROM flowstone.attempts WHERE outcome = 'lost'"
     assert query(ledger, lost) == [(3,)]
+
+
+@pytest.mark.parametrize(("ageing", "after"), [(300, 360), (1000, 1060)])
+def test_a_message_counts_as_lost_only_after_its_run_has_moved_up(
+    make_runtime: Any, ledger: Ledger, ageing: float, after: float
+) -> None:
+    runtime = make_runtime(build_registry([]), ageing=ageing)
+    with ledger.begin() as conn:
+        workers.report(conn, "w", ["assets"], up=0)
+    run = HandRun(ledger, {1: ()})
+    run.dispatch()
+    age(ledger, after - 10)
+    assert reconcile(runtime, lambda *_: None)["step_stranded"] == 0
+    assert run.states() == {1: "queued"}
+    age(ledger, 20)
+    assert reconcile(runtime, lambda *_: None)["step_stranded"] == 1

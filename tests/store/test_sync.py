@@ -168,7 +168,8 @@ def test_a_fault_of_the_world_is_tried_again_after_the_delay(
     here = make_runtime(build_registry([shaky, reader]))
     monkeypatch.setattr(time, "sleep", waited.append)
     assert materialize_sync(reader, upstream=True).result() == 7
-    assert (attempts, waited) == ([1, 2, 3], [0.2, 0.4])
+    assert attempts == [1, 2, 3]
+    assert sum(waited) == pytest.approx(0.2 + 0.4)
     assert query(
         here.ledger,
         "SELECT number, outcome, error_type FROM flowstone.attempts "

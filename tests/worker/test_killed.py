@@ -68,7 +68,7 @@ def test_the_end_is_right_wherever_a_process_is_killed(
     marks: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(reconciler, "LOST_MESSAGE_SECONDS", 10)
+    monkeypatch.setattr(reconciler, "lost_after", lambda _: 10)
     with here.ledger.engine.begin() as conn:
         conn.exec_driver_sql(SLOW_COMMIT)
     flowstone.materialize("before_all").wait(timeout=30)
