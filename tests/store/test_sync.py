@@ -144,7 +144,7 @@ def test_a_value_that_has_no_format_is_a_failure(make_runtime: Any) -> None:
         return object()
 
     make_runtime(build_registry([odd]))
-    with pytest.raises(RunFailed, match="odd: output_error: asset 'odd' returned a value of the"):
+    with pytest.raises(RunFailed, match="odd: output_error: asset 'odd' returned a "):
         materialize_sync(odd)
 
 
