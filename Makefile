@@ -30,7 +30,7 @@ dev: $(READY) ## Run PostgreSQL, Valkey, worker, beat and Flower until Ctrl-C, w
 	FLOWSTONE_ASSETS=$${FLOWSTONE_ASSETS:-examples.flights.assets} $(BIN)/flowstone dev
 
 test: $(READY) lint types ## Check style, types and layers, then run every test
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 3
 
 lint: $(READY) ## Check style and layers
 	$(BIN)/ruff check $(PATHS)

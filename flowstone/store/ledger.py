@@ -64,9 +64,10 @@ class Ledger:
         if patience is not None:
             event.listen(self.engine, "connect", partial(_bound, patience))
         event.listen(self.engine, "connect", _plan_by_index)
-        event.listen(self.engine, "checkin", _note_use)
+        event.listen(self.engine, "checkin", self._take_back)
         event.listen(self.engine, "checkout", _ping_if_idle)
         self._checked = False
+        self._closed = False
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -113,8 +114,15 @@ class Ledger:
             check_revision(conn)
             self._checked = True
 
+    def _take_back(self, connection: object, record: ConnectionPoolEntry) -> None:  # noqa: ARG002
+        record.info["used"] = time.monotonic()
+        if self._closed:
+            # A thread was late with it, and nobody would close it any more.
+            record.invalidate()
+
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, those in use as soon as they are given back."""
+        self._closed = True
         self.engine.dispose()
 
 
@@ -166,10 +174,6 @@ def _bound(
     for setting in ("statement_timeout", "lock_timeout"):
         connection.execute(f"SET {setting} = {int(1000 * patience)}")
     connection.commit()
-
-
-def _note_use(connection: object, record: ConnectionPoolEntry) -> None:  # noqa: ARG001
-    record.info["used"] = time.monotonic()
 
 
 def _ping_if_idle(

@@ -109,7 +109,7 @@ def test_a_run_that_no_worker_takes_is_explained_and_stays(
 ) -> None:
     urls = {"database_url": database, "broker_url": valkey.url, "result_url": valkey.url}
     waited = cli("run", "total", "--timeout", "0.5", **urls)
-    assert "no worker has taken the run yet" in waited.out
+    assert "1 run waits in the queue 'control', which no worker consumes; start one" in waited.out
     assert "is still requested after 0.5 s" in waited.refused(4)
     assert count_runs(database) == 1
 

@@ -190,3 +190,13 @@ def test_a_new_connection_that_is_interrupted_is_closed(
             pytest.fail("the transaction must not begin")
         ledger.close()
     assert [connection.closed for connection in made] == [True]
+
+
+def test_a_connection_that_is_given_back_late_is_closed_all_the_same(database: str) -> None:
+    made = Ledger(database)
+    with made.begin() as conn:
+        driver = conn.connection.driver_connection
+        assert isinstance(driver, psycopg.Connection)
+        made.close()
+        assert not driver.closed
+    assert driver.closed
