@@ -11,10 +11,10 @@ from sqlalchemy import Connection, text
 
 from flowstone.limits import RATE
 from flowstone.store import audit
-from flowstone.store.slots import TAKEN, WANTED, each_group
+from flowstone.store.slots import each_group
 from flowstone.store.tables import SCHEMA
+from flowstone.store.waiting import TAKEN, WANTED
 
-# What nobody has declared can still be waited for, by a step that was planned before.
 _STATUS = text(
     f"""
     WITH RECURSIVE {each_group()}, waiting AS (
@@ -132,9 +132,3 @@ def override(
         before={"slots": before},
         after={"slots": slots},
     )
-
-
-def exists(conn: Connection, name: str) -> bool:
-    """Return whether there is such a pool, or such a limit."""
-    query = text(f"SELECT EXISTS (SELECT FROM {SCHEMA}.pools WHERE name = :name)")
-    return bool(conn.scalar(query, {"name": name}))

@@ -21,6 +21,7 @@ from flowstone.states import StepState, in_state
 from flowstone.store import dispatch
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
+from flowstone.store.waiting import TAKEN, WANTED
 
 _S = StepState
 
@@ -128,16 +129,12 @@ _PAUSE = text(
     """
 )
 
-# As the index of those that take slots has it.
-_DISPATCHED = """takes IS NOT NULL AND canvas IS NOT NULL
-    AND state IN ('queued', 'running', 'retrying')"""
-
 # Those that have started, and those that have been promised a start, want no other.
 _ROOM = text(
     f"""
     SELECT r.key, {_BUCKET}, (
         SELECT count(*) FROM {SCHEMA}.steps s
-        WHERE {_DISPATCHED} AND takes ? r.key
+        WHERE {TAKEN} AND takes ? r.key
           AND (state = 'running' OR starts_at > now())) AS served
     FROM {SCHEMA}.rates r WHERE r.key = ANY(CAST(:keys AS text[]))
     """
@@ -147,10 +144,10 @@ _ALL = text(
     f"""
     SELECT r.key, {_BUCKET}, (
         SELECT count(*) FROM {SCHEMA}.steps s
-        WHERE {_DISPATCHED} AND takes ? r.key AND state <> 'running'
+        WHERE {TAKEN} AND takes ? r.key AND state <> 'running'
     ) + (
         SELECT count(*) FROM {SCHEMA}.steps s
-        WHERE takes IS NOT NULL AND state = 'pending' AND open_deps = 0 AND takes ? r.key
+        WHERE {WANTED} AND takes ? r.key
     ) AS waiting
     FROM {SCHEMA}.rates r ORDER BY r.key
     """

@@ -22,13 +22,10 @@ from flowstone.store import rates
 from flowstone.store.dispatch import Follower
 from flowstone.store.tables import SCHEMA
 from flowstone.store.urgency import urgency
+from flowstone.store.waiting import TAKEN, WANTED
 
 MOST: Final = 1000
 """The most steps of a run that one look admits."""
-
-WANTED: Final = "takes IS NOT NULL AND state = 'pending' AND open_deps = 0"
-TAKEN: Final = """takes IS NOT NULL AND canvas IS NOT NULL
-    AND state IN ('queued', 'running', 'retrying')"""
 
 
 def each_group(where: str = "true") -> str:

@@ -7,6 +7,13 @@ from typing import Final
 from flowstone.states import RunState, sql_list
 from flowstone.store.tables import SCHEMA
 
+WANTED: Final = "takes IS NOT NULL AND state = 'pending' AND open_deps = 0"
+"""The condition that a step waits for slots, as its index has it."""
+
+TAKEN: Final = """takes IS NOT NULL AND canvas IS NOT NULL
+    AND state IN ('queued', 'running', 'retrying')"""
+"""The condition that a step holds slots, as its index has it."""
+
 GOES_ON: Final = f"""
     r.driver = 'celery' AND r.cancel_requested_at IS NULL
     AND r.state IN ({sql_list({RunState.PLANNED, RunState.RUNNING})})
@@ -34,7 +41,7 @@ STARTABLE: Final = f"""
     {BEHIND_OTHERS}
     UNION ALL
     (SELECT id, queue, state, queued_at FROM {SCHEMA}.steps
-    WHERE run_id = r.id AND takes IS NOT NULL AND state = 'pending' AND open_deps = 0
+    WHERE run_id = r.id AND {WANTED}
     ORDER BY takes, id + 0)
 """
 """All that are handed over, or ready to be."""
