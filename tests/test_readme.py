@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from flowstone.settings import Settings
 from flowstone.states import RUN_MOVES, STEP_MOVES, mermaid
 from flowstone.store.cancellation import GRACE_SECONDS
 from tests.conftest import RuntimeFactory
+from tests.scripts import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,17 +38,7 @@ def test_the_diagrams_are_those_of_the_tables_of_moves() -> None:
 def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
     example = blocks("python")[0]
     assert len([line for line in example.splitlines() if line.strip()]) <= 15
-    (tmp_path / "hello.py").write_text(example)
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "hello.py"],
-        cwd=tmp_path,
-        env=clean | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_script(tmp_path, example)
     assert (done.stdout, done.stderr) == ("20.0\n", "")
 
 
@@ -152,33 +142,13 @@ def test_the_words_of_the_glossary_are_there() -> None:
 
 def test_the_example_of_resources_gets_the_config_of_its_run(tmp_path: Path) -> None:
     (example,) = [block for block in blocks("python") if "@resource" in block]
-    (tmp_path / "users.py").write_text(example)
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "users.py"],
-        cwd=tmp_path,
-        env=clean | {"PYTHONPATH": str(ROOT), "TEST_PASSWORD": "hunter2"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_script(tmp_path, example, TEST_PASSWORD="hunter2")  # noqa: S106 - not a real one
     assert (done.stdout, done.stderr) == ("connected to localhost\nconnected to test\n", "")
 
 
 def test_the_example_of_timeouts_is_interrupted_and_does_with_less(tmp_path: Path) -> None:
     (example,) = [block for block in blocks("python") if "StepTimeout" in block]
-    (tmp_path / "quotes.py").write_text(example)
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "quotes.py"],
-        cwd=tmp_path,
-        env=clean | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_script(tmp_path, example)
     assert (done.stdout, done.stderr) == ("[]\n", "")
     section = README.partition("### Time limits")[2].partition("\n### ")[0]
     assert f"interrupted after 60 s, killed after {flowstone.Timeout(60).hard:g} s" in section

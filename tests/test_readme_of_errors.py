@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 from flowstone.classification import MAX_RETRY_AFTER, RETRYABLE_STATUS, TABLE, is_retryable
 from flowstone.errors import MAX_WAIT
 from flowstone.retry import Retry
+from tests.scripts import run_script
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -73,17 +71,7 @@ def test_the_example_is_a_policy_that_does_what_the_text_says() -> None:
 
 
 def test_the_example_of_config_prints_plan_and_value(tmp_path: Path) -> None:
-    (tmp_path / "sample.py").write_text(example("Config"))
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("FLOWSTONE_")}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "sample.py"],
-        cwd=tmp_path,
-        env=clean | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_script(tmp_path, example("Config"))
     printed = "[0, 1, 2] {'sample': {'mode': 'fast', 'rows': 3}}"
     assert (done.stdout, done.stderr) == (f"{printed}\n", "")
     assert f"# {printed}\n" in example("Config")

@@ -20,6 +20,7 @@ from flowstone.states import (
 )
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
+from flowstone.store.waiting import WANTED
 
 LOW_PART: Final = 4
 """The coordinator refills the window when less than this part of it could start."""
@@ -29,7 +30,7 @@ def wants_slots(run_id: str) -> str:
     """Return the condition that ready steps of a run wait for slots; `run_id` is SQL."""
     return f"""EXISTS (
         SELECT FROM {SCHEMA}.steps
-        WHERE run_id = {run_id} AND takes IS NOT NULL AND state = 'pending' AND open_deps = 0
+        WHERE run_id = {run_id} AND {WANTED}
     )"""
 
 
