@@ -73,7 +73,7 @@ timezone = "UTC"
 beat_schedule = {
     "flowstone-reconcile": {
         "task": RECONCILE,
-        "schedule": 10.0,
+        "schedule": _settings.reconcile_seconds,
         "options": {"queue": "control", "expires": 60, "ignore_result": True},
     },
     # At a time of the day: an interval would begin anew whenever beat is restarted.

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(
         60, gt=0, description="How long a worker may be silent before its steps are run again."
     )
+    reconcile_seconds: float = Field(
+        10, gt=0, le=60, description="How often beat sends for the reconciler."
+    )
+    message_seconds: float = Field(
+        30, gt=0, description="Seconds after which a message that no queue holds counts as lost."
+    )
     # A worker keeps the message of a shorter delay, unacknowledged; the broker gives out again
     # what is not acknowledged ten minutes after the time limit.
     park_after: float = Field(

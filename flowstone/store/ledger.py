@@ -38,7 +38,7 @@ __all__ = [
     "translated",
 ]
 
-HEAD: Final = "0004"
+HEAD: Final = "0005"
 """The revision that this version of FlowStone works with; a test holds it to the migrations."""
 
 IDLE_SECONDS: Final = 0.1

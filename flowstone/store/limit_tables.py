@@ -1,8 +1,18 @@
-"""The tables of what limits the steps: pools, rates, the workers that are there, and the watch."""
+"""The tables of what limits the steps, and of who watches: pools, rates, workers, repairs."""
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, CheckConstraint, Column, Double, Integer, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Integer,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from flowstone.store.schema import NOW, TIME, metadata
@@ -51,6 +61,12 @@ workers = Table(
     Column("queues", ARRAY(Text), nullable=False, comment="What it consumes"),
     Column("started_at", TIME, nullable=False, server_default=NOW),
     Column("seen_at", TIME, nullable=False, server_default=NOW),
+    Column("version", Text, comment="The version of FlowStone that it runs"),
+    Column("processes", Integer, comment="How many steps it can run at once"),
+    Column("busy", Integer, comment="How many messages it works on"),
+    Column("taken", BigInteger, comment="How many messages it has taken so far"),
+    Column("taken_at", TIME, comment="When it was seen to have taken one last"),
+    Column("clock_ahead", Double, comment="Seconds by which its clock is ahead of the ledger's"),
     comment="The workers that are there, each seen a moment ago",
 )
 
@@ -71,6 +87,23 @@ watch = Table(
         "seen_at", TIME, nullable=False, server_default=NOW, comment="The reconciler's last pass"
     ),
     Column("waits_since", TIME, comment="When leases were given time, as passes had been missing"),
+    Column("ticked_at", TIME, comment="When beat has sent for the reconciler last"),
+    Column("broker_mark", Text, comment="What the broker knows as long as it keeps messages"),
     CheckConstraint("one", "one"),
     comment="One row: since when the reconciler could see whether leases are renewed",
+)
+
+repairs = Table(
+    "repairs",
+    metadata,
+    Column("rule", Text, primary_key=True),
+    Column(
+        "repaired",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="What it has put right so far",
+    ),
+    Column("last_at", TIME, nullable=False, server_default=NOW),
+    comment="One row for each rule of the reconciler that has put something right",
 )

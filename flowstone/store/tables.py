@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowstone.store.limit_tables import pools, rates, unattended, watch, workers
+from flowstone.store.limit_tables import pools, rates, repairs, unattended, watch, workers
 from flowstone.store.record_tables import (
     FUNCTIONS_AND_TRIGGERS,
     audit,
@@ -36,6 +36,7 @@ __all__ = [
     "pools",
     "quarantine",
     "rates",
+    "repairs",
     "rollbacks",
     "runs",
     "steps",
