@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select, text
 
 from flowstone.queues import CONTROL_QUEUE
+from flowstone.store.found import Found
 from flowstone.store.tables import SCHEMA, workers
 from flowstone.store.waiting import GOES_ON, STARTABLE
 
@@ -34,6 +35,7 @@ _REPORT = text(
 )
 
 _GONE = text(f"DELETE FROM {SCHEMA}.workers WHERE NOT ({IS_THERE}) RETURNING name")
+_SILENT = text(f"SELECT name FROM {SCHEMA}.workers WHERE NOT ({IS_THERE}) ORDER BY name")
 
 
 def is_attended(queue: str) -> str:
@@ -103,6 +105,11 @@ def report(conn: Connection, name: str, queues: Sequence[str], *, up: float) -> 
 def remove(conn: Connection, name: str) -> None:
     """Note that a worker takes no more messages."""
     conn.execute(delete(workers).where(workers.c.name == name))
+
+
+def find_gone(conn: Connection) -> list[Found]:
+    """Return the workers that are silent."""
+    return [Found(name) for name in conn.scalars(_SILENT)]
 
 
 def gone(conn: Connection) -> list[str]:
