@@ -22,6 +22,7 @@ from flowstone.cli import (
     pools,
     prune,
     rates,
+    reconcile,
     run,
     show,
     status,
@@ -77,6 +78,7 @@ app.command("invalidate")(history.invalidate)
 app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
 app.command("rates")(rates.rates)
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")

@@ -44,7 +44,7 @@ _HAS_STARTED = f"""
 # coordinator works at this moment does not starve.
 _SEEN = f"""
     WITH seen AS (
-        SELECT r.id, CASE
+        SELECT r.id, r.boost, CASE
             WHEN NOT {_COULD_START} THEN 'has all it wants'
             WHEN r.waits_since IS NULL OR {_HAS_STARTED} THEN 'moves'
             WHEN r.boost < least({MAX_BOOST}, greatest(1, r.priority))
@@ -56,11 +56,13 @@ _SEEN = f"""
 
 _STARVING = f"{_SEEN} SELECT id FROM seen WHERE how = 'starves'"
 
+# A run that another reconciler has moved up at this moment is not moved up once more.
 _AGE = text(
     f"""
     {_SEEN}, locked AS (
         SELECT r.id, r.boost AS was, seen.how FROM {SCHEMA}.runs r JOIN seen ON seen.id = r.id
-        WHERE seen.how IN ('moves', 'starves') OR seen.how IS NOT NULL AND r.waits_since IS NOT NULL
+        WHERE r.boost = seen.boost AND (seen.how IN ('moves', 'starves')
+            OR seen.how IS NOT NULL AND r.waits_since IS NOT NULL)
         ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
     )
     UPDATE {SCHEMA}.runs r
