@@ -14,6 +14,7 @@ COORDINATE: Final = "flowstone.coordinate"
 STEP: Final = "flowstone.step"
 RECONCILE: Final = "flowstone.reconcile"
 PRUNE: Final = "flowstone.prune"
+SWEEP: Final = "flowstone.sweep"
 
 
 class Message(BaseModel):

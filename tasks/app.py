@@ -9,7 +9,8 @@ from flowstone import runtime
 from tasks import heartbeat
 
 app = Celery(
-    "flowstone", include=["tasks.coordinate", "tasks.prune", "tasks.reconcile", "tasks.step"]
+    "flowstone",
+    include=["tasks.coordinate", "tasks.prune", "tasks.reconcile", "tasks.step", "tasks.sweep"],
 )
 app.config_from_object("celeryconfig")
 app.steps["worker"].add("tasks.stop:GracefulStop")
