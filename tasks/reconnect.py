@@ -1,0 +1,28 @@
+"""Let a worker outlive a broker that was away.
+
+When Celery 5.7 has lost its connection it takes the old one apart. Whatever is still to be done
+over that, such as to acknowledge a task which ends later, makes kombu look for the address that
+is gone; and Celery takes the AttributeError for the end of the worker. With the error of a closed
+connection it goes on: it knows that one, and what was not acknowledged is delivered again, which
+the claim in the ledger refuses.
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from kombu.transport.redis import Channel
+from redis.exceptions import ConnectionError as Disconnected
+
+_look_up = Channel._connparams  # noqa: SLF001 - the one place at which all paths meet
+
+
+@wraps(_look_up)
+def _connparams(self: Channel, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - kombu's own
+    if self.connection.client is None:
+        raise Disconnected("the connection to the broker is closed")
+    return _look_up(self, *args, **kwargs)
+
+
+Channel._connparams = _connparams  # noqa: SLF001
