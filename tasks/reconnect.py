@@ -15,14 +15,16 @@ from typing import Any
 from kombu.transport.redis import Channel
 from redis.exceptions import ConnectionError as Disconnected
 
-_look_up = Channel._connparams  # noqa: SLF001 - the one place at which all paths meet
 
+def install() -> None:
+    """Have the channels of this process say that they are closed; `app` does so once."""
+    # The one place at which all paths meet.
+    look_up = Channel._connparams  # noqa: SLF001
 
-@wraps(_look_up)
-def _connparams(self: Channel, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - kombu's own
-    if self.connection.client is None:
-        raise Disconnected("the connection to the broker is closed")
-    return _look_up(self, *args, **kwargs)
+    @wraps(look_up)
+    def look_up_or_say(self: Channel, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if self.connection.client is None:
+            raise Disconnected("the connection to the broker is closed")
+        return look_up(self, *args, **kwargs)
 
-
-Channel._connparams = _connparams  # noqa: SLF001
+    setattr(Channel, "_connparams", look_up_or_say)  # noqa: B010 - mypy knows it as a method
