@@ -109,6 +109,9 @@ def test_runs_are_woken_where_a_coordinator_could_do_something(ledger: Ledger) -
     closed = HandRun(ledger, {1: ()}, name="d")
     closed.do(1)
     inline = HandRun(ledger, {1: ()}, driver="inline")
+    # Its window is full, so that a coordinator could do nothing.
+    full = HandRun(ledger, {1: (), 2: ()}, max_in_flight=1, name="e")
+    full.dispatch()
     requested = uuid4()
     with ledger.begin() as conn:
         runs.close_if_done(conn, closed.id, actor="test")
