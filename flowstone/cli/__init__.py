@@ -15,7 +15,9 @@ from flowstone.cli import (
     check,
     db,
     dev,
+    doctor,
     gc,
+    health,
     history,
     lineage,
     plan,
@@ -77,6 +79,8 @@ app.command("invalidate")(history.invalidate)
 app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
 app.command("rates")(rates.rates)
+app.command("doctor")(doctor.doctor)
+app.add_typer(health.app, name="health")
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")
