@@ -121,10 +121,10 @@ def apart(answer: Ledgers | Unknown) -> tuple[str | Unknown, LedgerFacts | Unkno
 def half_dead_workers(settings: Settings) -> Mapping[str, list[str]] | Unknown:
     """Return the workers that take nothing though something waits, each with its queues."""
     _, ledger = apart(ask_ledger(settings).answer(soon()))
-    held = ledger if isinstance(ledger, Unknown) else ask_held(settings, ledger)
-    if isinstance(held, Unknown) or isinstance(ledger, Unknown):
-        return held
-    return half_dead(ledger.workers, ledger.waits, held)
+    if isinstance(ledger, Unknown):
+        return ledger
+    held = ask_held(settings, ledger)
+    return held if isinstance(held, Unknown) else half_dead(ledger.workers, ledger.waits, held)
 
 
 def ask_held(settings: Settings, ledger: LedgerFacts | Unknown) -> Mapping[str, int] | Unknown:

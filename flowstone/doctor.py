@@ -97,7 +97,7 @@ def _known(part: T | Unknown, what: str) -> T:
 
 
 def _ledger(facts: Facts) -> LedgerFacts:
-    return _known(facts.ledger, "the ledger")
+    return _known(facts.ledger, "a ledger that is migrated")
 
 
 def _answers(part: Server | Unknown) -> Said:
@@ -322,7 +322,7 @@ def _reconciler(facts: Facts) -> Said:
 
 def _backlog(facts: Facts) -> Said:
     ledger = _ledger(facts)
-    due = _known(facts.backlog, "the ledger")
+    due = _known(facts.backlog, "a ledger that is migrated")
     found = {rule: number for rule, number in due.items() if number}
     if not found:
         return _fine("nothing is left to be repaired")
