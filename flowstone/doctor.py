@@ -296,8 +296,9 @@ def _beat(facts: Facts) -> Said:
     held = _known(facts.held, "the broker")[CONTROL_QUEUE]
     if state is Beat.IS_NOT_HEARD:
         return _wrong(
-            f"its last tick has come {_ago(ticked)}, and {_count(held, 'message')} lie in the "
-            f"queue {CONTROL_QUEUE!r}: nobody takes them",
+            f"its last tick has come {_ago(ticked)}, and {_count(held, 'message')} "
+            f"{'lies' if held == 1 else 'lie'} in the queue {CONTROL_QUEUE!r}: nobody takes "
+            f"{'it' if held == 1 else 'them'}",
             f"see the workers that consume {CONTROL_QUEUE!r}, or start one: "
             f"celery -A tasks worker -Q {CONTROL_QUEUE}",
         )
