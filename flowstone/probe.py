@@ -48,7 +48,7 @@ def broker(settings: Settings) -> Server:
     is_redis = settings.broker.startswith(REDIS)
     with _broker(settings) as connection:
         client = connection.default_channel.client if is_redis else None
-        return Server(connection.as_uri(), is_redis, *_said(client))
+        return Server(connection.as_uri(), is_redis, *told_by(client))
 
 
 def held(settings: Settings, queues: Iterable[str]) -> Mapping[str, int]:
@@ -76,7 +76,7 @@ def results(settings: Settings) -> Server:
         raise BrokerUnavailable(
             f"the result backend at {address} cannot be reached: {error}", original=error
         ) from error
-    return Server(address, True, *_said(client))
+    return Server(address, True, *told_by(client))
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def celery_settings(settings: Settings) -> CelerySettings:
     )
 
 
-def _said(client: Any) -> tuple[str | None, bool | None]:  # noqa: ANN401 - redis-py, if it is one
+def told_by(client: Any) -> tuple[str | None, bool | None]:  # noqa: ANN401 - redis-py, if it is one
     """Return what a Redis says of its memory and its file.
 
     It tells in INFO, which is allowed where CONFIG is not, as it is with some that are managed.
