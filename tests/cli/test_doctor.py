@@ -181,7 +181,7 @@ def test_a_server_that_does_not_tell_is_a_warning(valkey: ValkeyServer, redis: R
         "shy", enabled=True, passwords=["+x"], commands=["+@all", "-info", "-config"], keys=["*"]
     )
     try:
-        client = Redis(unix_socket_path=path, username="shy", password="x")
+        client = Redis(unix_socket_path=path, username="shy", password="x")  # noqa: S106 - of this test
         assert probe.told_by(client) == (None, None)
         redis.acl_setuser("shy", commands=["+info"])
         assert probe.told_by(client) == ("noeviction", True)

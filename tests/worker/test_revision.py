@@ -14,7 +14,6 @@ from tasks import revision
 from tests.store.runs_by_hand import query, run_sql
 from tests.worker.nodes import ROOT
 
-
 BEHIND = f"at revision 0001, this version needs {HEAD}; run `flowstone db upgrade`"
 AHEAD = f"at revision 9999, newer than {HEAD} of this version; upgrade the package flowstone"
 
