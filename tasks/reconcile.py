@@ -24,4 +24,4 @@ def reconcile(self: Task, *args: Any, **kwargs: Any) -> Mapping[str, int]:  # no
         with runtime.current().ledger.begin() as conn:
             vitals.tick(conn)
     publisher = Publisher(app)
-    return reconciler.reconcile(runtime.current(), publisher.wake, publisher.kill)
+    return reconciler.reconcile(runtime.current(), publisher.wake, publisher.kill, publisher)
