@@ -85,15 +85,18 @@ def examine(here: Runtime) -> Facts:
     definitions = _definitions(here)
     address, ledger = apart(asked.answer(until))
     server = broker.answer(until)
+    backlog = Asked(*LEDGER, lambda: {} if isinstance(ledger, Unknown) else _backlog(here))
+    until = soon()
+    held = server if isinstance(server, Unknown) else ask_held(settings, ledger)
     return Facts(
         settings=settings,
         version=__version__,
         address=address,
         ledger=ledger,
-        backlog=ledger if isinstance(ledger, Unknown) else _ask_backlog(here),
+        backlog=ledger if isinstance(ledger, Unknown) else backlog.answer(until),
         broker=server,
         results=results.answer(until),
-        held=server if isinstance(server, Unknown) else ask_held(settings, ledger),
+        held=held,
         celery=celery.answer(until),
         definitions=definitions,
     )
@@ -165,10 +168,6 @@ def _ledger(settings: Settings) -> Ledgers:
         return ledger.address, _why(error, "flowstone db upgrade")
     finally:
         ledger.close()
-
-
-def _ask_backlog(here: Runtime) -> Mapping[str, int] | Unknown:
-    return Asked(*LEDGER, lambda: _backlog(here)).answer(soon())
 
 
 def _backlog(here: Runtime) -> Mapping[str, int]:

@@ -312,11 +312,11 @@ def _beat(facts: Facts) -> Said:
 def _reconciler(facts: Facts) -> Said:
     vitals, interval = _ledger(facts).vitals, facts.settings.reconcile_seconds
     if vitals.passed is not None and vitals.passed <= patience_with_beat(interval):
-        return _fine(f"its last pass was {_ago(vitals.passed)}")
+        return _fine(f"its last pass began {_ago(vitals.passed)}")
     if vitals.ticked is None or vitals.ticked > patience_with_beat(interval):
-        return _wrong(f"its last pass was {_ago(vitals.passed)}", "see to beat first")
+        return _wrong(f"its last pass began {_ago(vitals.passed)}", "see to beat first")
     return _wrong(
-        f"its last pass was {_ago(vitals.passed)}, though beat sends for it: its passes fail",
+        f"its last pass began {_ago(vitals.passed)}, though beat sends for it: its passes fail",
         "look for errors of flowstone.reconcile in the logs of the workers, or in Flower",
     )
 
