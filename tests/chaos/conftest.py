@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     home = Path(tempfile.mkdtemp(prefix="flowstone-chaos-"))
     # As root, PostgreSQL runs as another user, who must be able to get here.
     home.chmod(0o755)
@@ -46,6 +46,8 @@ def cluster() -> Iterator[Cluster]:
         yield made
     finally:
         left = made.stop()
+        if request.session.testsfailed:
+            report.keep_logs(home)
         shutil.rmtree(home, ignore_errors=True)
     assert not left, f"processes are left: {left}"
 
