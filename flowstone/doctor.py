@@ -276,7 +276,7 @@ def _consuming(facts: Facts) -> Said:
 def _versions(facts: Facts) -> Said:
     running: dict[str, list[str]] = {}
     for worker in _there(facts):
-        running.setdefault(worker.version or "one of before 0.1", []).append(worker.name)
+        running.setdefault(worker.version or "an earlier one", []).append(worker.name)
     if set(running) == {facts.version}:
         return _fine(f"all run {facts.version}")
     said = "; ".join(f"{version} on {_some(names)}" for version, names in sorted(running.items()))

@@ -23,7 +23,11 @@ def workers() -> None:
     Example: flowstone workers
     """
     console = Console()
-    table = Table("worker", "queues", "version", "busy", "since", "last seen")
+    table = Table()
+    # A name is what commands take, and so is shown whole.
+    table.add_column("worker", overflow="fold")
+    for column in ("queues", "version", "busy", "since", "last seen"):
+        table.add_column(column)
     deaf = _half_dead(console)
     for worker in client.workers_list():
         table.add_row(
