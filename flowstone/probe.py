@@ -10,7 +10,7 @@ from typing import Any, Final
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from flowstone.canvas import client_app
+from flowstone.canvas import NO_QUEUE, client_app
 from flowstone.errors import BadConfig, BrokerUnavailable
 from flowstone.facts import CelerySettings, Server
 from flowstone.queues import REDIS
@@ -21,10 +21,6 @@ CONNECT_SECONDS: Final = 3.0
 
 KOMBU_VISIBILITY: Final = 3600.0
 """Seconds after which kombu gives out again what is not acknowledged, where not said."""
-
-
-NO_QUEUE: Final = 404
-"""What a broker answers that does not have a queue (AMQP 0-9-1, reply-code not-found)."""
 
 
 def short_app(settings: Settings) -> Celery:
@@ -107,9 +103,10 @@ def _held(connection: Any, queue: str) -> int:  # noqa: ANN401 - kombu has no ty
         try:
             return int(channel.queue_declare(queue=queue, passive=True).message_count)
         except connection.channel_errors as error:
-            if getattr(error, "reply_code", None) in (NO_QUEUE, str(NO_QUEUE)):
-                return 0
-            raise
+            # An empty queue of Redis is none.
+            if int(error.reply_code) != NO_QUEUE:
+                raise
+            return 0
 
 
 def celery_settings(settings: Settings) -> CelerySettings:
