@@ -103,7 +103,8 @@ def _ledger(facts: Facts) -> LedgerFacts:
 def _answers(part: Server | Unknown) -> Said:
     if isinstance(part, Unknown):
         return _wrong(part.why, part.remedy)
-    return _fine(f"{part.address} answers")
+    said = "answers" if part.is_asked else "cannot be asked, and is believed to run"
+    return _fine(f"{part.address} {said}")
 
 
 def _is_there(facts: Facts) -> Said:

@@ -20,7 +20,7 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that answers."""
+    """A server that answers, or cannot be asked."""
 
     address: str
     """Without the password."""
@@ -29,6 +29,8 @@ class Server:
     """What a Redis does where its memory is full (`maxmemory-policy`); None if it does not say."""
     appends: bool | None = None
     """Whether a Redis writes what it holds to a file that outlives it (`appendonly`)."""
+    is_asked: bool = True
+    """Whether it has answered; one that cannot be asked is believed."""
 
 
 @dataclass(frozen=True)

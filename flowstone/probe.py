@@ -65,7 +65,7 @@ def results(settings: Settings) -> Server:
     address = app.backend.as_uri()
     client: Any = getattr(app.backend, "client", None)
     if not hasattr(client, "info"):
-        return Server(address, is_redis=False)
+        return Server(address, is_redis=False, is_asked=False)
     try:
         client.ping()
     except Exception as error:

@@ -281,6 +281,13 @@ def test_a_rabbitmq_is_no_redis() -> None:
     assert "consumer_timeout" in by_name(findings)["visibility timeout"].seen
 
 
+def test_a_result_backend_that_cannot_be_asked_is_not_said_to_answer() -> None:
+    database = Server("db+postgresql://host/x", is_redis=False, is_asked=False)
+    findings = by_name(diagnose(replace(HEALTHY, results=database)))
+    assert findings["result backend"].seen.endswith("cannot be asked, and is believed to run")
+    assert {finding.level for finding in findings.values()} == {Level.OK}
+
+
 def test_a_check_that_breaks_is_an_error_and_hides_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
