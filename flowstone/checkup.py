@@ -183,8 +183,8 @@ def _definitions(here: Runtime) -> Definitions | Unknown | None:
         return None
     try:
         assets = here.registry.graph.assets.values()
-    except FlowStoneError as error:
-        return Unknown(error.message, "mend the modules that FLOWSTONE_ASSETS names")
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with them is a finding
+        return _why(error, "mend the modules that FLOWSTONE_ASSETS names")
     return Definitions(
         assets=len(assets),
         longest=max((a.timeout.hard for a in assets if a.timeout is not None), default=0.0),

@@ -203,6 +203,22 @@ def test_warnings_fail_only_where_that_is_asked_for(
     assert ask("doctor", "--strict")[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("module", "seen"),
+    [("tests.cli.cyclic_assets", "circle"), ("no_such_module", "'no_such_module'")],
+)
+def test_definitions_that_cannot_be_loaded_are_an_error(
+    running: None, settings: Settings, module: str, seen: str
+) -> None:
+    here = Runtime(settings.model_copy(update={"assets": (module,)}))
+    findings = diagnose(checkup.examine(here))
+    here.close()
+    (found,) = [one for one in findings if one.level is not Level.OK]
+    assert (found.check, found.level) == ("definitions", Level.ERROR)
+    assert seen in found.seen + found.remedy
+    assert found.remedy
+
+
 def test_a_queue_that_nobody_consumes_is_an_error_with_the_command(
     running: None, ledger: Ledger, look: Look
 ) -> None:
