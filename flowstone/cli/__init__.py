@@ -79,11 +79,11 @@ app.command("invalidate")(history.invalidate)
 app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
 app.command("rates")(rates.rates)
-app.command("doctor")(doctor.doctor)
-app.add_typer(health.app, name="health")
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")
+app.command("doctor")(doctor.doctor)
+app.add_typer(health.app, name="health")
 
 
 def main() -> None:
