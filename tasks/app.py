@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from celery import Celery
-from celery.signals import worker_process_shutdown, worker_shutdown
+from celery.signals import beat_init, worker_init, worker_process_shutdown, worker_shutdown
 
 from flowstone import runtime
-from tasks import heartbeat, reconnect
+from tasks import heartbeat, reconnect, revision
 
 reconnect.install()
 app = Celery(
@@ -15,6 +15,8 @@ app = Celery(
 )
 app.config_from_object("celeryconfig")
 app.steps["worker"].add("tasks.stop:GracefulStop")
+worker_init.connect(revision.check)
+beat_init.connect(revision.check)
 
 
 @worker_process_shutdown.connect

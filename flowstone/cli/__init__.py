@@ -15,7 +15,9 @@ from flowstone.cli import (
     check,
     db,
     dev,
+    doctor,
     gc,
+    health,
     history,
     lineage,
     plan,
@@ -82,6 +84,8 @@ app.command("reconcile")(reconcile.reconcile)
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")
+app.command("doctor")(doctor.doctor)
+app.add_typer(health.app, name="health")
 
 
 def main() -> None:
