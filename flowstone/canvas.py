@@ -18,8 +18,11 @@ from flowstone.limits import KILL_LATER
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
 from flowstone.partition_key import step_name
 from flowstone.priority import CONTROL
-from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, message_priority
+from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, REDIS, message_priority
 from flowstone.store.dispatch import DispatchedStep
+
+ANSWER_SECONDS: Final = 3.0
+"""How long a process that is no worker waits for the broker, at each of a few tries."""
 
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
@@ -95,10 +98,11 @@ class Publisher:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        _wait_for_no_result(app)
 
     def publish(self, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
         """Send a canvas; raise BrokerUnavailable if it did not go out."""
+        # Not before: whoever sends wake-ups alone must not depend on the result backend.
+        wait_for_no_result(self.app)
         self._declare({steps[member].queue for member in members(canvas)})
         signature = to_signature(self.app, canvas, steps)
         with translated(self.app):
@@ -132,16 +136,21 @@ class Publisher:
         with translated(self.app):
             self.app.control.revoke(ids, terminate=True, signal="SIGKILL")
 
+    def check_address(self) -> None:
+        """Raise BadConfig where the broker's address is none; nothing is connected."""
+        try:
+            _ = self.app.connection_for_write().transport
+        except (KeyError, ValueError, ImportError) as error:
+            raise BadConfig(f"FLOWSTONE_BROKER_URL is no address of a broker: {error}") from error
+
     def check(self) -> None:
         """Raise BrokerUnavailable unless the broker and the result backend answer.
 
         Raises BadConfig for an address that is none.
         """
-        try:
-            with translated(self.app), self.app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
-        except (KeyError, ValueError, ImportError) as error:
-            raise BadConfig(f"FLOWSTONE_BROKER_URL is no address of a broker: {error}") from error
+        self.check_address()
+        with translated(self.app), self.app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
         _check_results(self.app)
 
 
@@ -160,7 +169,8 @@ def _check_results(app: Any) -> None:  # noqa: ANN401 - Celery has no types
         ) from error
 
 
-def _wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types
+def wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types
+    """Let the thread that calls this subscribe to no result of what it sends with `app`."""
     # Celery subscribes to each part of a chord's header, and unsubscribes when the garbage
     # collector comes, perhaps after the server has gone. Nobody waits for these results; they
     # only count, and no setting says so.
@@ -171,12 +181,17 @@ def _wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types
 
 @contextmanager
 def translated(app: Celery) -> Iterator[None]:
-    """Turn the errors of a broker that is away into BrokerUnavailable."""
+    """Turn the errors of a broker that is away, or refuses, into BrokerUnavailable."""
     try:
         yield
-    except (OperationalError, OSError) as error:
+    except Exception as error:
+        connection = app.connection_for_write()
+        # Celery translates the errors of what it tries again, and no others.
+        own = (*connection.connection_errors, *connection.channel_errors)
+        if not isinstance(error, (OperationalError, OSError, *own)):
+            raise
         raise BrokerUnavailable(
-            f"the broker at {app.connection_for_write().as_uri()} cannot be reached: {error}; "
+            f"the broker at {connection.as_uri()} cannot be reached: {error}; "
             "start `flowstone dev`, or set FLOWSTONE_BROKER_URL to one that runs",
             original=error,
         ) from error
@@ -186,5 +201,16 @@ def client_app(broker: str, results: str) -> Celery:
     """Return a Celery app that can send FlowStone's tasks, and knows none of them."""
     app: Any = Celery("flowstone", set_as_current=False)
     app.config_from_object("celeryconfig")
-    app.conf.update(broker_url=broker, result_backend=results)
+    options = app.conf.broker_transport_options
+    if broker.startswith(REDIS):
+        # Its client would wait for ever for a server that does not answer.
+        options = options | dict.fromkeys(
+            ("socket_timeout", "socket_connect_timeout"), ANSWER_SECONDS
+        )
+    app.conf.update(
+        broker_url=broker,
+        result_backend=results,
+        broker_transport_options=options,
+        broker_connection_timeout=ANSWER_SECONDS,
+    )
     return app

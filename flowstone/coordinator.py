@@ -122,7 +122,7 @@ def go_on_or_wake(runtime: Runtime, run_id: UUID, publish: Publish, wake: Wake) 
             log.warning("a coordinator is woken instead", run_id=str(run_id), error=str(error))
             wake(run_id)
     except BrokerUnavailable as error:
-        log.warning("nobody goes on before the broker is back", error=error.message)
+        log.warning("the run goes on when the broker is back", error=error.message)
 
 
 def plan_run(runtime: Runtime, run_id: UUID) -> None:

@@ -19,7 +19,7 @@ from redis import Redis
 
 from flowstone import reconcile as reconciler
 from flowstone import runtime
-from flowstone.canvas import Publisher, client_app
+from flowstone.canvas import Publisher, client_app, wait_for_no_result
 from flowstone.embedded import ValkeyServer
 from flowstone.embedded.place import socket_folder
 from flowstone.registry import Registry, load_registry
@@ -101,7 +101,7 @@ def celery_setup_app(settings: Settings) -> Iterator[Celery]:
     # left may be broken, as it has restarted the broker.
     pools.reset()
     app = client_app(settings.broker, settings.results)
-    Publisher(app)  # which lets the app wait for no result
+    wait_for_no_result(app)
     yield app
     app.close()
 
