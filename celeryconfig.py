@@ -14,6 +14,7 @@ _settings = load_settings()
 broker_url = _settings.broker
 result_backend = _settings.results
 broker_connection_retry_on_startup = True
+worker_consumer = "tasks.consumer:Consumer"
 
 # Nothing but JSON is read or written; a message in another form is refused.
 accept_content = ["json"]

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 from celery import Celery, Signature, chain, chord
 from kombu.entity import Exchange, Queue
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, OperationalError
 
 from flowstone.errors import BadConfig, BrokerUnavailable
 from flowstone.expand import Canvas, Chain, members
@@ -26,6 +26,12 @@ ANSWER_SECONDS: Final = 3.0
 
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
+
+MARK: Final = "flowstone.mark."
+"""How the key begins under which a broker that may lose its messages keeps a mark."""
+
+NO_QUEUE: Final = 404
+"""What a broker answers that does not have a queue (AMQP 0-9-1, reply-code not-found)."""
 
 
 def as_queue(name: str) -> Queue:
@@ -142,6 +148,45 @@ class Publisher:
             _ = self.app.connection_for_write().transport
         except (KeyError, ValueError, ImportError) as error:
             raise BadConfig(f"FLOWSTONE_BROKER_URL is no address of a broker: {error}") from error
+
+    def knows(self, mark: str) -> bool:
+        """Return whether the broker has kept a mark, and so its messages.
+
+        RabbitMQ writes both queues and messages to disk, and is not asked. Raises
+        BrokerUnavailable.
+        """
+        if not self.app.conf.broker_url.startswith(REDIS):
+            return True
+        with self._asking() as channel:
+            return bool(channel.client.exists(MARK + mark))
+
+    def remember(self, mark: str) -> None:
+        """Have the broker keep a mark as long as its messages; raise BrokerUnavailable."""
+        if self.app.conf.broker_url.startswith(REDIS):
+            with self._asking() as channel:
+                channel.client.set(MARK + mark, 1)
+
+    def is_empty(self, queue: str) -> bool:
+        """Return whether no message waits in a queue; raise BrokerUnavailable.
+
+        What a worker has taken in reserve, and not acknowledged, does not wait there.
+        """
+        with self._asking() as channel:
+            try:
+                return not channel.queue_declare(queue=queue, passive=True).message_count
+            except ChannelError as error:
+                # An empty queue of Redis is none.
+                if int(error.reply_code) != NO_QUEUE:
+                    raise
+                return True
+
+    @contextmanager
+    def _asking(self) -> Iterator[Any]:
+        """Open a channel to the broker for questions."""
+        connection = self.app.connection_for_write()
+        with translated(self.app), connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
+            yield connection.default_channel
 
     def check(self) -> None:
         """Raise BrokerUnavailable unless the broker and the result backend answer.

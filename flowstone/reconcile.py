@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
-from uuid import UUID
+from typing import Final, Protocol
+from uuid import UUID, uuid4
 
 from flowstone import audit, execution
+from flowstone.errors import BrokerUnavailable
 from flowstone.log import get_logger
 from flowstone.priority import message_level
 from flowstone.runtime import Runtime
@@ -20,6 +21,7 @@ from flowstone.store import (
     cancellation,
     deadlines,
     flights,
+    lost_messages,
     queue_timeout,
     repairs,
     slots,
@@ -27,6 +29,7 @@ from flowstone.store import (
     workers,
 )
 from flowstone.store.ledger import Connection
+from flowstone.store.losses import Freed
 
 log = get_logger("flowstone.reconcile")
 
@@ -42,6 +45,19 @@ ACTOR: Final = "reconciler"
 
 Wake = Callable[[UUID, int], None]
 """Sends for the coordinator of a run, by a message of the given level."""
+
+
+class Broker(Protocol):
+    """What the reconciler asks the broker; each raises BrokerUnavailable."""
+
+    def knows(self, mark: str) -> bool:
+        """Return whether the broker has kept a mark, and so its messages."""
+
+    def remember(self, mark: str) -> None:
+        """Have the broker keep a mark as long as its messages."""
+
+    def is_empty(self, queue: str) -> bool:
+        """Return whether no message waits in a queue."""
 
 
 def lost_after(ageing: float) -> float:
@@ -62,42 +78,92 @@ def reconcile(
     runtime: Runtime,
     wake: Wake,
     kill: Callable[[Iterable[tuple[int, UUID]]], None] = _let_run,
+    broker: Broker | None = None,
 ) -> Mapping[str, int]:
     """Apply every rule once, then wake the runs that can go on; return the repairs by rule.
 
-    `kill` ends the processes of steps, each with its canvas, that did not stop in time.
-    Raises LedgerUnavailable, or what `wake` and `kill` raise; the next pass finds the same
-    again, except for the processes, which then run to their end for nothing.
+    `kill` ends the processes of steps, each with its canvas, that did not stop in time. Without
+    a `broker` to ask, messages are found lost only by how long nothing has moved.
+    Raises LedgerUnavailable, or what `wake` and `kill` raise, when all else is done; the next
+    pass finds the same again, except for the processes, which then run to their end for nothing.
     """
     # First, so that a step which is to end does not count as lost.
     late = runtime.ledger.in_turn(lambda conn: deadlines.passed(conn, actor=ACTOR))
     taken = runtime.ledger.in_turn(lambda conn: cancellation.overdue(conn, actor=ACTOR))
-    if taken:
-        kill((step.step_id, step.canvas) for step in taken)
     attended = _attend(runtime)
+    lost = _lost_messages(runtime, broker)
     repaired = repair(runtime)
-    if repaired.timed_out:
-        kill(repaired.timed_out)
     with runtime.ledger.begin() as conn:
         # What this worker was started with holds from now on.
         slots.declare(conn, runtime.settings.pools)
         to_wake = repaired.to_wake.union(
-            repairs.runs_to_wake(conn, IDLE_SECONDS), slots.may_go_on(conn)
+            (step.run_id for freed in lost.values() for step in freed),
+            repairs.runs_to_wake(conn, IDLE_SECONDS),
+            slots.may_go_on(conn),
         )
         urgent = ageing.of_runs(conn, to_wake)
-    for run_id in sorted(to_wake):
-        # Not before all steps, as what keeps runs going else is: each pass sends them anew, and
-        # where many runs are open, workers that are slow would do nothing else.
-        wake(run_id, message_level(*urgent[run_id], place=0, in_flight=1))
-    # Last, as nobody waits for it.
-    audit.seal(runtime, batches=audit.PASS)
+    try:
+        # A broker that is away keeps nothing of the above from being done.
+        overdue = [*((step.step_id, step.canvas) for step in taken), *repaired.timed_out]
+        if overdue:
+            kill(overdue)
+        for run_id in sorted(to_wake):
+            # Not before all steps, as what keeps runs going else is: each pass sends them anew,
+            # and where many runs are open, workers that are slow would do nothing else.
+            wake(run_id, message_level(*urgent[run_id], place=0, in_flight=1))
+    finally:
+        # Last, as nobody waits for it.
+        audit.seal(runtime, batches=audit.PASS)
     return {
         "deadline_passed": len(late),
         "cancel_overdue": len(taken),
         **attended,
+        **{rule: len(freed) for rule, freed in lost.items()},
         **repaired.counts,
         "run_woken": len(to_wake),
     }
+
+
+def _lost_messages(runtime: Runtime, broker: Broker | None) -> dict[str, list[Freed]]:
+    """Free the steps whose messages the broker does not have, as far as it can be asked."""
+    found: dict[str, list[Freed]] = {"broker_lost_messages": [], "message_lost": []}
+    if broker is None:
+        return found
+    try:
+        found["broker_lost_messages"] = _all_lost(runtime, broker)
+        found["message_lost"] = _lost(runtime, broker)
+    except BrokerUnavailable as error:
+        log.warning("nobody looks for lost messages in this pass", error=error.message)
+    return found
+
+
+def _all_lost(runtime: Runtime, broker: Broker) -> list[Freed]:
+    """Free all that waits as a message where the broker has lost the mark, and so everything."""
+    with runtime.ledger.begin() as conn:
+        seen = lost_messages.mark(conn)
+    if seen is not None and broker.knows(seen):
+        return []
+    new = uuid4().hex
+    # Before the ledger has it: where this process dies in between, the old one is missed again.
+    broker.remember(new)
+    return runtime.ledger.in_turn(lambda conn: _free_all(conn, seen, new))
+
+
+def _free_all(conn: Connection, seen: str | None, new: str) -> list[Freed]:
+    is_first = lost_messages.mark_anew(conn, seen, new)
+    # Before the first mark nobody can tell whether anything was lost.
+    return lost_messages.all_lost(conn) if is_first and seen is not None else []
+
+
+def _lost(runtime: Runtime, broker: Broker) -> list[Freed]:
+    """Free what could start for long, and should lie in a queue that is empty."""
+    patience = runtime.settings.message_seconds
+    with runtime.ledger.begin() as conn:
+        suspected = lost_messages.suspected_queues(conn, patience)
+    empty = [queue for queue in suspected if broker.is_empty(queue)]
+    if not empty:
+        return []
+    return runtime.ledger.in_turn(lambda conn: lost_messages.lost(conn, patience, empty))
 
 
 def _attend(runtime: Runtime) -> dict[str, int]:

@@ -17,4 +17,4 @@ def reconcile(*args: Any, **kwargs: Any) -> Mapping[str, int]:  # noqa: ANN401 -
     """Apply every rule once."""
     parse(RECONCILE, Message, args, kwargs)
     publisher = Publisher(app)
-    return reconciler.reconcile(runtime.current(), publisher.wake, publisher.kill)
+    return reconciler.reconcile(runtime.current(), publisher.wake, publisher.kill, publisher)

@@ -143,6 +143,8 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
         "retry_due": 0,
         "retry_overdue": 1,
         "step_stranded": 0,
+        "broker_lost_messages": 0,
+        "message_lost": 0,
         "followers_left": 0,
         "run_woken": 1,
     }
@@ -161,6 +163,8 @@ def test_a_pass_counts_its_repairs_and_wakes_the_runs(make_runtime: Any, ledger:
         "retry_due": 0,
         "retry_overdue": 0,
         "step_stranded": 0,
+        "broker_lost_messages": 0,
+        "message_lost": 0,
         "followers_left": 0,
         "run_woken": 1,
     }

@@ -84,7 +84,7 @@ class WorkerProcess:
         self._options = options
         self.name = nodename
         self.celeryconfig = {"url": broker_url, "host_url": broker_url}
-        self._env = {**_outer_environment(), **env, "PYTHONPATH": str(ROOT)}
+        self._env = {**outer_environment(), **env, "PYTHONPATH": str(ROOT)}
         self._log = log
         self._log_start = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,6 +105,11 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the worker and return when it takes messages."""
+        self.launch()
+        assert self.ready(), self.logs()
+
+    def launch(self) -> None:
+        """Start the worker, and do not wait for it."""
         self._log_start = self._log.stat().st_size if self._log.exists() else 0
         options = ["-P", "prefork", "-c", "2", "-l", "INFO", "-E", "-n", self.name]
         quick = ["--without-mingle", "--without-gossip"]
@@ -118,7 +123,6 @@ class WorkerProcess:
             env=self._env,
             cwd=ROOT,
         )
-        assert self.ready(), self.logs()
 
     def ready(self) -> bool:
         wait_until(self._has_started_or_ended, f"worker ready:\n{self.logs()}")
@@ -200,5 +204,6 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _outer_environment() -> dict[str, Any]:
+def outer_environment() -> dict[str, Any]:
+    """Return the environment without settings of whoever runs the tests."""
     return {k: v for k, v in os.environ.items() if not k.startswith(("FLOWSTONE_", "CELERY_"))}

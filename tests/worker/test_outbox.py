@@ -32,7 +32,7 @@ def test_what_is_asked_for_and_what_ends_while_the_broker_is_away_goes_on_when_i
     folder.mkdir()
     gate = Gate(folder, worker)
     gate.wait_for_attempt(1)
-    old = broker.container.id
+    old, process = broker.container.id, worker.container.pid
     broker.kill()
     assert broker.container.status == "exited"
 
@@ -59,5 +59,6 @@ def test_what_is_asked_for_and_what_ends_while_the_broker_is_away_goes_on_when_i
     monkeypatch.setattr(reconciler, "lost_after", lambda _: 0)
     reconcile()
     assert [run.wait(timeout=30) for run in (new, saved, gate.handle)] == ["succeeded"] * 3
+    assert worker.container.pid == process
     assert resumed.wait(timeout=30) == RunState.FAILED
     assert view.attempts(gate.handle.id, "gate") == [(1, "succeeded")]

@@ -1,0 +1,80 @@
+"""The assets of the scenarios whose seeds CHAOS_SEEDS names, and of the run of a hundred steps."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any, Final
+
+from flowstone import Context, Dep, Retry, asset
+from tests.chaos.world import POOL, Node, scenario, value_of
+
+SEEDS: Final = "CHAOS_SEEDS"
+FOLDER: Final = "CHAOS_FOLDER"
+
+MOST_ATTEMPTS: Final = 40
+HUNDRED: Final = [f"unsteady_{number:03}" for number in range(100)]
+FAILING_PART: Final = 0.3
+
+
+def compute(node: Node, context: Context, inputs: tuple[int | None, ...]) -> int:
+    """Return the value of a node, unless this attempt is to fail."""
+    time.sleep(node.seconds)
+    if node.breaks:
+        raise ValueError(f"{node.name} fails for good")
+    if context.attempt <= node.failures:
+        raise ConnectionError(f"attempt {context.attempt} at {node.name} fails")
+    return value_of(node.name, inputs)
+
+
+def _define(node: Node) -> None:
+    names = [f"p{i}" for i in range(len(node.parents))]
+    made: dict[str, Any] = {
+        "__name__": __name__,
+        "node": node,
+        "compute": compute,
+        "Context": Context,
+    }
+    # A function of its own for each number of parents, as a person would have written it.
+    given = "".join(f"{name}, " for name in names)
+    exec(f"def function(context: Context, {given}): return compute(node, context, ({given}))", made)  # noqa: S102 - our own text
+    asset(
+        name=node.name,
+        version="1",
+        deps={
+            name: Dep(parent, optional=parent in node.optional)
+            for name, parent in zip(names, node.parents, strict=True)
+        },
+        retry=Retry(max_attempts=10, base=node.base, factor=1, max_lost=1000),
+        pool=POOL if node.weight else None,
+        weight=node.weight or 1,
+    )(made["function"])
+
+
+def _unsteady(number: int) -> Callable[[Context], int]:
+    def function(context: Context) -> int:
+        # Each attempt by itself, and yet the same in each run of the test.
+        if Random(f"{number} {context.attempt}").random() < FAILING_PART:
+            raise ConnectionError(f"attempt {context.attempt} fails")
+        return number
+
+    return function
+
+
+for _seed in os.environ.get(SEEDS, "").split(","):
+    for _of_scenario in scenario(int(_seed)).nodes if _seed else ():
+        _define(_of_scenario)
+
+for _number, _name in enumerate(HUNDRED):
+    asset(
+        name=_name,
+        version="1",
+        retry=Retry(max_attempts=MOST_ATTEMPTS, base=0.05, factor=1, max_lost=1000),
+    )(_unsteady(_number))
+
+if FOLDER in os.environ:
+    from tests.chaos import injected
+
+    injected.install(os.environ[FOLDER])

@@ -1,0 +1,69 @@
+"""One cluster for all scenarios; CHAOS_N says how many there are, CHAOS_SEED picks one of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from flowstone import runtime
+from flowstone.registry import build_registry
+from flowstone.runtime import Runtime
+from tests.chaos import injected, report
+from tests.chaos.cluster import Cluster
+from tests.chaos.report import Seen
+
+SHORT = 6
+"""Scenarios where nobody says how many; seeds that see as many kinds of faults as they can."""
+
+
+def seeds() -> Sequence[int]:
+    """Return the seeds to play."""
+    if os.environ.get("CHAOS_SEED"):
+        return [int(seed) for seed in os.environ["CHAOS_SEED"].split(",")]
+    first = int(os.environ.get("CHAOS_FIRST") or 0)
+    return range(first, first + int(os.environ.get("CHAOS_N") or SHORT))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", seeds())
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    home = Path(tempfile.mkdtemp(prefix="flowstone-chaos-"))
+    # As root, PostgreSQL runs as another user, who must be able to get here.
+    home.chmod(0o755)
+    made = Cluster(home, seeds())
+    injected.install_for_messages(made.orders)
+    try:
+        made.start()
+        yield made
+    finally:
+        left = made.stop()
+        shutil.rmtree(home, ignore_errors=True)
+    assert not left, f"processes are left: {left}"
+
+
+@pytest.fixture
+def here(cluster: Cluster) -> Iterator[Runtime]:
+    """The runtime of whoever submits, who has no definitions."""
+    made = Runtime(cluster.settings, build_registry([]))
+    runtime.use(made)
+    yield made
+    runtime.use(None)
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def seen() -> Iterator[list[Seen]]:
+    """What was seen, which is written in the end."""
+    found: list[Seen] = []
+    yield found
+    passed = {one.seed for one in found}
+    report.write(found, [seed for seed in seeds() if seed not in passed])
