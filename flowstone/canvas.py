@@ -34,15 +34,22 @@ NO_QUEUE: Final = 404
 """What a broker answers that does not have a queue (AMQP 0-9-1, reply-code not-found)."""
 
 
-def as_queue(name: str) -> Queue:
+def as_queue(name: str, patience: float | None = None) -> Queue:
     """Return a queue as Celery is told of it.
 
     Each has an exchange of its own: with Celery's defaults all would hang on one key. RabbitMQ
-    orders the messages of a queue by priority if that is declared with it.
+    orders the messages of a queue by priority if that is declared with it. From version 3.12 on it
+    waits `patience` seconds for the acknowledgement of each, where a worker asks for that; it is
+    no property of the queue, which could not be declared with another value then.
     """
     exchange = Exchange(name)  # type: ignore[no-untyped-call]
+    asked = None if patience is None else {"x-consumer-timeout": int(patience * 1000)}
     return Queue(  # type: ignore[no-untyped-call]
-        name, exchange, routing_key=name, max_priority=MAX_MESSAGE_PRIORITY
+        name,
+        exchange,
+        routing_key=name,
+        max_priority=MAX_MESSAGE_PRIORITY,
+        consumer_arguments=asked,
     )
 
 

@@ -330,8 +330,10 @@ def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
         return Taken()
     ready = _give_way(conn, runtime, run)
     # A process can run one step at a time; what it has not begun must stand in nobody's way.
-    budget = min(1, ready.budget) if run.driver == "inline" else ready.budget
-    canvases = expand(ready.steps, ready.nodes, budget)
+    is_inline = run.driver == "inline"
+    budget = min(1, ready.budget) if is_inline else ready.budget
+    chords = not is_inline and runtime.settings.counts_chords
+    canvases = expand(ready.steps, ready.nodes, budget, chords=chords)
     if not canvases:
         runs.close_if_done(conn, run_id, actor=ACTOR)
         return Taken(others=ready.others)

@@ -49,8 +49,10 @@ class RabbitServer:
     Ports, folders, the name of the node and its cookie are its own.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, settings: str = "") -> None:
+        """`settings` are more lines of its configuration, in the classic form of Erlang."""
         self.home = home
+        self._settings = settings
         self.log_path = home / "rabbitmq.log"
         self.amqp, self.api, self._epmd_port, self._dist = _free_ports(4)
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -71,6 +73,7 @@ class RabbitServer:
         """Start it and return when it answers; its data are those of the last time."""
         (self.home / "home").mkdir(parents=True, exist_ok=True)
         (self.home / "rabbitmq.conf").write_text(CONFIG.format(amqp=self.amqp, api=self.api))
+        (self.home / "advanced.config").write_text(f"[{self._settings}].")
         (self.home / "plugins").write_text("[rabbitmq_management].")
         if self._epmd is None:
             self._epmd = self._launch(EPMD, "-address", "127.0.0.1", "-port", str(self._epmd_port))
@@ -133,6 +136,7 @@ class RabbitServer:
             "RABBITMQ_NODENAME": f"flowstone{self.amqp}@localhost",
             "RABBITMQ_CONF_ENV_FILE": f"{home}/none",
             "RABBITMQ_CONFIG_FILE": f"{home}/rabbitmq.conf",
+            "RABBITMQ_ADVANCED_CONFIG_FILE": f"{home}/advanced.config",
             "RABBITMQ_ENABLED_PLUGINS_FILE": f"{home}/plugins",
             "RABBITMQ_MNESIA_BASE": f"{home}/mnesia",
             "RABBITMQ_LOG_BASE": f"{home}/log",

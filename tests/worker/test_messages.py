@@ -28,10 +28,16 @@ from flowstone.runtime import Runtime
 from flowstone.store.dispatch import DispatchedStep
 from tests.worker import worker_assets
 from tests.worker.broker_view import Broker, Sent
+from tests.worker.conftest import RESULTS_IN_POSTGRESQL
 from tests.worker.ledger_view import LedgerView
 
 MAX_ARGUMENT_BYTES = 1024
 MAX_MESSAGE_BYTES = 32 * 1024
+
+
+needs_chords = pytest.mark.skipif(
+    RESULTS_IN_POSTGRESQL, reason="is about chords, which only Redis counts as a result backend"
+)
 
 
 class RecordingPublisher(Publisher):
@@ -115,6 +121,7 @@ def test_every_message_of_the_flights_of_a_month_is_small_json(
         stubs.close()
 
 
+@needs_chords
 def test_messages_say_when_their_process_is_killed_where_the_asset_does(
     here: Runtime, broker: Broker, publisher: RecordingPublisher
 ) -> None:
@@ -150,6 +157,7 @@ def test_a_linear_stretch_is_one_celery_chain(
     assert message.queue == "assets"
 
 
+@needs_chords
 def test_stretches_that_meet_are_one_celery_chord(
     here: Runtime, broker: Broker, publisher: RecordingPublisher, view: LedgerView
 ) -> None:
@@ -168,6 +176,7 @@ def test_stretches_that_meet_are_one_celery_chord(
         assert body == [id_of["join"], id_of["tail"]]
 
 
+@needs_chords
 def test_a_month_is_the_body_of_a_chord_of_its_days(
     here: Runtime, broker: Broker, publisher: RecordingPublisher, view: LedgerView
 ) -> None:

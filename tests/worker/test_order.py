@@ -85,7 +85,8 @@ class RandomCoordinator:
                 times += 1
         finally:
             # Celery leaves the client open that its result backend has in each thread.
-            self._app.backend.client.connection_pool.disconnect()
+            if self._here.settings.counts_chords:
+                self._app.backend.client.connection_pool.disconnect()
         return times
 
 
