@@ -9,10 +9,10 @@ READY := $(VENV)/.ready
 PATHS := flowstone tasks examples benchmarks migrations tests celeryconfig.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test lint types bench browser lock clean
+.PHONY: help install demo dev test test-chaos lint types bench browser lock clean
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
@@ -30,7 +30,10 @@ dev: $(READY) ## Run PostgreSQL, Valkey, worker, beat and Flower until Ctrl-C, w
 	FLOWSTONE_ASSETS=$${FLOWSTONE_ASSETS:-examples.flights.assets} $(BIN)/flowstone dev
 
 test: $(READY) lint types ## Check style, types and layers, then run every test
-	$(BIN)/python -m pytest --numprocesses 3
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
+
+test-chaos: $(READY) ## Random graphs under random faults: 200 scenarios, or N=20, or SEED=29
+	CHAOS_N=$(or $(N),200) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos
 
 lint: $(READY) ## Check style and layers
 	$(BIN)/ruff check $(PATHS)

@@ -17,7 +17,6 @@ broker_connection_retry_on_startup = True
 # RabbitMQ closes the channel of a worker that does not acknowledge a message for half an hour,
 # where it is not told of a longer time. By default, Celery ends then.
 broker_channel_error_retry = True
-worker_consumer = "tasks.consumer:Consumer"
 
 # Nothing but JSON is read or written; a message in another form is refused.
 accept_content = ["json"]

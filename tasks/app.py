@@ -6,8 +6,9 @@ from celery import Celery
 from celery.signals import worker_process_shutdown, worker_shutdown
 
 from flowstone import runtime
-from tasks import heartbeat
+from tasks import heartbeat, reconnect
 
+reconnect.install()
 app = Celery(
     "flowstone", include=["tasks.coordinate", "tasks.prune", "tasks.reconcile", "tasks.step"]
 )

@@ -62,6 +62,9 @@ class BeatProcess:
             cwd=ROOT,
         )
 
+    def logs(self) -> str:
+        return self._log.read_text(errors="replace")
+
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
@@ -142,6 +145,12 @@ class Cluster:
         for beat in self.beats:
             if not beat.is_running:
                 beat.start()
+
+    def ended(self) -> list[str]:
+        """Return the last words of the processes that should run and do not."""
+        dead = [worker.logs() for worker in self.workers if worker.status != "running"]
+        dead += [beat.logs() for beat in self.beats if not beat.is_running]
+        return [log[-5000:] for log in dead]
 
     def stop(self) -> list[psutil.Process]:
         """End all processes, and return those that are left of them."""

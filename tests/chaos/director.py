@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from typing import Final
+from uuid import UUID
 
 import flowstone
 from flowstone import RunHandle, RunState
@@ -32,6 +33,8 @@ class Played:
     handles: list[RunHandle] = field(default_factory=list)
     """The runs; of one that was cancelled, that which resumed it."""
     cancelled: list[RunHandle] = field(default_factory=list)
+    resumed: dict[UUID, UUID] = field(default_factory=dict)
+    """By the run that resumes another, that other one."""
     recovered: float = 0.0
     """Seconds from the end of the last fault until all runs had ended."""
 
@@ -63,7 +66,8 @@ class Director:
             time.sleep(POLL_SECONDS)
         self._played.recovered = time.monotonic() - last
         injected.withdraw(cluster.orders)
-        cluster.restore()
+        # All that was ended has been started again: what is not there has ended by itself.
+        assert not cluster.ended(), cluster.ended()
         return self._played
 
     def _at(self, moment: float, action: Callable[[], None]) -> None:
@@ -107,6 +111,7 @@ class Director:
                 state = None
             else:
                 self._played.handles.append(resumed)
+                self._played.resumed[resumed.id] = handle.id
                 self._open.append(resumed)
                 return
         if state is None or state not in FINAL_RUN_STATES:

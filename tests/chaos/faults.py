@@ -39,10 +39,17 @@ def _kill_worker(cluster: Cluster, fault: Fault) -> tuple[float, End]:
 
 def _stop_worker(cluster: Cluster, fault: Fault) -> tuple[float, End]:
     worker = cluster.workers[fault.draw % len(cluster.workers)]
-    if worker.status == "running":
-        psutil.Process(worker.pid).terminate()
-    # Its steps have a second to end; restored is what has ended by then, or at the very end.
-    return 2 + fault.lasts, cluster.restore
+    if worker.status != "running":
+        return 0, _nothing
+    process = psutil.Process(worker.pid)
+    process.terminate()
+
+    def start() -> None:
+        process.wait(30)
+        cluster.restore()
+
+    # Its steps have a second to end.
+    return 2 + fault.lasts, start
 
 
 def _kill_beat(cluster: Cluster, fault: Fault) -> tuple[float, End]:

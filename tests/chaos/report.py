@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +36,15 @@ class Seen:
     """Attempts that were lost with their process."""
     recovered: float
     """Seconds from the end of the last fault until all runs had ended."""
+
+
+def keep_logs(home: Path) -> None:
+    """Keep what the processes of a cluster have said, for whoever finds out what went wrong."""
+    kept = JSON.parent / "chaos-logs"
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.mkdir(parents=True)
+    for log in [*home.glob("*.log"), *home.glob("logs/*.log")]:
+        shutil.copy(log, kept)
 
 
 def write(seen: Sequence[Seen], failed: Sequence[int]) -> None:
