@@ -14,6 +14,9 @@ _settings = load_settings()
 broker_url = _settings.broker
 result_backend = _settings.results
 broker_connection_retry_on_startup = True
+# RabbitMQ closes the channel of a worker that does not acknowledge a message for half an hour,
+# where it is not told of a longer time. By default, Celery ends then.
+broker_channel_error_retry = True
 
 # Nothing but JSON is read or written; a message in another form is refused.
 accept_content = ["json"]
@@ -21,7 +24,9 @@ result_accept_content = ["json"]
 task_serializer = "json"
 result_serializer = "json"
 
-task_queues = [as_queue(name) for name in all_queues(_settings.queues)]
+# How long a message may stay unacknowledged must outlast any task.
+_patience = int(_settings.time_limit) + 600
+task_queues = [as_queue(name, _patience) for name in all_queues(_settings.queues)]
 task_default_queue = "assets"
 task_create_missing_queues = False
 # What keeps the runs going comes before all steps; those bring their priority with them.
@@ -50,13 +55,13 @@ task_annotations = {
     PRUNE: {"soft_time_limit": _settings.soft_time_limit},
     SWEEP: {"soft_time_limit": _settings.soft_time_limit},
 }
-# Redis gives out again what is not acknowledged in this time, so it must outlast any task.
 broker_transport_options = {
-    "visibility_timeout": int(_settings.time_limit) + 600,
+    # After which Redis gives a message out again.
+    "visibility_timeout": _patience,
     # Redis has a list for each, and looks into those of all queues, one priority after the other.
     "priority_steps": list(range(LEVELS)),
 }
-result_backend_transport_options = {"visibility_timeout": int(_settings.time_limit) + 600}
+result_backend_transport_options = {"visibility_timeout": _patience}
 
 # A broker that restarts is worth a second; a longer absence is left to the reconciler.
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3}

@@ -21,6 +21,9 @@ from flowstone.priority import CONTROL
 from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, REDIS, message_priority
 from flowstone.store.dispatch import DispatchedStep
 
+ANSWER_SECONDS: Final = 3.0
+"""How long a process that is no worker waits for the broker, at each of a few tries."""
+
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
 
@@ -31,15 +34,22 @@ NO_QUEUE: Final = 404
 """What a broker answers that does not have a queue (AMQP 0-9-1, reply-code not-found)."""
 
 
-def as_queue(name: str) -> Queue:
+def as_queue(name: str, patience: float | None = None) -> Queue:
     """Return a queue as Celery is told of it.
 
     Each has an exchange of its own: with Celery's defaults all would hang on one key. RabbitMQ
-    orders the messages of a queue by priority if that is declared with it.
+    orders the messages of a queue by priority if that is declared with it. From version 3.12 on it
+    waits `patience` seconds for the acknowledgement of each, where a worker asks for that; it is
+    no property of the queue, which could not be declared with another value then.
     """
     exchange = Exchange(name)  # type: ignore[no-untyped-call]
+    asked = None if patience is None else {"x-consumer-timeout": int(patience * 1000)}
     return Queue(  # type: ignore[no-untyped-call]
-        name, exchange, routing_key=name, max_priority=MAX_MESSAGE_PRIORITY
+        name,
+        exchange,
+        routing_key=name,
+        max_priority=MAX_MESSAGE_PRIORITY,
+        consumer_arguments=asked,
     )
 
 
@@ -101,10 +111,11 @@ class Publisher:
 
     def __init__(self, app: Celery) -> None:
         self.app = app
-        _wait_for_no_result(app)
 
     def publish(self, canvas: Canvas, steps: Mapping[int, DispatchedStep]) -> None:
         """Send a canvas; raise BrokerUnavailable if it did not go out."""
+        # Not before: whoever sends wake-ups alone must not depend on the result backend.
+        wait_for_no_result(self.app)
         self._declare({steps[member].queue for member in members(canvas)})
         signature = to_signature(self.app, canvas, steps)
         with translated(self.app):
@@ -137,6 +148,13 @@ class Publisher:
         ids = [task_id(*step) for step in steps]
         with translated(self.app):
             self.app.control.revoke(ids, terminate=True, signal="SIGKILL")
+
+    def check_address(self) -> None:
+        """Raise BadConfig where the broker's address is none; nothing is connected."""
+        try:
+            _ = self.app.connection_for_write().transport
+        except (KeyError, ValueError, ImportError) as error:
+            raise BadConfig(f"FLOWSTONE_BROKER_URL is no address of a broker: {error}") from error
 
     def knows(self, mark: str) -> bool:
         """Return whether the broker has kept a mark, and so its messages.
@@ -173,7 +191,7 @@ class Publisher:
     def _asking(self) -> Iterator[Any]:
         """Open a channel to the broker for questions."""
         connection = self.app.connection_for_write()
-        with translated(self.app, *connection.connection_errors), connection:
+        with translated(self.app), connection:
             connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
             yield connection.default_channel
 
@@ -182,11 +200,9 @@ class Publisher:
 
         Raises BadConfig for an address that is none.
         """
-        try:
-            with translated(self.app), self.app.connection_for_write() as connection:
-                connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
-        except (KeyError, ValueError, ImportError) as error:
-            raise BadConfig(f"FLOWSTONE_BROKER_URL is no address of a broker: {error}") from error
+        self.check_address()
+        with translated(self.app), self.app.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
         _check_results(self.app)
 
 
@@ -205,7 +221,8 @@ def _check_results(app: Any) -> None:  # noqa: ANN401 - Celery has no types
         ) from error
 
 
-def _wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types
+def wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types
+    """Let the thread that calls this subscribe to no result of what it sends with `app`."""
     # Celery subscribes to each part of a chord's header, and unsubscribes when the garbage
     # collector comes, perhaps after the server has gone. Nobody waits for these results; they
     # only count, and no setting says so.
@@ -215,17 +232,18 @@ def _wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types
 
 
 @contextmanager
-def translated(app: Celery, *more: type[Exception]) -> Iterator[None]:
-    """Turn the errors of a broker that is away into BrokerUnavailable.
-
-    `more` are those of its own that kombu has not translated.
-    """
-    away: tuple[type[Exception], ...] = (OperationalError, OSError, *more)
+def translated(app: Celery) -> Iterator[None]:
+    """Turn the errors of a broker that is away, or refuses, into BrokerUnavailable."""
     try:
         yield
-    except away as error:
+    except Exception as error:
+        connection = app.connection_for_write()
+        # Celery translates the errors of what it tries again, and no others.
+        own = (*connection.connection_errors, *connection.channel_errors)
+        if not isinstance(error, (OperationalError, OSError, *own)):
+            raise
         raise BrokerUnavailable(
-            f"the broker at {app.connection_for_write().as_uri()} cannot be reached: {error}; "
+            f"the broker at {connection.as_uri()} cannot be reached: {error}; "
             "start `flowstone dev`, or set FLOWSTONE_BROKER_URL to one that runs",
             original=error,
         ) from error
@@ -235,5 +253,16 @@ def client_app(broker: str, results: str) -> Celery:
     """Return a Celery app that can send FlowStone's tasks, and knows none of them."""
     app: Any = Celery("flowstone", set_as_current=False)
     app.config_from_object("celeryconfig")
-    app.conf.update(broker_url=broker, result_backend=results)
+    options = app.conf.broker_transport_options
+    if broker.startswith(REDIS):
+        # Its client would wait for ever for a server that does not answer.
+        options = options | dict.fromkeys(
+            ("socket_timeout", "socket_connect_timeout"), ANSWER_SECONDS
+        )
+    app.conf.update(
+        broker_url=broker,
+        result_backend=results,
+        broker_transport_options=options,
+        broker_connection_timeout=ANSWER_SECONDS,
+    )
     return app

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID, uuid4
 
-from flowstone import coordinator, inline, reconcile, runtime, submission
+from flowstone import coordinator, inline, outbox, reconcile, runtime, submission
 from flowstone.asset import Asset
-from flowstone.canvas import Publisher, client_app
 from flowstone.embedded import ensure_postgres
-from flowstone.errors import (
-    BrokerUnavailable,
-    FlowStoneError,
-    RunFailed,
-)
+from flowstone.errors import RunFailed
 from flowstone.handle import RunHandle
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.plan import Plan
 from flowstone.request import Request
-from flowstone.runtime import Runtime, whoami
+from flowstone.runtime import Runtime
 from flowstone.states import RunState
 from flowstone.store import migrate, progress, runs, workers
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
@@ -60,10 +55,11 @@ def materialize(
     its submission fails; each step takes a slot of the `pool`, if one is named, beside those
     that its asset takes.
 
-    Raises BadConfig, UnknownResource, KeyReused for the key of a different request,
-    LedgerUnavailable or BrokerUnavailable, and then nothing has been recorded. Names and
-    keys are checked by the coordinator: a run for which they are wrong fails and says so; and
-    so does one with a bad config, where this process does not have the definitions.
+    Raises BadConfig, UnknownResource, KeyReused for the key of a different request, or
+    LedgerUnavailable, and then nothing has been recorded. A broker that is away is no error: the
+    run is recorded, and starts when that is back. Names and keys are checked by the coordinator:
+    a run for which they are wrong fails and says so; and so does one with a bad config, where
+    this process does not have the definitions.
     """
     request = submission.request(
         asset,
@@ -119,27 +115,12 @@ def _submit(
     request: Request, config: Config | None, max_in_flight: int | None, key: str | None
 ) -> RunHandle:
     here = runtime.current()
-    publisher = Publisher(client_app(here.settings.broker, here.settings.results))
-    with here.ledger.autocommit():
-        # A request that nobody would hear of must not be recorded.
-        publisher.check()
-    run_id, is_new = submission.record(
-        here, request, config, max_in_flight, driver="celery", key=key
-    )
-    try:
-        # That of an earlier call too: it may have died before it could.
-        publisher.wake(run_id)
-    except BrokerUnavailable as error:
-        if is_new:
-            _withdraw(here, run_id, error)
-        raise
+    # Where it has no address to send to, nothing is recorded.
+    sender = outbox.sender(here)
+    run_id, _ = submission.record(here, request, config, max_in_flight, driver="celery", key=key)
+    # That of an earlier call too: it may have died before it could.
+    outbox.wake(sender, run_id)
     return RunHandle(run_id, here)
-
-
-def _withdraw(here: Runtime, run_id: UUID, error: FlowStoneError) -> None:
-    reason = {"type": error.type, "message": error.message}
-    with here.ledger.begin() as conn:
-        runs.withdraw(conn, run_id, reason, actor=whoami())
 
 
 def materialize_sync(

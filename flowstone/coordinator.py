@@ -122,7 +122,7 @@ def go_on_or_wake(runtime: Runtime, run_id: UUID, publish: Publish, wake: Wake) 
             log.warning("a coordinator is woken instead", run_id=str(run_id), error=str(error))
             wake(run_id)
     except BrokerUnavailable as error:
-        log.warning("nobody goes on before the broker is back", error=error.message)
+        log.warning("the run goes on when the broker is back", error=error.message)
 
 
 def plan_run(runtime: Runtime, run_id: UUID) -> None:
@@ -330,8 +330,10 @@ def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
         return Taken()
     ready = _give_way(conn, runtime, run)
     # A process can run one step at a time; what it has not begun must stand in nobody's way.
-    budget = min(1, ready.budget) if run.driver == "inline" else ready.budget
-    canvases = expand(ready.steps, ready.nodes, budget)
+    is_inline = run.driver == "inline"
+    budget = min(1, ready.budget) if is_inline else ready.budget
+    chords = not is_inline and runtime.settings.counts_chords
+    canvases = expand(ready.steps, ready.nodes, budget, chords=chords)
     if not canvases:
         runs.close_if_done(conn, run_id, actor=ACTOR)
         return Taken(others=ready.others)

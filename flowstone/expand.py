@@ -64,17 +64,20 @@ def members(canvas: Canvas) -> tuple[int, ...]:
     return (*(step for stretch in canvas.header for step in stretch), *canvas.body)
 
 
-def expand(ready: Sequence[int], nodes: Mapping[int, Node], budget: int) -> list[Canvas]:
+def expand(
+    ready: Sequence[int], nodes: Mapping[int, Node], budget: int, *, chords: bool = True
+) -> list[Canvas]:
     """Return canvases that start the ready steps, with at most `budget` steps in all.
 
     `ready` holds the ids of steps that wait for nothing, most urgent first; `nodes`
     describes them and what can be reached from them through `feeds`, as far as it is
     not dispatched. Each ready step has the same share of the budget: members of a chain
     that wait for their turn must not take the room of steps that could run meanwhile.
+    Without `chords`, every join waits in the ledger.
     """
     share = max(1, budget // max(1, len(ready)))
     stretches = [_stretch(step, nodes) for step in ready]
-    joins = _complete_joins(stretches, nodes, share)
+    joins = _complete_joins(stretches, nodes, share) if chords else {}
     canvases: list[Canvas] = []
     carried: set[int] = set()
     for stretch in stretches:

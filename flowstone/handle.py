@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 from flowstone.asset import Asset
-from flowstone.canvas import Publisher, client_app
 from flowstone.errors import (
     BadConfig,
-    BrokerUnavailable,
-    FlowStoneError,
     RunFailed,
     RunTimeout,
     UnknownAsset,
     did_you_mean,
 )
-from flowstone.log import get_logger
+from flowstone.outbox import sender, wake, wake_others
 from flowstone.partition_key import decode_key
 from flowstone.remaining import StoredStep
 from flowstone.runtime import Runtime, whoami
@@ -44,8 +41,6 @@ from flowstone.store.reasons import Reason
 from flowstone.store.workers import Unattended
 
 __all__ = ["Cancellation", "Progress", "Reason", "RunHandle", "Unattended", "Wait"]
-
-log = get_logger("flowstone.handle")
 
 POLL_SECONDS: Final = 0.2
 """How long to wait before looking again at what another process does."""
@@ -224,14 +219,13 @@ class RunHandle:
         """Start a run whose plan was saved by `save_plan`, and return this handle.
 
         It does exactly what the plan says, from the outputs that were the latest then.
-        Raises CannotStart, LedgerUnavailable or BrokerUnavailable; then it has not started.
+        Raises CannotStart, BadConfig or LedgerUnavailable; then it has not started. Where the
+        broker is away, it begins when that is back.
         """
-        settings = self._runtime.settings
-        publisher = Publisher(client_app(settings.broker, settings.results))
-        publisher.check()
+        outbox = sender(self._runtime)
         with self._runtime.ledger.begin() as conn:
             runs.start(conn, self.id, actor=whoami())
-        _wake(publisher, self.id)
+        wake(outbox, self.id)
         return self
 
     def resume(self) -> RunHandle:
@@ -239,14 +233,13 @@ class RunHandle:
 
         Returns its handle. It has the same plan: what has succeeded is read, not computed
         again. Raises CannotResume where the run is still open, has succeeded, or has been
-        resumed already; LedgerUnavailable or BrokerUnavailable, and then nothing was recorded.
+        resumed already; BadConfig or LedgerUnavailable; and then nothing was recorded. Where the
+        broker is away, it begins when that is back.
         """
-        settings = self._runtime.settings
-        publisher = Publisher(client_app(settings.broker, settings.results))
-        publisher.check()
+        outbox = sender(self._runtime)
         with self._runtime.ledger.begin() as conn:
             made = resumption.create(conn, uuid4(), self.id, actor=whoami())
-        _wake(publisher, made)
+        wake(outbox, made)
         return RunHandle(made, self._runtime)
 
     def explain(self) -> str:
@@ -281,30 +274,6 @@ class RunHandle:
     def __iter__(self) -> Iterator[Progress]:
         """Yield the progress whenever it has changed, last when the run has ended."""
         return self.follow()
-
-
-def wake_others(runtime: Runtime, run_ids: Iterable[UUID]) -> None:
-    """Wake runs for which this process has done something, but which are not its own.
-
-    What it has done is recorded. Without a broker, the reconciler wakes them.
-    """
-    waiting = list(run_ids)
-    if not waiting:
-        return
-    try:
-        publisher = Publisher(client_app(runtime.settings.broker, runtime.settings.results))
-        for run_id in waiting:
-            publisher.wake(run_id)
-    except FlowStoneError as error:
-        log.warning("coordinators not woken", runs=len(waiting), error=error.message)
-
-
-def _wake(publisher: Publisher, run_id: UUID) -> None:
-    try:
-        publisher.wake(run_id)
-    except BrokerUnavailable as error:
-        # The run is recorded, and the reconciler wakes it when the broker is back.
-        log.warning("coordinator not woken", run_id=str(run_id), error=error.message)
 
 
 class _Deadline:

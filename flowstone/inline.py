@@ -11,7 +11,8 @@ from flowstone.claiming import Early
 from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.expand import members
-from flowstone.handle import POLL_SECONDS, RunHandle, wake_others
+from flowstone.handle import POLL_SECONDS, RunHandle
+from flowstone.outbox import wake_others
 from flowstone.outcome import Failed, Retrying
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, StepState

@@ -6,9 +6,9 @@ from typing import Final
 
 from flowstone import runtime
 from flowstone.errors import BadConfig, UnknownPool, did_you_mean
-from flowstone.handle import wake_others
 from flowstone.limits import is_pool
 from flowstone.names import NAME
+from flowstone.outbox import wake_others
 from flowstone.runtime import whoami
 from flowstone.store import pools as store
 from flowstone.store import slots as slot_store

@@ -296,6 +296,15 @@ class Settings(BaseSettings):
             "to count in, such as redis://host:port/1"
         )
 
+    @property
+    def counts_chords(self) -> bool:
+        """Whether the result backend counts the header of a chord as its parts end.
+
+        For any other, Celery looks once a second for the results of all, until these are there:
+        for ever where one is ignored, as those of steps are.
+        """
+        return self.results.startswith(REDIS)
+
     @cached_property
     def outputs(self) -> str:
         """The folder or URL below which outputs are stored."""

@@ -31,6 +31,9 @@ STYLES: Final = {
 }
 """The columns, in their order."""
 
+NOT_TAKEN: Final = "no worker has taken it yet; all are busy, perhaps, or the broker is away"
+"""What is said of a run that waits for a coordinator."""
+
 _LINE_SECONDS: Final = 2.0
 _PATIENCE_SECONDS: Final = 5.0
 
@@ -101,7 +104,7 @@ def follow(handle: RunHandle, console: Console, timeout: float | None = None) ->
         handle.wait_until_planned(patience) == RunState.REQUESTED
         and not handle.progress().unattended
     ):
-        console.print("no worker has taken the run yet; all are busy, perhaps", style="yellow")
+        console.print(NOT_TAKEN, style="yellow")
     show = _follow_live if console.is_terminal else _follow_lines
     progress = show(handle, console, timeout)
     if failures := failures_table(progress):

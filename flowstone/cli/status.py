@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client
-from flowstone.cli.display import failures_table, progress_table, show_unattended, title
+from flowstone.cli.display import NOT_TAKEN, failures_table, progress_table, show_unattended, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
 from flowstone.handle import Progress, Reason, RunHandle, Wait
@@ -65,6 +65,8 @@ def _show(handle: RunHandle, progress: Progress) -> None:
     console = Console()
     console.print(progress_table(progress, title(handle, progress)))
     show_unattended(console, progress.unattended)
+    if progress.state == RunState.REQUESTED and not progress.unattended:
+        console.print(NOT_TAKEN, style="yellow")
     for wait in handle.waits():
         console.print(f"waiting: {_told(wait)}", markup=False, highlight=False)
     if failures := failures_table(progress):

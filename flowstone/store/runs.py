@@ -145,8 +145,8 @@ def of_key(conn: Connection, idempotency_key: str) -> Run:
     query = select(runs.c.id).where(runs.c.idempotency_key == idempotency_key)
     if (run_id := conn.scalar(query)) is None:
         raise UnknownRun(
-            f"the run of the idempotency key {idempotency_key!r} has just been withdrawn, as "
-            "the broker cannot be reached; submit it again"
+            f"the run of the idempotency key {idempotency_key!r} has just been pruned; "
+            "submit it again"
         )
     return get(conn, run_id)
 
@@ -265,11 +265,6 @@ def move(
         after={"state": target},
     )
     return True
-
-
-def withdraw(conn: Connection, run_id: UUID, error: Mapping[str, Any], *, actor: str) -> bool:
-    """Fail a run that no worker would hear of, and free its idempotency key for another try."""
-    return fail(conn, run_id, error, actor=actor, idempotency_key=None)
 
 
 def start(conn: Connection, run_id: UUID, *, actor: str) -> None:

@@ -38,14 +38,22 @@ def test_no_server_at_all(cli: Cli) -> None:
     assert not cli.home.exists()
 
 
-def test_a_broker_that_is_away_leaves_no_run_behind(cli: Cli, database: str) -> None:
-    error = cli(
-        "run", "total", database_url=database, broker_url=f"redis://:secret@{NOWHERE}/0"
-    ).refused(3)
-    assert "the broker at redis://:**@127.0.0.1:1/0 cannot be reached" in error
-    assert "set FLOWSTONE_BROKER_URL" in error
-    assert "secret" not in error
-    assert count_runs(database) == 0
+def test_a_broker_that_is_away_is_told_in_a_line_and_the_run_is_recorded(
+    cli: Cli, database: str
+) -> None:
+    urls = {"database_url": database, "broker_url": f"redis://:secret@{NOWHERE}/0"}
+    done = cli("run", "total", "--detach", **urls)
+    assert done.code == 0
+    (line,) = done.err.splitlines()
+    assert "the run is recorded, and starts as soon as the broker is back" in line
+    assert "the broker at redis://:**@127.0.0.1:1/0 cannot be reached" in line
+    assert "set FLOWSTONE_BROKER_URL" in line
+    assert "secret" not in line
+    told = cli("status", done.out.strip(), **urls)
+    assert (told.code, told.err) == (0, "")
+    assert "run " + done.out[:8] + " requested" in told.out
+    assert "1 run waits in the queue 'control'" in told.out
+    assert count_runs(database) == 1
 
 
 def test_a_database_without_a_ledger(cli: Cli, empty_database: str, valkey: ValkeyServer) -> None:
@@ -131,13 +139,13 @@ def test_an_address_that_is_none(cli: Cli, variable: str, value: str, message: s
 def test_a_broker_of_an_unknown_kind(cli: Cli, database: str) -> None:
     urls = {"database_url": database, "broker_url": "foo://x", "result_url": "redis://x"}
     assert "FLOWSTONE_BROKER_URL is no address" in cli("run", "total", **urls).refused(2)
+    assert count_runs(database) == 0
 
 
 def test_a_result_backend_that_is_away(cli: Cli, database: str, valkey: ValkeyServer) -> None:
     urls = {"database_url": database, "broker_url": valkey.url}
-    error = cli("run", "total", result_url=f"redis://{NOWHERE}/0", **urls).refused(3)
+    error = cli("dev", assets=ASSETS, result_url=f"redis://{NOWHERE}/0", **urls).refused(3)
     assert "set FLOWSTONE_RESULT_URL" in error
-    assert count_runs(database) == 0
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,14 @@ class Run:
     """One run. Each method is one transaction, or one thing that Celery does."""
 
     def __init__(
-        self, dag: Dag, max_in_flight: int, optional: Collection[tuple[int, int]] = ()
+        self,
+        dag: Dag,
+        max_in_flight: int,
+        optional: Collection[tuple[int, int]] = (),
+        *,
+        chords: bool = True,
     ) -> None:
+        self._chords = chords
         readers = {step: tuple(r for r, ups in dag.items() if step in ups) for step in dag}
         self.steps = {id: Step(id, ups, readers[id], len(ups)) for id, ups in dag.items()}
         self.optional = frozenset(optional)
@@ -113,7 +119,7 @@ class Run:
             return
         budget = self.window_left()
         ready = self.ready()[:budget]
-        canvases = expand(ready, self._ahead(ready), budget)
+        canvases = expand(ready, self._ahead(ready), budget, chords=self._chords)
         if not canvases and all(step.state in FINAL for step in self.steps.values()):
             self.closed = True
         for canvas in canvases:

@@ -51,11 +51,11 @@ def test_without_faults_each_step_runs_once_and_the_messages_stay_few(
 
 
 @settings(deadline=None, max_examples=600)
-@given(dags(), windows, seeds)
+@given(dags(), windows, seeds, st.booleans())
 def test_failures_retries_and_duplicates_strand_nothing_without_a_reconciler(
-    dag: Dag, window: int, seed: int
+    dag: Dag, window: int, seed: int, chords: bool
 ) -> None:
-    run = Run(dag, window)
+    run = Run(dag, window, chords=chords)
     play(run, Random(seed).randrange, ["succeed", "succeed", "fail", "retry", "park", "twice"])
     assert_ended(run)
     assert_right(run)

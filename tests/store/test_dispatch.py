@@ -286,11 +286,3 @@ def test_a_process_takes_one_step_at_a_time_into_flight(make_runtime: Any) -> No
     run = HandRun(runtime.ledger, {1: (), 2: (), 3: (1,)}, driver="inline")
     coordinator.take_ready(runtime, run.id)
     assert Counter(run.states().values()) == {"queued": 1, "pending": 2}
-
-
-def test_a_run_that_somebody_has_begun_is_not_withdrawn(ledger: Ledger) -> None:
-    run = HandRun(ledger, {1: ()})
-    run.dispatch()
-    with ledger.begin() as conn:
-        assert runs.withdraw(conn, run.id, {"type": "t", "message": "m"}, actor="test") is False
-        assert runs.get(conn, run.id).state == "running"

@@ -9,7 +9,7 @@ import pytest
 
 import flowstone
 from flowstone import RunState, asset, coordinator
-from flowstone.errors import BrokerUnavailable, CannotResume, RunFailed, UnknownRun
+from flowstone.errors import CannotResume, RunFailed, UnknownRun
 from flowstone.execution import Ended, execute
 from flowstone.expand import members
 from flowstone.partition import StaticPartitions
@@ -189,12 +189,15 @@ def test_of_two_that_resume_at_once_one_does(ledger: Ledger) -> None:
         assert len(losers) == 2
 
 
-def test_without_a_broker_nothing_is_recorded(ledger: Ledger, make_runtime: RuntimeFactory) -> None:
+def test_without_a_broker_it_is_recorded_and_waits(
+    ledger: Ledger, make_runtime: RuntimeFactory, caplog: pytest.LogCaptureFixture
+) -> None:
     old = failed_diamond(ledger)
     away = make_runtime(build_registry([]))
-    with pytest.raises(BrokerUnavailable):
-        flowstone.RunHandle(old.id, away).resume()
-    assert count(ledger, "runs") == 1
+    new = flowstone.RunHandle(old.id, away).resume()
+    assert new.status() == RunState.PLANNED
+    (told,) = caplog.records
+    assert "the run is recorded, and starts as soon as the broker is back" in told.getMessage()
 
 
 def drive(here: Runtime, run_id: UUID) -> None:

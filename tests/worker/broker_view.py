@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from redis import Redis
 
@@ -19,10 +19,11 @@ SEPARATOR = "\x06\x16"
 
 @dataclass(frozen=True)
 class Sent:
-    """One message: the raw entry of the Redis list, and its parts (Celery protocol 2)."""
+    """One message: all that the broker keeps of it, and its parts (Celery protocol 2)."""
 
     queue: str
     priority: int
+    """0 for what goes first, on any broker."""
     raw: bytes
     headers: dict[str, Any]
     args: list[Any]
@@ -44,25 +45,50 @@ def lists(queue: str) -> list[str]:
     return [queue, *(f"{queue}{SEPARATOR}{level}" for level in range(1, LEVELS))]
 
 
-def waiting(broker: Redis, *queues: str) -> int:
-    """Return how many messages wait in queues, by default in all."""
-    return sum(int(broker.llen(name)) for queue in queues or QUEUES for name in lists(queue))
+class Broker(Protocol):
+    """What tests ask a broker of any kind."""
+
+    def waiting(self, *queues: str) -> int:
+        """Return how many messages wait in queues, by default in all."""
+
+    def unacked(self) -> int:
+        """Return how many messages workers have taken, and not acknowledged."""
+
+    def take(self, *queues: str) -> list[Sent]:
+        """Take all messages off queues, by default all; in the order that a worker would."""
+
+    def lose_all(self) -> None:
+        """Lose all messages."""
 
 
-def take(broker: Redis, queues: Iterable[str] = tuple(QUEUES)) -> list[Sent]:
-    """Take all messages off the broker, those of each queue in the order that a worker would."""
-    return [
-        _read(queue, raw)
-        for queue in queues
-        for name in lists(queue)
-        for raw in _pop_all(broker, name)
-    ]
+class RedisBroker:
+    """A broker that speaks the protocol of Redis."""
 
+    def __init__(self, client: Redis) -> None:
+        self._client = client
 
-def _pop_all(broker: Redis, name: str) -> Iterator[bytes]:
-    while (raw := broker.rpop(name)) is not None:
-        assert isinstance(raw, bytes)
-        yield raw
+    def waiting(self, *queues: str) -> int:
+        named = (name for queue in queues or QUEUES for name in lists(queue))
+        return sum(int(self._client.llen(name)) for name in named)
+
+    def unacked(self) -> int:
+        return int(self._client.hlen("unacked"))
+
+    def take(self, *queues: str) -> list[Sent]:
+        return [
+            _read(queue, raw)
+            for queue in queues or QUEUES
+            for name in lists(queue)
+            for raw in self._pop_all(name)
+        ]
+
+    def lose_all(self) -> None:
+        self._client.flushall()
+
+    def _pop_all(self, name: str) -> Iterator[bytes]:
+        while (raw := self._client.rpop(name)) is not None:
+            assert isinstance(raw, bytes)
+            yield raw
 
 
 def _read(queue: str, raw: bytes) -> Sent:

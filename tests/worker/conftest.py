@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from celery import Celery
@@ -19,15 +21,23 @@ from redis import Redis
 
 from flowstone import reconcile as reconciler
 from flowstone import runtime
-from flowstone.canvas import Publisher, client_app
+from flowstone.canvas import Publisher, client_app, wait_for_no_result
 from flowstone.embedded import ValkeyServer
 from flowstone.embedded.place import socket_folder
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings, load_settings
 from tests.worker import worker_assets
+from tests.worker.broker_view import Broker, RedisBroker
 from tests.worker.ledger_view import LedgerView
-from tests.worker.nodes import LocalWorker, ValkeyNode, WorkerProcess
+from tests.worker.nodes import DatabaseNode, LocalWorker, ValkeyNode, WorkerProcess
+from tests.worker.rabbitmq import RabbitBroker, RabbitNode, RabbitServer
+
+ON_RABBITMQ = os.environ.get("TEST_BROKER") == "rabbitmq"
+"""Whether a RabbitMQ of the tests' own is the broker, and not Valkey; see `make test-rabbitmq`."""
+
+RESULTS_IN_POSTGRESQL = os.environ.get("TEST_RESULTS") == "postgresql"
+"""Whether PostgreSQL is the result backend, and not Valkey."""
 
 LEASE_SECONDS = 3
 PARK_AFTER = 0.5
@@ -39,27 +49,65 @@ def definitions() -> Registry:
     return load_registry([worker_assets.__name__])
 
 
-@pytest.fixture
-def broker(valkey: ValkeyServer) -> Iterator[Redis]:
-    """The broker as a client of Redis sees it, empty at first."""
-    client = Redis(unix_socket_path=str(socket_folder(valkey.home, "valkey") / "valkey.sock"))
-    client.flushall()
-    yield client
-    client.close()
+@pytest.fixture(scope="session")
+def rabbitmq(server_home: Path) -> Iterator[RabbitServer]:
+    """The RabbitMQ of this session, where the tests are to run on one."""
+    server = RabbitServer(server_home / "rabbitmq")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture
-def celery_broker_cluster(valkey: ValkeyServer, broker: Redis) -> Iterator[CeleryBrokerCluster]:
-    node = CeleryTestBroker(ValkeyNode(valkey, "broker", 0))
-    yield CeleryBrokerCluster(node)
-    node.teardown()
+def node(request: pytest.FixtureRequest, valkey: ValkeyServer) -> Iterator[ValkeyNode | RabbitNode]:
+    """The broker as the process, or the part of one, that it is; empty at first."""
+    _valkey_client(valkey).flushall()
+    made: ValkeyNode | RabbitNode
+    if ON_RABBITMQ:
+        made = RabbitNode(request.getfixturevalue("rabbitmq"), f"test_{uuid4().hex}")
+    else:
+        made = ValkeyNode(valkey, "broker", 0)
+    yield made
+    made.teardown()
 
 
 @pytest.fixture
-def celery_backend_cluster(valkey: ValkeyServer, broker: Redis) -> Iterator[CeleryBackendCluster]:
-    node = CeleryTestBackend(ValkeyNode(valkey, "backend", 1))
-    yield CeleryBackendCluster(node)
-    node.teardown()
+def broker(node: ValkeyNode | RabbitNode) -> Iterator[Broker]:
+    """What lies on the broker."""
+    if isinstance(node, RabbitNode):
+        yield RabbitBroker(node)
+        return
+    with _valkey_client(node.server) as client:
+        yield RedisBroker(client)
+
+
+@pytest.fixture
+def redis(node: ValkeyNode | RabbitNode) -> Iterator[Redis]:
+    """The broker as a client of Redis sees it, for tests of what only that can."""
+    if isinstance(node, RabbitNode):
+        pytest.skip("looks into Redis, or is about what Redis alone does")
+    with _valkey_client(node.server) as client:
+        yield client
+
+
+def _valkey_client(server: ValkeyServer) -> Redis:
+    return Redis(unix_socket_path=str(socket_folder(server.home, "valkey") / "valkey.sock"))
+
+
+@pytest.fixture
+def celery_broker_cluster(node: ValkeyNode | RabbitNode) -> CeleryBrokerCluster:
+    return CeleryBrokerCluster(CeleryTestBroker(node))
+
+
+@pytest.fixture
+def celery_backend_cluster(
+    valkey: ValkeyServer, node: ValkeyNode | RabbitNode, database: str
+) -> Iterator[CeleryBackendCluster]:
+    made = DatabaseNode(database) if RESULTS_IN_POSTGRESQL else ValkeyNode(valkey, "backend", 1)
+    yield CeleryBackendCluster(CeleryTestBackend(made))
+    made.teardown()
 
 
 @pytest.fixture
@@ -101,7 +149,7 @@ def celery_setup_app(settings: Settings) -> Iterator[Celery]:
     # left may be broken, as it has restarted the broker.
     pools.reset()
     app = client_app(settings.broker, settings.results)
-    Publisher(app)  # which lets the app wait for no result
+    wait_for_no_result(app)
     yield app
     app.close()
 

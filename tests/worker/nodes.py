@@ -67,6 +67,29 @@ class ValkeyNode:
             self.server.start()
 
 
+class DatabaseNode:
+    """The database of a test as a result backend; its server serves the ledger, too."""
+
+    name = id = "database"
+    status = "running"
+
+    def __init__(self, database: str) -> None:
+        self.url = f"db+{database}"
+
+    @property
+    def celeryconfig(self) -> dict[str, str]:
+        return {"url": self.url, "host_url": self.url}
+
+    def logs(self) -> str:
+        return ""
+
+    def ready(self) -> bool:
+        return True
+
+    def teardown(self) -> None:
+        """The fixture of the database drops it."""
+
+
 class WorkerProcess:
     """`celery -A tasks worker` with two pool processes, in a session of its own.
 

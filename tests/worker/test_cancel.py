@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from pytest_celery import CeleryTestSetup
-from redis import Redis
 
 import flowstone
 from flowstone import RunState, reconcile
 from flowstone.canvas import Publisher, task_id
 from flowstone.runtime import Runtime
-from tests.worker.broker_view import waiting
+from tests.worker.broker_view import Broker
 from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
@@ -33,10 +32,10 @@ def revoked(celery_setup: CeleryTestSetup) -> Iterator[list[str]]:
         yield ids
 
 
-def assert_celery_is_done(celery_setup: CeleryTestSetup, broker: Redis) -> None:
+def assert_celery_is_done(celery_setup: CeleryTestSetup, broker: Broker) -> None:
     """No message is left or will be given out again, and the worker takes the next one."""
-    wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
-    assert waiting(broker, "assets") == 0
+    wait_until(lambda: broker.unacked() == 0, "all messages are acknowledged")
+    assert broker.waiting("assets") == 0
     assert flowstone.materialize("top").result(timeout=30) == 1
     assert "Traceback" not in celery_setup.worker.logs()
 
@@ -44,7 +43,7 @@ def assert_celery_is_done(celery_setup: CeleryTestSetup, broker: Redis) -> None:
 def test_a_chord_whose_headers_stop_end_well_and_never_begin_ends_cancelled(
     celery_setup: CeleryTestSetup,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     folder: Path,
     revoked: list[str],
 ) -> None:
@@ -78,7 +77,7 @@ def test_a_step_that_does_not_stop_is_killed_and_the_run_can_be_resumed(
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     folder: Path,
 ) -> None:
     handle = flowstone.materialize_all("after_gate", config={"gate": {"folder": str(folder)}})
@@ -100,7 +99,7 @@ def test_a_step_that_does_not_stop_is_killed_and_the_run_can_be_resumed(
     }
     assert view.attempts(handle.id, "gate") == [(1, "cancelled")]
     assert "step.lost" not in view.actions(handle.id)
-    wait_until(lambda: broker.hlen("unacked") == 0, "the message of the killed task is gone")
+    wait_until(lambda: broker.unacked() == 0, "the message of the killed task is gone")
 
     (folder / "open").touch()
     resumed = handle.resume()

@@ -19,7 +19,7 @@ from flowstone.embedded import ValkeyServer
 from flowstone.errors import BrokerUnavailable
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
-from tests.worker.broker_view import waiting
+from tests.worker.broker_view import Broker
 from tests.worker.ledger_view import LedgerView
 from tests.worker.nodes import ValkeyNode
 from tests.worker.waiting import wait_until
@@ -49,7 +49,8 @@ def test_a_worker_goes_on_when_the_broker_has_lost_everything(
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    redis: Redis,
+    broker: Broker,
     reconcile: Callable[[], Mapping[str, int]],
     tmp_path: Path,
 ) -> None:
@@ -58,11 +59,11 @@ def test_a_worker_goes_on_when_the_broker_has_lost_everything(
     wait_until((tmp_path / "attempt-1").exists, "the gate is reached")
     control.cancel_consumer("assets", reply=True)
     queued = flowstone.materialize_all("tail")
-    wait_until(lambda: waiting(broker, "assets") == 2, "two messages wait")
+    wait_until(lambda: broker.waiting("assets") == 2, "two messages wait")
     requested = request(here, "bottom")
     assert reconcile()["broker_lost_messages"] == 0
 
-    broker.flushall()
+    redis.flushall()
     control.add_consumer("assets", reply=True)
     assert reconcile()["broker_lost_messages"] == 2
     assert queued.result(timeout=30) == "(a1 a2, b1) tail"
@@ -80,7 +81,7 @@ def test_a_worker_goes_on_when_the_broker_has_lost_everything(
     assert lost.result(timeout=30) == "a1 a2"
 
 
-def test_what_the_broker_is_asked(celery_setup_app: Celery, broker: Redis) -> None:
+def test_what_the_broker_is_asked(celery_setup_app: Celery, redis: Redis) -> None:
     publisher = Publisher(celery_setup_app)
     publisher.remember("mine")
     assert publisher.is_empty("control")
@@ -88,14 +89,14 @@ def test_what_the_broker_is_asked(celery_setup_app: Celery, broker: Redis) -> No
     assert not publisher.is_empty("control")
     assert [publisher.knows(mark) for mark in ("mine", "other")] == [True, False]
     # A process that has declared its queues before reaches them without these.
-    broker.flushall()
+    redis.flushall()
     publisher.wake(uuid4())
     assert not publisher.is_empty("control")
     assert not publisher.knows("mine")
 
 
 def test_a_broker_that_is_away_says_so(
-    celery_setup_app: Celery, broker: Redis, valkey: ValkeyServer
+    celery_setup_app: Celery, redis: Redis, valkey: ValkeyServer
 ) -> None:
     publisher = Publisher(celery_setup_app)
     publisher.remember("mine")

@@ -27,11 +27,17 @@ from flowstone.registry import build_registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.store.dispatch import DispatchedStep
 from tests.worker import worker_assets
-from tests.worker.broker_view import Sent, take, waiting
+from tests.worker.broker_view import Broker, Sent
+from tests.worker.conftest import RESULTS_IN_POSTGRESQL
 from tests.worker.ledger_view import LedgerView
 
 MAX_ARGUMENT_BYTES = 1024
 MAX_MESSAGE_BYTES = 32 * 1024
+
+
+needs_chords = pytest.mark.skipif(
+    RESULTS_IN_POSTGRESQL, reason="is about chords, which only Redis counts as a result backend"
+)
 
 
 class RecordingPublisher(Publisher):
@@ -55,14 +61,14 @@ def publisher(celery_setup_app: Celery) -> RecordingPublisher:
 
 
 def waves(
-    here: Runtime, handle: RunHandle, broker: Redis, publisher: RecordingPublisher
+    here: Runtime, handle: RunHandle, broker: Broker, publisher: RecordingPublisher
 ) -> Iterator[list[Sent]]:
     """Be the coordinator and the workers of a run; yield the messages of each wave."""
-    yield take(broker)
+    yield broker.take()
     while handle.status() not in (RunState.SUCCEEDED, RunState.FAILED):
         publisher.canvases.clear()
         coordinate(here, handle.id, publisher.publish)
-        yield take(broker)
+        yield broker.take()
         for canvas, steps in publisher.canvases:
             for member in members(canvas):
                 assert isinstance(execute(here, member, steps[member].canvas, worker="test"), Ended)
@@ -85,7 +91,7 @@ def assert_small(message: Sent) -> None:
     ids=["diamond", "chain of 30", "fan-in of 31", "chord", "longest names in longest chains"],
 )
 def test_every_message_of_a_run_is_small_json(
-    here: Runtime, broker: Redis, publisher: RecordingPublisher, asset: str, partition: Key
+    here: Runtime, broker: Broker, publisher: RecordingPublisher, asset: str, partition: Key
 ) -> None:
     handle = flowstone.materialize_all(asset, partition=partition)
     sent = [message for wave in waves(here, handle, broker, publisher) for message in wave]
@@ -96,7 +102,7 @@ def test_every_message_of_a_run_is_small_json(
 
 
 def test_every_message_of_the_flights_of_a_month_is_small_json(
-    here: Runtime, broker: Redis, publisher: RecordingPublisher
+    here: Runtime, broker: Broker, publisher: RecordingPublisher
 ) -> None:
     real = load_registry(["examples.flights.assets"]).graph
     flights = [replace(asset, function=lambda **_: {}) for asset in real.assets.values()]
@@ -115,8 +121,9 @@ def test_every_message_of_the_flights_of_a_month_is_small_json(
         stubs.close()
 
 
+@needs_chords
 def test_messages_say_when_their_process_is_killed_where_the_asset_does(
-    here: Runtime, broker: Redis, publisher: RecordingPublisher
+    here: Runtime, broker: Broker, publisher: RecordingPublisher
 ) -> None:
     name = worker_assets.longest("j", MAX_CHAIN)
     handle = flowstone.materialize_all(name, partition=worker_assets.LONGEST_KEY)
@@ -135,14 +142,14 @@ def test_messages_say_when_their_process_is_killed_where_the_asset_does(
 
 
 def test_a_linear_stretch_is_one_celery_chain(
-    here: Runtime, broker: Redis, publisher: RecordingPublisher, view: LedgerView
+    here: Runtime, broker: Broker, publisher: RecordingPublisher, view: LedgerView
 ) -> None:
     handle = flowstone.materialize_all(worker_assets.link(30))
-    take(broker)
+    broker.take()
     coordinate(here, handle.id, publisher.publish)
     (signature,) = publisher.signatures()
     assert isinstance(signature, CeleryChain)
-    (message,) = take(broker)
+    (message,) = broker.take()
     ids = [row.id for row in view.steps(handle.id).values()]
     carried = [message.kwargs, *(signature["kwargs"] for signature in message.rest)]
     assert [kwargs["step_id"] for kwargs in carried] == ids[:MAX_CHAIN]
@@ -150,16 +157,17 @@ def test_a_linear_stretch_is_one_celery_chain(
     assert message.queue == "assets"
 
 
+@needs_chords
 def test_stretches_that_meet_are_one_celery_chord(
-    here: Runtime, broker: Redis, publisher: RecordingPublisher, view: LedgerView
+    here: Runtime, broker: Broker, publisher: RecordingPublisher, view: LedgerView
 ) -> None:
     handle = flowstone.materialize_all("tail")
-    take(broker)
+    broker.take()
     coordinate(here, handle.id, publisher.publish)
     (signature,) = publisher.signatures()
     assert isinstance(signature, CeleryChord)
     id_of = {name: row.id for name, row in view.steps(handle.id).items()}
-    to_a1, to_b1 = take(broker)
+    to_a1, to_b1 = broker.take()
     assert [to_a1.kwargs["step_id"], to_b1.kwargs["step_id"]] == [id_of["a1"], id_of["b1"]]
     (a2,) = to_a1.rest
     assert a2["kwargs"]["step_id"] == id_of["a2"]
@@ -168,14 +176,15 @@ def test_stretches_that_meet_are_one_celery_chord(
         assert body == [id_of["join"], id_of["tail"]]
 
 
+@needs_chords
 def test_a_month_is_the_body_of_a_chord_of_its_days(
-    here: Runtime, broker: Redis, publisher: RecordingPublisher, view: LedgerView
+    here: Runtime, broker: Broker, publisher: RecordingPublisher, view: LedgerView
 ) -> None:
     handle = flowstone.materialize_all("month", partition="2013-01")
-    take(broker)
+    broker.take()
     coordinate(here, handle.id, publisher.publish)
     month = view.steps(handle.id)["month[2013-01]"].id
-    days = take(broker)
+    days = broker.take()
     assert len(days) == 31
     assert {day.embed["chord"]["kwargs"]["step_id"] for day in days} == {month}
 
@@ -239,7 +248,7 @@ def test_a_message_with_wrong_arguments_fails_and_says_which(
 
 
 def test_a_pickle_is_refused_unread_and_the_worker_goes_on(
-    celery_setup: CeleryTestSetup, view: LedgerView, send: Callable[..., str], broker: Redis
+    celery_setup: CeleryTestSetup, view: LedgerView, send: Callable[..., str], broker: Broker
 ) -> None:
     before = view.snapshot()
     send(STEP, serializer="pickle", **VALID)
@@ -249,22 +258,22 @@ def test_a_pickle_is_refused_unread_and_the_worker_goes_on(
     assert view.snapshot() == before
     assert flowstone.materialize("top").result(timeout=30) == 1
     # It is not given out again, either.
-    assert waiting(broker, "assets") == 0
-    assert broker.hlen("unacked") == 0
+    assert broker.waiting("assets") == 0
+    assert broker.unacked() == 0
 
 
-def commandlog(broker: Redis, action: str) -> object:
-    client: Any = broker
+def commandlog(redis: Redis, action: str) -> object:
+    client: Any = redis
     return client.execute_command("COMMANDLOG", action, "large-request")
 
 
 def test_no_message_that_a_worker_sends_is_larger_than_those_of_the_coordinator(
-    celery_setup: CeleryTestSetup, broker: Redis
+    celery_setup: CeleryTestSetup, redis: Redis
 ) -> None:
-    broker.config_set("commandlog-request-larger-than", MAX_MESSAGE_BYTES)
-    commandlog(broker, "RESET")
+    redis.config_set("commandlog-request-larger-than", MAX_MESSAGE_BYTES)
+    commandlog(redis, "RESET")
     handle = flowstone.materialize_all(
         worker_assets.longest("j", MAX_CHAIN), partition=worker_assets.LONGEST_KEY
     )
     assert handle.result(timeout=60) == 3 * MAX_CHAIN - 1
-    assert commandlog(broker, "LEN") == 0
+    assert commandlog(redis, "LEN") == 0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from pytest_celery import CeleryTestSetup
 
 import flowstone
 from flowstone import RunState
-from flowstone.errors import BrokerUnavailable
 from tests.worker.waiting import wait_until
 
 
@@ -25,19 +23,6 @@ def test_a_worker_that_was_killed_works_again_after_a_restart(
     assert worker.container.pid != old
     assert flowstone.materialize("top").result(timeout=20) == 1
     worker.assert_log_exists("Task top")
-
-
-def test_a_worker_finds_a_broker_that_was_killed_when_it_is_back(
-    celery_setup: CeleryTestSetup,
-) -> None:
-    old = celery_setup.broker.container.id
-    celery_setup.broker.kill()
-    assert celery_setup.broker.container.status == "exited"
-    with pytest.raises(BrokerUnavailable, match="cannot be reached"):
-        flowstone.materialize("top")
-    celery_setup.broker.restart()
-    assert celery_setup.broker.container.id != old
-    assert flowstone.materialize("top").result(timeout=30) == 1
 
 
 def test_a_worker_outlives_a_broker_that_is_gone_while_it_holds_a_message(

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 from pytest_celery import CeleryTestSetup
-from redis import Redis
 
 import flowstone
 from flowstone.canvas import Publisher, task_id
 from flowstone.reconcile import reconcile
 from flowstone.runtime import Runtime
-from tests.worker.broker_view import waiting
+from tests.worker.broker_view import Broker
 from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
@@ -29,7 +28,7 @@ def test_a_parked_step_of_a_chord_holds_nothing_up_and_the_join_comes_after_it(
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     retried: list[str],
 ) -> None:
     handle = flowstone.materialize_all("join_patient")
@@ -47,8 +46,8 @@ def test_a_parked_step_of_a_chord_holds_nothing_up_and_the_join_comes_after_it(
     assert view.attempts(handle.id, "patient") == [(1, "retrying")]
 
     # No message waits anywhere: not in the worker's memory, and not on the broker.
-    wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
-    assert waiting(broker) == 0
+    wait_until(lambda: broker.unacked() == 0, "all messages are acknowledged")
+    assert broker.waiting() == 0
     scheduled = celery_setup.app.control.inspect(timeout=5).scheduled()
     assert list(scheduled.values()) == [[]]
 

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 from pytest_celery import CeleryTestSetup
-from redis import Redis
 
 import flowstone
 from flowstone import RunState
-from flowstone.queues import QUEUES
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
 from tests.worker import pool_assets
+from tests.worker.broker_view import Broker
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
 
@@ -56,15 +55,15 @@ def test_two_processes_and_two_runs_share_one_slot(
 
 
 def test_a_step_without_a_slot_waits_in_the_ledger_alone(
-    celery_setup: CeleryTestSetup, view: LedgerView, broker: Redis, tmp_path: Path
+    celery_setup: CeleryTestSetup, view: LedgerView, broker: Broker, tmp_path: Path
 ) -> None:
     config = {"gate": {"folder": str(tmp_path)}}
     first = flowstone.materialize_all("gate", config=config)
     wait_until((tmp_path / "attempt-1").exists, "the gate holds the slot")
     other = flowstone.materialize("row", partition="p0")
     wait_until(lambda: view.states(other.id), "the other run is planned")
-    wait_until(lambda: broker.hlen("unacked") == 1, "only the gate has a message")
-    assert [broker.llen(queue) for queue in QUEUES] == [0] * len(QUEUES)
+    wait_until(lambda: broker.unacked() == 1, "only the gate has a message")
+    assert broker.waiting() == 0
     (wait,) = other.waits()
     assert (wait.key, wait.steps, wait.taken, wait.slots) == ("single", 1, 1, 1)
     # The worker is not held up: it has another process for what needs no slot.

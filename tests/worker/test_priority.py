@@ -25,7 +25,7 @@ from flowstone.settings import Settings
 from flowstone.store import workers
 from flowstone.store.steps import Refused
 from tests.worker import priority_assets
-from tests.worker.broker_view import lists, take, waiting
+from tests.worker.broker_view import Broker
 from tests.worker.ledger_view import LedgerView
 from tests.worker.priority_assets import BACKFILL_STEPS
 from tests.worker.waiting import wait_until
@@ -90,13 +90,13 @@ class Backfill:
 
 @pytest.mark.parametrize("backfills", ["normal", "low"])
 def test_a_run_of_three_steps_waits_for_none_of_a_backfill_but_those_that_run(
-    celery_setup: CeleryTestSetup, view: LedgerView, broker: Redis, tmp_path: Path, backfills: str
+    celery_setup: CeleryTestSetup, view: LedgerView, broker: Broker, tmp_path: Path, backfills: str
 ) -> None:
     backfill = Backfill(tmp_path, view, backfills)
     assert backfill.handle.progress().count() == BACKFILL_STEPS + 1
-    wait_until(lambda: waiting(broker, "assets") == WINDOW - 2, "the window is full")
+    wait_until(lambda: broker.waiting("assets") == WINDOW - 2, "the window is full")
     asked = flowstone.materialize_all("told")
-    wait_until(lambda: waiting(broker, "control") == 1, "the coordinator is sent for")
+    wait_until(lambda: broker.waiting("control") == 1, "the coordinator is sent for")
 
     # Two steps run; where one of them ends, all that is asked for comes before a third. That a
     # process holds no message in reserve is FLOWSTONE_PREFETCH; each more is one more step.
@@ -111,11 +111,11 @@ def test_a_run_of_three_steps_waits_for_none_of_a_backfill_but_those_that_run(
 
 
 def test_a_run_of_a_low_priority_waits_behind_all_that_is_normal(
-    celery_setup: CeleryTestSetup, view: LedgerView, broker: Redis, tmp_path: Path
+    celery_setup: CeleryTestSetup, view: LedgerView, broker: Broker, tmp_path: Path
 ) -> None:
     backfill = Backfill(tmp_path, view, "normal")
     asked = flowstone.materialize_all("told", priority="low")
-    wait_until(lambda: waiting(broker, "control") == 1, "the coordinator is sent for")
+    wait_until(lambda: broker.waiting("control") == 1, "the coordinator is sent for")
     backfill.let_one_end()
     wait_until(lambda: len(backfill.begun()) == 3, "the backfill goes on")
     assert set(view.states(asked.id).values()) == {"queued"}
@@ -132,10 +132,10 @@ def coordinated(here: Runtime, publisher: Publisher, asset: str, **options: Any)
 
 
 def test_the_first_messages_of_a_run_are_a_level_ahead_of_its_bulk(
-    here: Runtime, broker: Redis, publisher: Publisher
+    here: Runtime, broker: Broker, publisher: Publisher
 ) -> None:
     coordinated(here, publisher, "backfilled")
-    found = Counter((sent.queue, sent.priority) for sent in take(broker))
+    found = Counter((sent.queue, sent.priority) for sent in broker.take())
     assert found == {
         ("control", CONTROL): 1,
         ("assets", large(NORMAL, 0)): FIRST,
@@ -145,13 +145,13 @@ def test_the_first_messages_of_a_run_are_a_level_ahead_of_its_bulk(
 
 def test_a_run_that_starves_is_sent_again_with_its_first_steps_at_a_better_level(
     here: Runtime,
-    broker: Redis,
+    broker: Broker,
     publisher: Publisher,
     view: LedgerView,
     reconcile: Callable[[], Mapping[str, int]],
 ) -> None:
     handle = coordinated(here, publisher, "backfilled", priority="low")
-    old = {view_id(sent): UUID(sent.kwargs["canvas"]) for sent in take(broker, ["assets"])}
+    old = {view_id(sent): UUID(sent.kwargs["canvas"]) for sent in broker.take("assets")}
     with here.ledger.begin() as conn:
         workers.report(conn, "one@host", ["assets"], up=0)
     reconcile()
@@ -160,13 +160,13 @@ def test_a_run_that_starves_is_sent_again_with_its_first_steps_at_a_better_level
         conn.exec_driver_sql(
             "UPDATE flowstone.runs SET waits_since = waits_since - interval '301 seconds'"
         )
-    take(broker)
+    broker.take()
     counts = reconcile()
     assert (counts["run_aged"], counts["run_woken"]) == (1, 1)
     # What each pass sends anew is no more urgent than the steps that it is about.
-    assert [sent.priority for sent in take(broker, ["control"])] == [small(LOW, boost=1)]
+    assert [sent.priority for sent in broker.take("control")] == [small(LOW, boost=1)]
     coordinate(here, handle.id, publisher.publish)
-    again = take(broker)
+    again = broker.take()
     assert [sent.priority for sent in again] == [small(LOW, boost=1)] * FIRST
     # It is ahead even of large runs that were more urgent, and what was sent before is void.
     assert small(LOW, boost=1) < large(NORMAL, 0)
@@ -185,24 +185,24 @@ def view_id(sent: Any) -> int:
 def test_what_follows_in_a_chain_or_a_chord_has_the_priority_of_its_run(
     celery_setup: CeleryTestSetup,
     worker_options: tuple[str, ...],
-    broker: Redis,
+    broker: Broker,
     asset: str,
     priority: Priority,
 ) -> None:
     flowstone.materialize_all(asset, priority=priority.value)
-    key = lists("backfill")[small(priority.level)]
-    wait_until(lambda: broker.llen(key) == 1, "it waits in the queue that nobody consumes")
+    wait_until(lambda: broker.waiting("backfill") == 1, "it waits where nobody consumes")
+    assert [sent.priority for sent in broker.take("backfill")] == [small(priority.level)]
 
 
 @pytest.mark.parametrize("priority", list(Priority))
 def test_a_retry_keeps_the_priority(
-    celery_setup: CeleryTestSetup, broker: Redis, view: LedgerView, priority: Priority
+    celery_setup: CeleryTestSetup, redis: Redis, view: LedgerView, priority: Priority
 ) -> None:
     handle = flowstone.materialize("comes_back", priority=priority.value)
 
     def retries() -> list[int]:
         """Return the priorities of what the worker holds until it is due."""
-        held = [json.loads(raw)[0] for raw in broker.hvals("unacked")]
+        held = [json.loads(raw)[0] for raw in redis.hvals("unacked")]
         return [m["properties"]["priority"] for m in held if m["headers"]["retries"] == 1]
 
     wait_until(retries, "the worker holds the retry")
@@ -211,11 +211,11 @@ def test_a_retry_keeps_the_priority(
 
 
 def test_a_coordinator_that_is_sent_for_goes_before_every_step(
-    here: Runtime, broker: Redis, publisher: Publisher
+    here: Runtime, broker: Broker, publisher: Publisher
 ) -> None:
     handle = coordinated(here, publisher, "told", priority="high")
     publisher.wake(handle.id)
-    sent = take(broker)
+    sent = broker.take()
     assert handle.status() == RunState.RUNNING
     control = [one.priority for one in sent if one.queue == "control"]
     assert control == [CONTROL, CONTROL]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from pytest_celery import CeleryTestSetup
-from redis import Redis
 
 import flowstone
 from flowstone.canvas import Publisher
@@ -17,7 +16,7 @@ from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
 from tests.worker import priority_assets
-from tests.worker.broker_view import waiting
+from tests.worker.broker_view import Broker
 from tests.worker.ledger_view import LedgerView
 from tests.worker.nodes import WorkerProcess
 from tests.worker.waiting import wait_until
@@ -77,7 +76,7 @@ def test_a_step_that_no_worker_consumes_is_told_and_fails_at_last(
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     worker_options: tuple[str, ...],
     reconcile: Callable[[], Mapping[str, int]],
     caplog: pytest.LogCaptureFixture,
@@ -100,9 +99,9 @@ def test_a_step_that_no_worker_consumes_is_told_and_fails_at_last(
     assert handle.progress().unattended == []
 
     # The message is still there. A worker that sees it now does nothing.
-    assert waiting(broker, "gpu") == 1
+    assert broker.waiting("gpu") == 1
     celery_setup.app.control.add_consumer("gpu", reply=True, timeout=10)
-    wait_until(lambda: waiting(broker, "gpu") == broker.hlen("unacked") == 0, "it is taken")
+    wait_until(lambda: broker.waiting("gpu") == broker.unacked() == 0, "it is taken")
     assert view.attempts(handle.id, "trained") == []
     assert view.states(handle.id)["trained"] == "failed"
 
@@ -128,13 +127,13 @@ def test_a_worker_that_comes_back_in_time_finds_its_steps(
 
 
 def test_a_queue_that_the_settings_have_lost_since_the_run_was_planned_can_be_sent_to(
-    here: Runtime, publisher: Publisher, broker: Redis, view: LedgerView
+    here: Runtime, publisher: Publisher, broker: Broker, view: LedgerView
 ) -> None:
     handle = flowstone.materialize("question")
     plan_run(here, handle.id)
     view.rows("UPDATE flowstone.steps SET queue = 'lost' RETURNING id")
     go_on(here, handle.id, publisher.publish)
-    assert waiting(broker, "lost") == 1
+    assert broker.waiting("lost") == 1
     assert [one.queue for one in handle.progress().unattended] == ["lost"]
 
 

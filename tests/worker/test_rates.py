@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 from pytest_celery import CeleryTestSetup
-from redis import Redis
 
 import flowstone
 from flowstone import RunState
-from flowstone.queues import QUEUES
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
 from tests.rate_law import assert_kept
 from tests.store.test_rates import PROMISED, STARTS_OF_PAGES, later
 from tests.worker import rate_assets
+from tests.worker.broker_view import Broker
 from tests.worker.ledger_view import LedgerView
 from tests.worker.nodes import WorkerProcess
 from tests.worker.waiting import wait_until
@@ -97,7 +96,7 @@ def test_messages_that_are_lost_while_they_wait_are_sent_again(
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     reconcile: Callable[[], Mapping[str, int]],
 ) -> None:
     handle = flowstone.materialize_all("all_slow", force=True)
@@ -108,7 +107,7 @@ def test_messages_that_are_lost_while_they_wait_are_sent_again(
     wait_until(lambda: count("succeeded") == 1, "the first has started")
     wait_until(lambda: view.rows(PROMISED) == [(2,)], "the others wait for their turn")
     celery_setup.worker.kill()
-    broker.flushall()
+    broker.lose_all()
     later(here.ledger, 1000)
     assert reconcile()["step_stranded"] == 2
     celery_setup.worker.container.start()
@@ -120,7 +119,7 @@ def test_a_step_of_a_slow_rate_holds_nothing_and_can_be_cancelled(
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     tmp_path: Path,
     reconcile: Callable[[], Mapping[str, int]],
 ) -> None:
@@ -142,8 +141,8 @@ def test_a_step_of_a_slow_rate_holds_nothing_and_can_be_cancelled(
     wait_until(
         lambda: all(list(view.states(one.id).values()) == ready for one in waiting), "both wait"
     )
-    wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
-    assert [broker.llen(queue) for queue in QUEUES] == [0] * len(QUEUES)
+    wait_until(lambda: broker.unacked() == 0, "all messages are acknowledged")
+    assert broker.waiting() == 0
     scheduled = celery_setup.app.control.inspect(timeout=5).scheduled()
     assert list(scheduled.values()) == [[]]
     waiting[0].cancel()

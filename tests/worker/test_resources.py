@@ -206,7 +206,7 @@ def _decoded(text: str) -> str:
 
 
 @pytest.fixture
-def overheard(broker: Redis, valkey: ValkeyServer) -> Iterator[Overheard]:
+def overheard(redis: Redis, valkey: ValkeyServer) -> Iterator[Overheard]:
     path = str(socket_folder(valkey.home, "valkey") / "valkey.sock")
     # However long nothing is said: the worker may take its time to start.
     with Redis(unix_socket_path=path, socket_timeout=None) as client:

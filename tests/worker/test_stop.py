@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 from celery import Celery
-from redis import Redis
 
 import flowstone
 from flowstone import RunHandle, coordinator
@@ -19,6 +18,7 @@ from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
 from tests.worker import mortal_assets
+from tests.worker.broker_view import Broker
 from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.nodes import WorkerProcess
@@ -105,13 +105,13 @@ def runs_long(view: LedgerView, worker: str) -> bool:
     return any(label(row.partition) in mortal_assets.LONG for row in running)
 
 
-def assert_no_message_is_left(broker: Redis) -> None:
-    wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
-    assert broker.llen("assets") == 0
+def assert_no_message_is_left(broker: Broker) -> None:
+    wait_until(lambda: broker.unacked() == 0, "all messages are acknowledged")
+    assert broker.waiting("assets") == 0
 
 
 def test_a_step_that_ends_in_time_is_done_once(
-    start: Start, view: LedgerView, folder: Path, broker: Redis
+    start: Start, view: LedgerView, folder: Path, broker: Broker
 ) -> None:
     worker = start("first", stop_seconds=60)
     handle = run_gate(folder)
@@ -129,7 +129,12 @@ def test_a_step_that_ends_in_time_is_done_once(
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_a_step_that_takes_longer_is_handed_back_and_taken_by_another_worker(
-    start: Start, view: LedgerView, folder: Path, broker: Redis, celery_setup_app: Celery, pool: str
+    start: Start,
+    view: LedgerView,
+    folder: Path,
+    broker: Broker,
+    celery_setup_app: Celery,
+    pool: str,
 ) -> None:
     worker = start("first", "-P", pool, stop_seconds=0.3)
     handle = run_gate(folder)
@@ -160,7 +165,7 @@ def test_messages_in_reserve_go_back_at_once(
     start: Start,
     view: LedgerView,
     folder: Path,
-    broker: Redis,
+    broker: Broker,
     here: Runtime,
     publisher: Publisher,
 ) -> None:
@@ -170,7 +175,7 @@ def test_messages_in_reserve_go_back_at_once(
     items = flowstone.materialize_all("items")
     # The only process of the worker is busy.
     coordinator.coordinate(here, items.id, publisher.publish)
-    wait_until(lambda: broker.hlen("unacked") >= 4, "messages are in reserve")
+    wait_until(lambda: broker.unacked() >= 4, "messages are in reserve")
     psutil.Process(worker.pid).terminate()
     start("second")
     assert items.result(timeout=60) == 6
@@ -233,7 +238,7 @@ def test_a_signal_for_all_processes_hands_back_too(
 
 
 def test_workers_are_replaced_one_by_one_and_each_step_is_done_once(
-    start: Start, view: LedgerView, folder: Path, broker: Redis
+    start: Start, view: LedgerView, folder: Path, broker: Broker
 ) -> None:
     handle = flowstone.materialize_all("whole", config={"part": {"folder": str(folder)}})
     worker = start("worker-0", stop_seconds=0.1)

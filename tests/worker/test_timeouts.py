@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from pytest_celery import CeleryTestSetup
-from redis import Redis
 from sqlalchemy import text
 
 import flowstone
@@ -16,6 +15,7 @@ from flowstone.canvas import task_id
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from tests.worker import timeout_assets
+from tests.worker.broker_view import Broker
 from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
@@ -39,7 +39,7 @@ def worker_options() -> tuple[str, ...]:
 
 
 def test_who_heeds_the_soft_timeout_is_tried_again_in_its_place_in_the_chain(
-    celery_setup: CeleryTestSetup, view: LedgerView, broker: Redis, tmp_path: Path
+    celery_setup: CeleryTestSetup, view: LedgerView, broker: Broker, tmp_path: Path
 ) -> None:
     pool = {process.pid for process in celery_setup.worker.container.pool()}
     with tasks_of_events(celery_setup.app, "task-retried") as retried:
@@ -59,11 +59,11 @@ def test_who_heeds_the_soft_timeout_is_tried_again_in_its_place_in_the_chain(
     assert view.attempts(handle.id, "careful") == [(1, "succeeded")]
     assert "took longer than 0.5 s" in (tmp_path / "cleaned-up").read_text()
     assert {process.pid for process in celery_setup.worker.container.pool()} == pool
-    wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
+    wait_until(lambda: broker.unacked() == 0, "all messages are acknowledged")
 
 
 def test_who_does_not_is_killed_at_once_and_the_rest_goes_on(
-    celery_setup: CeleryTestSetup, view: LedgerView, broker: Redis, reconcile: Reconcile
+    celery_setup: CeleryTestSetup, view: LedgerView, broker: Broker, reconcile: Reconcile
 ) -> None:
     killed = {"hopeless", "stubborn", "stubborn_part"}
     before = {process.pid for process in celery_setup.worker.container.pool()}
@@ -98,7 +98,7 @@ def test_who_does_not_is_killed_at_once_and_the_rest_goes_on(
         assert step.lost == 0
     assert view.attempts(handle.id, "stubborn_part") == [(1, "retrying"), (2, "succeeded")]
     assert "step.lost" not in view.actions(handle.id)
-    wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
+    wait_until(lambda: broker.unacked() == 0, "all messages are acknowledged")
     assert flowstone.materialize("before").result(timeout=30) == 1
     after = {process.pid for process in celery_setup.worker.container.pool()}
     assert not after <= before
@@ -138,7 +138,7 @@ def test_a_run_that_is_late_stops_whatever_it_is_at(
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     reconcile: Reconcile,
 ) -> None:
     handle = flowstone.materialize_all("all_of_it", deadline=1000)
@@ -162,7 +162,7 @@ def test_a_run_that_is_late_stops_whatever_it_is_at(
     assert states.pop("before") == "succeeded"
     assert set(states.values()) == {"cancelled"}
     assert view.actions(handle.id)["run.deadline_passed"] == 1
-    wait_until(lambda: broker.hlen("unacked") == 0, "all messages are acknowledged")
-    assert broker.llen("assets") == 0
+    wait_until(lambda: broker.unacked() == 0, "all messages are acknowledged")
+    assert broker.waiting("assets") == 0
     assert view.attempts(handle.id, "waits_for_a_process") == []
     assert flowstone.materialize("before").result(timeout=30) == 1
