@@ -35,6 +35,8 @@ class Played:
     cancelled: list[RunHandle] = field(default_factory=list)
     resumed: dict[UUID, UUID] = field(default_factory=dict)
     """By the run that resumes another, that other one."""
+    faults: list[str] = field(default_factory=list)
+    """The kinds of those that have come about; some are ordered, and nobody gets to their point."""
     recovered: float = 0.0
     """Seconds from the end of the last fault until all runs had ended."""
 
@@ -65,6 +67,7 @@ class Director:
             assert time.monotonic() < last + DEADLINE, self._told()
             time.sleep(POLL_SECONDS)
         self._played.recovered = time.monotonic() - last
+        self._played.faults = [f.kind for f in scenario.faults if faults.came(cluster, f)]
         injected.withdraw(cluster.orders)
         # All that was ended has been started again: what is not there has ended by itself.
         assert not cluster.ended(), cluster.ended()

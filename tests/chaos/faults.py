@@ -57,12 +57,15 @@ def _kill_beat(cluster: Cluster, fault: Fault) -> tuple[float, End]:
     return fault.lasts, cluster.restore
 
 
-def _at(point: str) -> Callable[[Cluster, Fault], tuple[float, End]]:
-    def kill_there(cluster: Cluster, fault: Fault) -> tuple[float, End]:
-        injected.order(cluster.orders, f"kill-{point}")
-        return 0, _nothing
+def _order(cluster: Cluster, fault: Fault) -> tuple[float, End]:
+    for order in _orders(fault):
+        injected.order(cluster.orders, order)
+    return 0, _nothing
 
-    return kill_there
+
+def _orders(fault: Fault) -> tuple[str, ...]:
+    orders = ORDERS.get(fault.kind, ())
+    return orders[: 1 + fault.draw % len(orders)] if orders else ()
 
 
 def _lose_messages(cluster: Cluster, fault: Fault) -> tuple[float, End]:
@@ -134,25 +137,25 @@ def _redeliver(cluster: Cluster, fault: Fault) -> tuple[float, End]:
     return 0, _nothing
 
 
-def _drop(cluster: Cluster, fault: Fault) -> tuple[float, End]:
-    for number in range(1 + fault.draw % 5):
-        injected.order(cluster.orders, f"drop-{number}")
-    return 0, _nothing
-
-
 def _nothing() -> None:
     """Leave what was a moment ago."""
 
 
+ORDERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "kill a step at its claim": (f"kill-{injected.CLAIM}",),
+    "kill a step before its commit": (f"kill-{injected.BEFORE_COMMIT}",),
+    "kill a step after its commit": (f"kill-{injected.AFTER_COMMIT}",),
+    "kill a coordinator that plans": (f"kill-{injected.PLANNING}",),
+    "kill a coordinator that dispatches": (f"kill-{injected.DISPATCHING}",),
+    "kill a coordinator that publishes": (f"kill-{injected.PUBLISHING}",),
+    "drop messages": tuple(f"drop-{number}" for number in range(5)),
+}
+"""The faults that come only when a process gets to the point of which they order it."""
+
 _KINDS: Final[Mapping[str, Callable[[Cluster, Fault], tuple[float, End]]]] = {
+    **dict.fromkeys(ORDERS, _order),
     "kill a process": _kill_process,
     "kill a worker": _kill_worker,
-    "kill a step at its claim": _at(injected.CLAIM),
-    "kill a step before its commit": _at(injected.BEFORE_COMMIT),
-    "kill a step after its commit": _at(injected.AFTER_COMMIT),
-    "kill a coordinator that plans": _at(injected.PLANNING),
-    "kill a coordinator that dispatches": _at(injected.DISPATCHING),
-    "kill a coordinator that publishes": _at(injected.PUBLISHING),
     "lose all messages": _lose_messages,
     "kill and restart Valkey": _restart_valkey,
     "pause Valkey": _pause_valkey,
@@ -161,9 +164,14 @@ _KINDS: Final[Mapping[str, Callable[[Cluster, Fault], tuple[float, End]]]] = {
     "cut all connections to PostgreSQL": _cut_connections,
     "deliver messages twice": _deliver_twice,
     "redeliver what is unacknowledged": _redeliver,
-    "drop messages": _drop,
     "pause a process beyond its lease": _pause_process,
     "stop a worker gracefully": _stop_worker,
     "kill a beat": _kill_beat,
 }
 assert _KINDS.keys() == set(KINDS)
+
+
+def came(cluster: Cluster, fault: Fault) -> bool:
+    """Return whether a fault has come about; to be asked when its scenario is over."""
+    orders = _orders(fault)
+    return not orders or not all((cluster.orders / order).exists() for order in orders)

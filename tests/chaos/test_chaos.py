@@ -36,7 +36,12 @@ def _seen(here: Runtime, played: Played) -> Seen:
         WHERE s.run_id = ANY(:runs)"""
     with here.ledger.begin() as conn:
         row = conn.execute(text(query), {"runs": ids}).one()
-    faults = [fault.kind for fault in played.scenario.faults]
     return Seen(
-        played.scenario.seed, faults, len(ids), row.steps, row.attempts, row.lost, played.recovered
+        played.scenario.seed,
+        played.faults,
+        len(ids),
+        row.steps,
+        row.attempts,
+        row.lost,
+        played.recovered,
     )

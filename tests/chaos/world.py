@@ -132,7 +132,7 @@ def _node(random: Random, names: Sequence[str], i: int) -> Node:
         name=names[i],
         parents=parents,
         optional=frozenset(parent for parent in parents if random.random() < 0.1),
-        seconds=random.choice([0, 0, 0.02, 0.05, 0.1, 0.3]),
+        seconds=random.choice([0, 0.02, 0.05, 0.1, 0.3, 0.6]),
         failures=random.choice([0, 0, 0, 0, 1, 2]),
         breaks=random.random() < 0.04,
         weight=random.choice([0, 0, 0, 0, 1, 2]),
