@@ -4,7 +4,7 @@ from celery.schedules import crontab
 
 from flowstone.canvas import as_queue
 from flowstone.limits import KILL_LATER
-from flowstone.messages import COORDINATE, PRUNE, RECONCILE, STEP
+from flowstone.messages import COORDINATE, PRUNE, RECONCILE, STEP, SWEEP
 from flowstone.priority import CONTROL, LEVELS
 from flowstone.queues import CONTROL_QUEUE, all_queues, message_priority
 from flowstone.settings import load_settings
@@ -31,7 +31,10 @@ task_default_queue = "assets"
 task_create_missing_queues = False
 # What keeps the runs going comes before all steps; those bring their priority with them.
 _control = {"queue": CONTROL_QUEUE, "priority": message_priority(CONTROL, broker_url)}
-task_routes = {COORDINATE: _control, RECONCILE: _control, PRUNE: _control, STEP: {}}
+task_routes = {
+    **dict.fromkeys([COORDINATE, RECONCILE, PRUNE, SWEEP], _control),
+    STEP: {},
+}
 
 # A message is acknowledged when its step has been committed, so a crash gives it back; the
 # claim in the ledger refuses the copies that this can make.
@@ -50,6 +53,7 @@ task_annotations = {
     COORDINATE: {"soft_time_limit": _settings.soft_time_limit},
     RECONCILE: {"soft_time_limit": _settings.soft_time_limit},
     PRUNE: {"soft_time_limit": _settings.soft_time_limit},
+    SWEEP: {"soft_time_limit": _settings.soft_time_limit},
 }
 broker_transport_options = {
     # After which Redis gives a message out again.
@@ -85,6 +89,12 @@ beat_schedule = {
     "flowstone-prune": {
         "task": PRUNE,
         "schedule": crontab(hour=3, minute=30),
+        "options": {"queue": "control", "expires": 3600, "ignore_result": True},
+    },
+    # Before that: what is swept is found through the rows of attempts.
+    "flowstone-sweep": {
+        "task": SWEEP,
+        "schedule": crontab(hour=3, minute=0),
         "options": {"queue": "control", "expires": 3600, "ignore_result": True},
     },
 }

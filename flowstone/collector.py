@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -9,10 +10,10 @@ from typing import Final, Literal, TypeVar
 
 from flowstone import runtime
 from flowstone.collectable import without_readers
-from flowstone.errors import BadConfig, StorageUnavailable
+from flowstone.errors import BadConfig, FlowStoneError, LedgerUnavailable, StorageUnavailable
 from flowstone.log import get_logger
 from flowstone.runtime import Runtime, whoami
-from flowstone.store import collection
+from flowstone.store import collection, repair_counts
 from flowstone.store.collection import Table, Value
 
 log = get_logger("flowstone.collector")
@@ -21,6 +22,12 @@ GRACE_SECONDS: Final = 3600.0
 """How long a version stays after it was made: somebody may just plan to read what it replaces."""
 
 QUARANTINE_DAYS: Final = 30.0
+
+SWEEP_SECONDS: Final = 600.0
+"""How long a sweep that beat sends for goes on; what is left then is left to the next one."""
+
+STAGED_FILE: Final = "staged_file"
+"""The name under which a sweep counts what it has deleted, beside the rules of the reconciler."""
 
 _BATCH: Final = 500
 
@@ -75,6 +82,38 @@ def collect(
         *(_collected("quarantine", value) for value in refused),
         *(one for name in here.outputs.names for one in _staged(here, name, dry_run=dry_run)),
     ]
+
+
+def sweep(here: Runtime, *, seconds: float = SWEEP_SECONDS) -> int:
+    """Delete what attempts that have ended have staged and not committed; return how much.
+
+    Nothing else is touched: no version, no quarantine, nothing of an attempt that has not ended.
+    After `seconds` no further batch is begun. A storage that is away is left to the next sweep.
+    Raises LedgerUnavailable.
+    """
+    end = time.monotonic() + seconds
+    deleted = 0
+    for io in here.outputs.names:
+        try:
+            for batch in _batches(here.outputs.manager(io).stored()):
+                deleted += _sweep(here, io, batch)
+                if time.monotonic() >= end:
+                    log.warning("the sweep has not come to its end", io=io, seconds=seconds)
+                    return deleted
+        except LedgerUnavailable:
+            raise
+        except FlowStoneError as error:
+            log.warning("not swept", io=io, error=error.message)
+    return deleted
+
+
+def _sweep(here: Runtime, io: str, locations: Sequence[str]) -> int:
+    with here.ledger.begin() as conn:
+        unreferenced = collection.unreferenced(conn, locations)
+    deleted = sum(_delete(here, io, location) for location in unreferenced)
+    with here.ledger.begin() as conn:
+        repair_counts.add(conn, STAGED_FILE, deleted)
+    return deleted
 
 
 def _collected(kind: Kind, value: Value) -> Collected:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -98,11 +99,14 @@ def _pause_rate(runtime: Runtime, claim: Claim, outcome: Outcome) -> None:
         rates.pause(conn, claim.step_id, seconds)
 
 
-def end_overdue(runtime: Runtime, claim: Claim) -> frozenset[UUID] | None:
+def end_overdue(
+    runtime: Runtime, claim: Claim, count: Callable[[Connection], None]
+) -> frozenset[UUID] | None:
     """Record that an attempt has been killed by its hard timeout, if it has not ended by itself.
 
     What follows is what follows from any error, except that a retry leaves the canvas, as
-    nobody has its message any more. Returns the runs to wake, or None if it had ended.
+    nobody has its message any more. To `count` it is part of the same transaction. Returns the
+    runs to wake, or None if it had ended.
     """
     try:
         policy = runtime.registry.graph[claim.asset].retry
@@ -111,7 +115,14 @@ def end_overdue(runtime: Runtime, claim: Claim) -> frozenset[UUID] | None:
         policy = Retry()
     error = time_limit(runtime, claim).killed
     outcome = failure_of(runtime, claim, error, policy, park_after=-1)
-    recorded = runtime.ledger.in_turn(lambda conn: _write_unless_stopped(conn, claim, outcome))
+
+    def record(conn: Connection) -> Outcome | None:
+        written = _write_unless_stopped(conn, claim, outcome)
+        if written is not None:
+            count(conn)
+        return written
+
+    recorded = runtime.ledger.in_turn(record)
     return None if recorded is None else _to_wake(runtime, claim, recorded)
 
 

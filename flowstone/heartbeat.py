@@ -1,4 +1,4 @@
-"""The heartbeat of a worker: it tells the ledger that it is there, and which queues it consumes."""
+"""The heartbeat of a worker: it tells the ledger that it is there, and what it does."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from flowstone.errors import FlowStoneError
 from flowstone.log import get_logger
 from flowstone.store import workers
 from flowstone.store.ledger import Ledger
+from flowstone.store.workers import Work
 
 log = get_logger("flowstone.heartbeat")
 
@@ -22,11 +23,16 @@ class Heartbeat:
     """
 
     def __init__(
-        self, ledger: Callable[[], Ledger], name: str, queues: Callable[[], Sequence[str]]
+        self,
+        ledger: Callable[[], Ledger],
+        name: str,
+        queues: Callable[[], Sequence[str]],
+        work: Callable[[], Work | None] = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._name = name
         self._queues = queues
+        self._work = work
         self._began = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="flowstone-heartbeat", daemon=True)
@@ -64,7 +70,8 @@ class Heartbeat:
     def _report(self) -> None:
         up = time.monotonic() - self._began
         with self._ledger().begin() as conn:
-            workers.report(conn, self._name, self._queues(), up=up)
+            # What is told is read last, so that its clock is not behind for the way here.
+            workers.report(conn, self._name, self._queues(), up=up, work=self._work())
 
     def _remove(self) -> None:
         with self._ledger().begin() as conn:

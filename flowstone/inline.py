@@ -81,7 +81,7 @@ class _Pause:
         if time.monotonic() > self._next:
             self._next = self._later()
             with contextlib.suppress(LedgerUnavailable):
-                wake_others(self._here, reconcile.repair(self._here).to_wake)
+                wake_others(self._here, reconcile.repair(self._here))
         if self._mine is not None:
             with contextlib.suppress(LedgerUnavailable):
                 self._here.ledger.in_turn(lambda conn: repairs.due_retries(conn, self._mine))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -70,19 +70,32 @@ class Leases:
 
     def _renew_for_ever(self) -> None:
         while not self._closed.wait(self.seconds / 3):
-            try:
-                self._renew()
-            except FlowStoneError as error:
-                # The lease may outlast a database that is away for a moment.
-                log.warning("leases not renewed", error=str(error))
+            for renew in (self._renew_steps, self._renew_runs):
+                self._try(renew)
 
-    def _renew(self) -> None:
+    def _try(self, renew: Callable[[], None]) -> None:
+        try:
+            renew()
+        except FlowStoneError as error:
+            # The lease may outlast a database that is away for a moment.
+            log.warning("leases not renewed", error=str(error))
+        except Exception:
+            # Without this thread all that the process runs would count as lost.
+            log.exception("leases not renewed")
+
+    def _renew_steps(self) -> None:
+        """Renew the leases of all attempts in one statement, however many they are."""
         with self._lock:
-            tokens, driven = list(self._held), list(self._driven)
-        if driven:
-            with self._ledger.begin() as conn:
-                runs.renew(conn, driven, lease=self.seconds)
+            tokens = list(self._held)
         if tokens:
-            with self._ledger.begin() as conn:
-                going_on = steps.renew(conn, tokens, lease=self.seconds)
+            going_on = self._ledger.in_turn(
+                lambda conn: steps.renew(conn, tokens, lease=self.seconds)
+            )
             self._cancelled = frozenset(tokens) - going_on
+
+    def _renew_runs(self) -> None:
+        """Renew those of all inline runs in another one."""
+        with self._lock:
+            driven = list(self._driven)
+        if driven:
+            self._ledger.in_turn(lambda conn: runs.renew(conn, driven, lease=self.seconds))

@@ -14,6 +14,7 @@ COORDINATE: Final = "flowstone.coordinate"
 STEP: Final = "flowstone.step"
 RECONCILE: Final = "flowstone.reconcile"
 PRUNE: Final = "flowstone.prune"
+SWEEP: Final = "flowstone.sweep"
 
 
 class Message(BaseModel):
@@ -53,5 +54,6 @@ def parse(task: str, model: type[M], args: tuple[Any, ...], kwargs: dict[str, An
         where = ".".join(str(part) for part in first["loc"])
         raise BadMessage(
             f"{task}: argument {where!r}: {first['msg']}; it was sent by hand, or by another "
-            "version of FlowStone"
+            "version of FlowStone: let all processes run one version (`flowstone workers` shows "
+            "them), and nothing is lost, as the reconciler sends for it again"
         ) from None

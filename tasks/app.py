@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from celery import Celery
-from celery.signals import worker_process_shutdown, worker_shutdown
+from celery.signals import beat_init, worker_init, worker_process_shutdown, worker_shutdown
 
 from flowstone import runtime
-from tasks import heartbeat, reconnect
+from tasks import heartbeat, reconnect, revision
 
 reconnect.install()
 app = Celery(
-    "flowstone", include=["tasks.coordinate", "tasks.prune", "tasks.reconcile", "tasks.step"]
+    "flowstone",
+    include=["tasks.coordinate", "tasks.prune", "tasks.reconcile", "tasks.step", "tasks.sweep"],
 )
 app.config_from_object("celeryconfig")
 app.steps["worker"].add("tasks.stop:GracefulStop")
+worker_init.connect(revision.check)
+beat_init.connect(revision.check)
 
 
 @worker_process_shutdown.connect

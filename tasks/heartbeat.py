@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutting_down
+from celery.worker import state
 
-from flowstone import runtime
+from flowstone import __version__, runtime
 from flowstone.heartbeat import Heartbeat
+from flowstone.store.workers import Work
 
 _beating: dict[int, Heartbeat] = {}
 """By process, as one that is forked from a worker's main process is none itself."""
@@ -17,7 +20,12 @@ _beating: dict[int, Heartbeat] = {}
 @worker_ready.connect
 def begin(sender: Any, **_: object) -> None:  # noqa: ANN401 - Celery has no types
     """Report the worker, whose consumer is `sender`."""
-    beat = Heartbeat(lambda: runtime.current().ledger, sender.hostname, lambda: _consumed(sender))
+    beat = Heartbeat(
+        lambda: runtime.current().ledger,
+        sender.hostname,
+        lambda: _consumed(sender),
+        lambda: _work(sender),
+    )
     _beating[os.getpid()] = beat
     beat.start()
 
@@ -25,6 +33,17 @@ def begin(sender: Any, **_: object) -> None:  # noqa: ANN401 - Celery has no typ
 def _consumed(consumer: Any) -> list[str]:  # noqa: ANN401 - Celery has no types
     # Asked each time: `celery control add_consumer` and `cancel_consumer` change it.
     return sorted(queue.name for queue in consumer.task_consumer.queues)
+
+
+def _work(consumer: Any) -> Work:  # noqa: ANN401 - Celery has no types
+    return Work(
+        version=__version__,
+        # Autoscaling changes it.
+        processes=consumer.pool.num_processes,
+        busy=len(state.active_requests),
+        taken=state.all_total_count[0],
+        clock=time.time(),
+    )
 
 
 @worker_shutting_down.connect

@@ -13,7 +13,7 @@ from celery.utils.serialization import get_pickleable_exception
 from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
 from flowstone.claiming import Early
-from flowstone.errors import FlowStoneError, LedgerUnavailable
+from flowstone.errors import FlowStoneError, LedgerUnavailable, WrongMigration
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.messages import STEP, StepMessage, parse
 from flowstone.outcome import Failed, Failure, Retrying, Stopped
@@ -39,7 +39,8 @@ def step(self: Task, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - parse
             worker=self.request.hostname,
             park_after=here.settings.park_after,
         )
-    except LedgerUnavailable as error:
+    except (LedgerUnavailable, WrongMigration) as error:
+        # The schema was upgraded while this worker ran: one of that version takes the message.
         raise self.retry(exc=error, countdown=5) from error
     if isinstance(ended, Early):
         _put_off(self, ended)

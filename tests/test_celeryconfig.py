@@ -58,7 +58,7 @@ def test_limits_come_from_the_settings_and_nothing_expires_before_them(limit: fl
     # A step is interrupted by FlowStone itself, and killed a moment after the ledger's own limit.
     assert found["task_soft_time_limit"] is None
     assert found["step"] == [None, limit + 1]
-    for other in ("coordinate", "reconcile", "prune"):
+    for other in ("coordinate", "reconcile", "prune", "sweep"):
         assert found[other] == [20, limit]
     # A chord forgets parts that have expired, and Redis gives out again what takes longer.
     assert found["result_expires"] > limit
@@ -85,7 +85,8 @@ def test_each_queue_has_an_exchange_a_key_and_priorities_of_its_own() -> None:
 
 
 def test_what_keeps_runs_going_goes_first_on_every_broker() -> None:
-    control = ["flowstone.coordinate", "flowstone.prune", "flowstone.reconcile"]
+    named = ("coordinate", "prune", "reconcile", "sweep")
+    control = [f"flowstone.{name}" for name in named]
     redis = configuration()
     assert redis["broker_transport_options"]["priority_steps"] == list(range(LEVELS))
     assert redis["priorities"] == dict.fromkeys(control, 0)
@@ -129,4 +130,5 @@ print(json.dumps([[e["task"], e["task"] in tasks.app.tasks, e["options"]["queue"
     assert json.loads(done.stdout) == [
         ["flowstone.reconcile", True, "control", "10.0"],
         ["flowstone.prune", True, "control", "<crontab: 30 3 * * * (m/h/dM/MY/d)>"],
+        ["flowstone.sweep", True, "control", "<crontab: 0 3 * * * (m/h/dM/MY/d)>"],
     ]

@@ -15,6 +15,7 @@ import typer.main
 import yaml
 from celery.bin.celery import celery as celery_command
 
+from flowstone.checkup import ANSWER_SECONDS, LOOK_AGAIN_SECONDS
 from flowstone.cli import app
 from flowstone.queues import QUEUES
 from flowstone.settings import Settings
@@ -36,6 +37,19 @@ def test_each_service_has_a_health_check_and_a_volume(name: str) -> None:
     volumes = [volume.split(":")[0] for volume in service["volumes"]]
     assert volumes
     assert set(volumes) <= set(COMPOSE["volumes"])
+
+
+@pytest.mark.parametrize("name", ["worker", "beat"])
+def test_worker_and_beat_are_asked_by_a_command_of_flowstone_that_has_time_to_answer(
+    name: str,
+) -> None:
+    check = SERVICES[name]["healthcheck"]
+    form, program, group, part = check["test"]
+    assert (form, program, part) == ("CMD", "flowstone", name)
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert part in commands[group].commands
+    # It asks the ledger, and then the broker, and may have to look twice.
+    assert float(check["timeout"].removesuffix("s")) >= 2 * ANSWER_SECONDS + LOOK_AGAIN_SECONDS
 
 
 def test_no_volume_is_left_over() -> None:

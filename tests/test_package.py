@@ -46,7 +46,8 @@ def test_the_wheel_holds_library_tasks_migrations_and_configuration(tmp_path: Pa
     )
     assert (
         done.stdout.strip()
-        == "['flowstone.coordinate', 'flowstone.prune', 'flowstone.reconcile', 'flowstone.step']"
+        == "['flowstone.coordinate', 'flowstone.prune', 'flowstone.reconcile', 'flowstone.step', "
+        "'flowstone.sweep']"
     )
 
 

@@ -104,7 +104,19 @@ def test_every_command_of_the_readme_exists() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["dev", "run", "cancel", "resume", "runs", "status", "workers", "show", "lineage", "produced"],
+    [
+        "dev",
+        "run",
+        "cancel",
+        "resume",
+        "runs",
+        "status",
+        "workers",
+        "show",
+        "lineage",
+        "produced",
+        "doctor",
+    ],
 )
 def test_every_command_has_help_with_an_example(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"])

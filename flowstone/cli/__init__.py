@@ -15,13 +15,16 @@ from flowstone.cli import (
     check,
     db,
     dev,
+    doctor,
     gc,
+    health,
     history,
     lineage,
     plan,
     pools,
     prune,
     rates,
+    reconcile,
     run,
     show,
     status,
@@ -77,9 +80,12 @@ app.command("invalidate")(history.invalidate)
 app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
 app.command("rates")(rates.rates)
+app.command("reconcile")(reconcile.reconcile)
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")
+app.command("doctor")(doctor.doctor)
+app.add_typer(health.app, name="health")
 
 
 def main() -> None:

@@ -14,7 +14,8 @@ from uuid import UUID
 from sqlalchemy import Connection, select, text
 
 from flowstone.priority import FIRST, MAX_BOOST
-from flowstone.store import audit, dispatch
+from flowstone.store import audit, dispatch, found
+from flowstone.store.found import Found
 from flowstone.store.tables import SCHEMA, runs
 from flowstone.store.waiting import BEHIND_OTHERS, GOES_ON, QUEUED
 
@@ -41,19 +42,27 @@ _HAS_STARTED = f"""
 
 # A run at the top has nothing to gain but that its first steps go before its bulk. One whose
 # coordinator works at this moment does not starve.
-_AGE = text(
-    f"""
+_SEEN = f"""
     WITH seen AS (
-        SELECT r.id, CASE
+        SELECT r.id, r.boost, CASE
             WHEN NOT {_COULD_START} THEN 'has all it wants'
             WHEN r.waits_since IS NULL OR {_HAS_STARTED} THEN 'moves'
             WHEN r.boost < least({MAX_BOOST}, greatest(1, r.priority))
                 AND r.waits_since <= now() - make_interval(secs => :ageing * (r.boost + 1))
             THEN 'starves' END AS how
         FROM {SCHEMA}.runs r WHERE {GOES_ON}
-    ), locked AS (
+    )
+"""
+
+_STARVING = f"{_SEEN} SELECT id FROM seen WHERE how = 'starves'"
+
+# A run that another reconciler has moved up at this moment is not moved up once more.
+_AGE = text(
+    f"""
+    {_SEEN}, locked AS (
         SELECT r.id, r.boost AS was, seen.how FROM {SCHEMA}.runs r JOIN seen ON seen.id = r.id
-        WHERE seen.how IN ('moves', 'starves') OR seen.how IS NOT NULL AND r.waits_since IS NOT NULL
+        WHERE r.boost = seen.boost AND (seen.how IN ('moves', 'starves')
+            OR seen.how IS NOT NULL AND r.waits_since IS NOT NULL)
         ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
     )
     UPDATE {SCHEMA}.runs r
@@ -95,6 +104,11 @@ def of_runs(conn: Connection, run_ids: Iterable[UUID]) -> dict[UUID, tuple[int, 
     """Return the priority of each run, and by how many levels it has moved up."""
     query = select(runs.c.id, runs.c.priority, runs.c.boost).where(runs.c.id.in_(list(run_ids)))
     return {row.id: (row.priority, row.boost) for row in conn.execute(query)}
+
+
+def find(conn: Connection, ageing: float) -> list[Found]:
+    """Return the runs that starve since `ageing` seconds, or since that once more."""
+    return found.runs(conn, _STARVING, ageing=ageing)
 
 
 def age(conn: Connection, ageing: float) -> list[Aged]:

@@ -26,7 +26,8 @@ from flowstone.states import (
     sources,
     sql_list,
 )
-from flowstone.store import audit, runs
+from flowstone.store import audit, found, runs
+from flowstone.store.found import LOCKED, Found
 from flowstone.store.runs import Run
 from flowstone.store.steps import Claim
 from flowstone.store.tables import SCHEMA
@@ -112,25 +113,23 @@ _END_ATTEMPT = text(
     """
 )
 
-_OVERDUE = text(
-    f"""
+_OVERDUE = f"""
     SELECT id FROM {SCHEMA}.runs
     WHERE state NOT IN ({sql_list(FINAL_RUN_STATES)})
       AND cancel_requested_at < now() - make_interval(secs => cancel_grace)
-    ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
-    """
-)
-
+    ORDER BY created_at LIMIT :batch
+"""
 
 # A run without a lease is one of an older version, whose process cannot use this ledger.
+_DEAD = f"""
+    SELECT id FROM {SCHEMA}.runs
+    WHERE driver = 'inline' AND state NOT IN ({sql_list(FINAL_RUN_STATES)})
+      AND coalesce(lease_until, created_at) < now()
+    ORDER BY created_at LIMIT :batch
+"""
 _ABANDONED = text(
     f"""
-    WITH dead AS (
-        SELECT id FROM {SCHEMA}.runs
-        WHERE driver = 'inline' AND state NOT IN ({sql_list(FINAL_RUN_STATES)})
-          AND coalesce(lease_until, created_at) < now()
-        ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
-    )
+    WITH dead AS ({_DEAD + LOCKED})
     UPDATE {SCHEMA}.runs r
     SET cancel_requested_at = coalesce(r.cancel_requested_at, now()), cancel_grace = 0,
         cancel_reason = coalesce(r.cancel_reason, :said)
@@ -162,6 +161,15 @@ class Taken:
 
     step_id: int
     canvas: UUID
+
+
+@dataclass(frozen=True)
+class Overdue:
+    """A run that has ended as its grace is over."""
+
+    run_id: UUID
+    taken: Sequence[Taken]
+    """The steps that did not stop in time."""
 
 
 def request(
@@ -268,10 +276,15 @@ def sweep(conn: Connection, run: Run, *, actor: str) -> RunState | None:
     return runs.close_if_done(conn, run.id, actor=actor)
 
 
-def overdue(conn: Connection, *, actor: str) -> list[Taken]:
+def find_overdue(conn: Connection) -> list[Found]:
+    """Return the runs whose grace is over."""
+    return found.runs(conn, _OVERDUE, batch=BATCH)
+
+
+def overdue(conn: Connection, *, actor: str) -> list[Overdue]:
     """Take the steps of runs whose grace is over from whatever runs them, and close the runs."""
-    found = list(conn.scalars(_OVERDUE, {"batch": BATCH}))
-    return [taken for run_id in found for taken in _take_overdue(conn, run_id, actor)]
+    late = list(conn.scalars(text(_OVERDUE + LOCKED), {"batch": BATCH}))
+    return [Overdue(run_id, _take_overdue(conn, run_id, actor)) for run_id in late]
 
 
 def _take_overdue(conn: Connection, run_id: UUID, actor: str) -> list[Taken]:
@@ -281,6 +294,11 @@ def _take_overdue(conn: Connection, run_id: UUID, actor: str) -> list[Taken]:
     return taken
 
 
+def find_abandoned(conn: Connection) -> list[Found]:
+    """Return the inline runs whose process has been silent for longer than its lease."""
+    return found.runs(conn, _DEAD, batch=BATCH)
+
+
 def abandoned(conn: Connection, *, actor: str) -> list[UUID]:
     """Cancel the inline runs whose process has been silent for longer than its lease.
 
@@ -288,11 +306,11 @@ def abandoned(conn: Connection, *, actor: str) -> list[UUID]:
     same assets from all other runs.
     """
     said = "cancelled, as the process that drove the run has died"
-    found = sorted(conn.scalars(_ABANDONED, {"batch": BATCH, "said": said}))
-    for run_id in found:
+    dead = sorted(conn.scalars(_ABANDONED, {"batch": BATCH, "said": said}))
+    for run_id in dead:
         _take(conn, run_id, said, actor)
         _close(conn, runs.get(conn, run_id), said, actor=actor)
-    return found
+    return dead
 
 
 def _cancel_not_started(conn: Connection, run_id: UUID, said: str, actor: str) -> list[int]:

@@ -9,8 +9,9 @@ from uuid import UUID
 from sqlalchemy import Connection, text, update
 
 from flowstone.states import FINAL_RUN_STATES, RunState, sql_list
-from flowstone.store import audit, cancellation, runs
+from flowstone.store import audit, cancellation, found, runs
 from flowstone.store.cancellation import BATCH, GRACE_SECONDS
+from flowstone.store.found import LOCKED, Found
 from flowstone.store.runs import Run
 from flowstone.store.tables import SCHEMA
 from flowstone.store.tables import runs as runs_table
@@ -20,22 +21,25 @@ ERROR: Final = "deadline_exceeded"
 
 # A plan that was saved has no deadline, and nothing of it runs. A run that is being cancelled has
 # an end already.
-_PASSED = text(
-    f"""
+_PASSED = f"""
     SELECT id FROM {SCHEMA}.runs
-    WHERE state NOT IN ({sql_list({*FINAL_RUN_STATES, RunState.PAUSED})})
+    WHERE state NOT IN ({sql_list(FINAL_RUN_STATES)}) AND state <> '{RunState.PAUSED}'
       AND deadline_at < now() AND cancel_requested_at IS NULL
-    ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
-    """
-)
+    ORDER BY created_at LIMIT :batch
+"""
+
+
+def find(conn: Connection) -> list[Found]:
+    """Return the runs whose deadline has passed."""
+    return found.runs(conn, _PASSED, batch=BATCH)
 
 
 def passed(conn: Connection, *, actor: str) -> list[UUID]:
     """End the runs whose deadline has passed; return them."""
-    found = list(conn.scalars(_PASSED, {"batch": BATCH}))
-    for run_id in found:
+    late = list(conn.scalars(text(_PASSED + LOCKED), {"batch": BATCH}))
+    for run_id in late:
         end(conn, runs.get(conn, run_id), actor=actor)
-    return found
+    return late
 
 
 def end(conn: Connection, run: Run, *, actor: str) -> RunState:

@@ -31,8 +31,9 @@ from flowstone.states import (
     in_state,
     sql_list,
 )
-from flowstone.store import audit, steps
+from flowstone.store import audit, found, steps
 from flowstone.store.dispatch import Follower
+from flowstone.store.found import Found
 from flowstone.store.tables import SCHEMA
 from flowstone.store.tracing import trace
 
@@ -168,6 +169,12 @@ def _leaders_that_ended(condition: str) -> str:
 
 
 _ENDED = text(_leaders_that_ended(""))
+_LEFT = f"""
+    SELECT f.id, f.run_id, f.asset, f.partition
+    FROM {SCHEMA}.steps f JOIN {SCHEMA}.steps l ON l.id = f.joined_to
+    WHERE f.state = 'joined' AND NOT {in_state("l.state", *ACTIVE_STEP_STATES)}
+    ORDER BY f.id LIMIT {BATCH}
+"""
 # As text, so that the leaders are found by their ids, and not by all steps of the run.
 _ENDED_IN_RUN = text(_leaders_that_ended("AND l.run_id::text = CAST(:run_id AS text)"))
 
@@ -204,10 +211,10 @@ class Settled:
 
 def inputs(conn: Connection, step_ids: Iterable[int]) -> Mapping[int, list[Input]]:
     """Return what each of these steps reads, all of which has ended, in the order of the plan."""
-    found: dict[int, list[Input]] = defaultdict(list)
+    read: dict[int, list[Input]] = defaultdict(list)
     for row in conn.execute(_INPUTS, {"ids": list(step_ids)}):
-        found[row.downstream].append((row.asset, row.partition, row.sha256))
-    return found
+        read[row.downstream].append((row.asset, row.partition, row.sha256))
+    return read
 
 
 def join(conn: Connection, followers: Mapping[Follower, str | None], *, actor: str) -> None:
@@ -248,6 +255,11 @@ def leave(conn: Connection, run_id: UUID, actor: str) -> frozenset[UUID]:
     """Settle what is joined to steps of a run that have ended; return the runs to wake."""
     ended = conn.scalars(_ENDED_IN_RUN, {"run_id": run_id}).all()
     return to_wake(settle(conn, ended, actor=actor)) if ended else frozenset()
+
+
+def find_left(conn: Connection) -> list[Found]:
+    """Return the steps that are still joined to one that is no longer active."""
+    return found.steps(conn, _LEFT)
 
 
 def left(conn: Connection, *, actor: str) -> list[Settled]:

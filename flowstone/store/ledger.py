@@ -69,6 +69,11 @@ class Ledger:
         self._checked = False
         self._closed = False
 
+    @property
+    def address(self) -> str:
+        """The host and the name of the database."""
+        return _address(self.engine)
+
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """Open a transaction that commits at the end of the block, or rolls back on an error.

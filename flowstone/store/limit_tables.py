@@ -65,7 +65,9 @@ workers = Table(
     Column("processes", Integer, comment="How many steps it can run at once"),
     Column("busy", Integer, comment="How many messages it works on"),
     Column("taken", BigInteger, comment="How many messages it has taken so far"),
-    Column("taken_at", TIME, comment="When it was seen to have taken one last"),
+    Column(
+        "taken_at", TIME, comment="When it was last seen to take one, or to have no process free"
+    ),
     Column("clock_ahead", Double, comment="Seconds by which its clock is ahead of the ledger's"),
     comment="The workers that are there, each seen a moment ago",
 )

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Row, TextClause, text
 from flowstone.partition_key import step_name
 from flowstone.poison import Death, poisoned
 from flowstone.states import StepState, in_state
-from flowstone.store import audit, dispatch, failing, steps
+from flowstone.store import audit, dispatch, failing, found, steps
 from flowstone.store.failing import Reason
+from flowstone.store.found import LOCKED, Found
 from flowstone.store.steps import Claim
 from flowstone.store.tables import SCHEMA
 
@@ -48,13 +49,11 @@ _DONE = text(
     """
 )
 
-_EXPIRED = text(
-    f"""
-    SELECT id, canvas FROM {SCHEMA}.steps
+_EXPIRED = f"""
+    SELECT id, run_id, asset, partition, canvas FROM {SCHEMA}.steps
     WHERE state = 'running' AND lease_until < now()
-    ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
-    """
-)
+    ORDER BY id LIMIT :batch
+"""
 
 
 def _ending(outcome: str, count: str) -> TextClause:
@@ -124,9 +123,15 @@ class Freed:
     """The keys of the slots that it has left."""
 
 
+def find_expired(conn: Connection, batch: int) -> list[Found]:
+    """Return the steps whose process has been silent for longer than its lease."""
+    return found.steps(conn, _EXPIRED, batch=batch)
+
+
 def expired(conn: Connection, batch: int, *, actor: str) -> list[Freed]:
     """Free the steps whose process has been silent for longer than its lease."""
-    return _lose(conn, conn.execute(_EXPIRED, {"batch": batch}).all(), SILENT, actor)
+    silent = conn.execute(text(_EXPIRED + LOCKED), {"batch": batch}).all()
+    return _lose(conn, silent, SILENT, actor)
 
 
 def lose(conn: Connection, message: Message, *, worker: str, end: str) -> list[Freed]:
@@ -137,8 +142,8 @@ def lose(conn: Connection, message: Message, *, worker: str, end: str) -> list[F
     claimed, while its definitions are loaded; then it was claimed on behalf of the dead. Or
     after it is done: then what should have followed in its canvas is free.
     """
-    found = _mine(conn, [message], worker)
-    if not found:
+    mine = _mine(conn, [message], worker)
+    if not mine:
         claim = steps.claim(
             conn,
             message.step_id,
@@ -150,9 +155,9 @@ def lose(conn: Connection, message: Message, *, worker: str, end: str) -> list[F
         )
         if not isinstance(claim, Claim):
             return _hand_on(conn, message, worker)
-        found = _mine(conn, [message], worker)
+        mine = _mine(conn, [message], worker)
         end += ", before it began"
-    return _lose(conn, found, end, worker)
+    return _lose(conn, mine, end, worker)
 
 
 def _hand_on(conn: Connection, message: Message, worker: str) -> list[Freed]:
@@ -183,8 +188,8 @@ def _mine(conn: Connection, messages: Sequence[Message], worker: str) -> Sequenc
     return conn.execute(_MINE, values).all()
 
 
-def _lose(conn: Connection, found: Sequence[Row[Any]], end: str, actor: str) -> list[Freed]:
-    freed, poisoned_rows = _free(conn, _LOSE, found, end, actor)
+def _lose(conn: Connection, rows: Sequence[Row[Any]], end: str, actor: str) -> list[Freed]:
+    freed, poisoned_rows = _free(conn, _LOSE, rows, end, actor)
     for row in poisoned_rows:
         name = step_name(row.asset, row.partition)
         reason = Reason("poison", poisoned(name, _deaths(conn, row.id)))
@@ -193,14 +198,14 @@ def _lose(conn: Connection, found: Sequence[Row[Any]], end: str, actor: str) -> 
 
 
 def _free(
-    conn: Connection, ending: TextClause, found: Sequence[Row[Any]], said: str, actor: str
+    conn: Connection, ending: TextClause, rows: Sequence[Row[Any]], said: str, actor: str
 ) -> tuple[list[Freed], list[Row[Any]]]:
     """Return the steps that are ready again, and the rows of those that have died too often."""
-    if not found:
+    if not rows:
         return [], []
-    values = {"ids": [row.id for row in found], "said": said, "actor": actor}
+    values = {"ids": [row.id for row in rows], "said": said, "actor": actor}
     freed = conn.execute(ending, values).all()
-    dispatch.release(conn, {row.canvas for row in found})
+    dispatch.release(conn, {row.canvas for row in rows})
     return (
         [Freed(row.id, row.run_id, frozenset(row.takes or ())) for row in freed],
         [row for row in freed if row.is_poisoned],

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, text
 
-from flowstone.store import audit, dispatch
+from flowstone.store import audit, dispatch, found
+from flowstone.store.found import LOCKED_STEPS, Found
 from flowstone.store.losses import Freed
 from flowstone.store.tables import SCHEMA
 from flowstone.store.waiting import GOES_ON
@@ -38,8 +39,7 @@ _MARK_ANEW = text(
 
 # What cannot start has no message, but goes with its canvas: what counts the header of a chord may
 # be lost as well. The first condition is that of the index.
-_HANDED_OVER = text(
-    f"""
+_HANDED_OVER = f"""
     WITH found AS (
         SELECT s.id FROM {SCHEMA}.runs r CROSS JOIN LATERAL (
             SELECT id FROM {SCHEMA}.steps
@@ -47,12 +47,15 @@ _HANDED_OVER = text(
               AND canvas IS NOT NULL AND state <> 'running') s
         WHERE {GOES_ON} LIMIT :batch
     )
-    SELECT s.id, s.run_id, s.canvas, s.state, s.open_deps
+    SELECT s.id, s.run_id, s.asset, s.partition, s.canvas, s.state, s.open_deps
     FROM {SCHEMA}.steps s JOIN found ON found.id = s.id
     WHERE s.state IN ('queued', 'retrying') AND s.canvas IS NOT NULL
-    ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED
-    """
-)
+    ORDER BY s.id
+"""
+
+_AS_MESSAGE = f"""
+    SELECT * FROM ({_HANDED_OVER}) handed WHERE handed.state = 'retrying' OR handed.open_deps = 0
+"""
 
 # A short retry, and what waits for its rate, is a message that a worker keeps in its memory, and
 # which no queue holds: it is lost only when its time is over. Nor is one that no worker consumes:
@@ -73,17 +76,16 @@ _OVERDUE = f"""
 """
 _SUSPECTED = text(f"SELECT DISTINCT queue FROM ({_OVERDUE}) overdue ORDER BY queue")
 
-_GONE = text(
-    f"""
+_GONE = f"""
     WITH found AS (
         SELECT id FROM ({_OVERDUE}) overdue WHERE queue = ANY(CAST(:queues AS text[]))
         LIMIT :batch
     )
-    SELECT s.id, s.run_id, s.canvas, s.state FROM {SCHEMA}.steps s JOIN found ON found.id = s.id
+    SELECT s.id, s.run_id, s.asset, s.partition, s.canvas, s.state
+    FROM {SCHEMA}.steps s JOIN found ON found.id = s.id
     WHERE {_SILENT}
-    ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED
-    """
-)
+    ORDER BY s.id
+"""
 
 _SEND_AGAIN = text(
     f"""
@@ -116,15 +118,20 @@ def mark_anew(conn: Connection, seen: str | None, new: str) -> bool:
     return conn.scalar(_MARK_ANEW, {"seen": seen, "new": new}) is not None
 
 
+def find_all_lost(conn: Connection) -> list[Found]:
+    """Return the steps that wait as a message."""
+    return found.steps(conn, _AS_MESSAGE, batch=LOSS_BATCH)
+
+
 def all_lost(conn: Connection) -> list[Freed]:
     """Free all that waits as a message; what waits for its retry is parked, and keeps its time."""
-    found = conn.execute(_HANDED_OVER, {"batch": LOSS_BATCH}).all()
-    if not found:
+    rows = conn.execute(text(_HANDED_OVER + LOCKED_STEPS), {"batch": LOSS_BATCH}).all()
+    if not rows:
         return []
-    sent = [row for row in found if row.state == "retrying" or row.open_deps == 0]
+    sent = [row for row in rows if row.state == "retrying" or row.open_deps == 0]
     _send_again(conn, [row.id for row in sent if row.state == "queued"], was="queued")
     conn.execute(_PARK, {"ids": [row.id for row in sent if row.state == "retrying"]})
-    dispatch.release(conn, {row.canvas for row in found})
+    dispatch.release(conn, {row.canvas for row in rows})
     return [Freed(row.id, row.run_id) for row in sent]
 
 
@@ -136,14 +143,20 @@ def suspected_queues(conn: Connection, patience: float) -> list[str]:
     return list(conn.scalars(_SUSPECTED, {"patience": patience}))
 
 
+def find_lost(conn: Connection, patience: float, empty: Iterable[str]) -> list[Found]:
+    """Return the steps whose message should lie in one of these `empty` queues for so long."""
+    return found.steps(conn, _GONE, patience=patience, queues=list(empty), batch=BATCH)
+
+
 def lost(conn: Connection, patience: float, empty: Iterable[str]) -> list[Freed]:
     """Free the steps whose message should lie in one of these `empty` queues for so long."""
     values = {"patience": patience, "queues": list(empty), "batch": BATCH}
-    found = conn.execute(_GONE, values).all()
+    rows = conn.execute(text(_GONE + LOCKED_STEPS), values).all()
     for was in ("queued", "retrying"):
-        _send_again(conn, [row.id for row in found if row.state == was], was=was)
-    dispatch.release(conn, {row.canvas for row in found})
-    return [Freed(row.id, row.run_id) for row in found]
+        _send_again(conn, [row.id for row in rows if row.state == was], was=was)
+    if rows:
+        dispatch.release(conn, {row.canvas for row in rows})
+    return [Freed(row.id, row.run_id) for row in rows]
 
 
 def _send_again(conn: Connection, ids: list[int], *, was: str) -> None:

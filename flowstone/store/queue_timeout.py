@@ -12,8 +12,9 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from flowstone.partition_key import step_name
-from flowstone.store import dispatch, failing
+from flowstone.store import dispatch, failing, found
 from flowstone.store.failing import Reason
+from flowstone.store.found import LOCKED_STEPS, Found
 from flowstone.store.tables import SCHEMA
 from flowstone.store.waiting import GOES_ON, QUEUED, STARTABLE
 from flowstone.store.workers import GONE_SECONDS, Unattended, is_attended
@@ -49,8 +50,7 @@ _NOTE = text(
 # Where one step of a run has waited for long enough, so has the run for that queue: what the
 # window has kept back of it would only wait as long again. Those come first, as the others show
 # that the time is over, should there be more than one pass can do.
-_LATE = text(
-    f"""
+_LATE = f"""
     WITH late AS (
         SELECT r.id, u.queue FROM {SCHEMA}.unattended u CROSS JOIN {SCHEMA}.runs r
         WHERE {GOES_ON} AND u.since <= now() - make_interval(secs => :timeout)
@@ -65,9 +65,8 @@ _LATE = text(
     SELECT s.id, s.run_id, s.asset, s.partition, s.queue, s.canvas
     FROM {SCHEMA}.steps s JOIN found ON found.id = s.id
     WHERE s.state IN ('pending', 'queued') AND s.open_deps = 0
-    ORDER BY s.id FOR NO KEY UPDATE OF s SKIP LOCKED
-    """
-)
+    ORDER BY s.id
+"""
 
 _TAKE_BACK = text(
     f"""
@@ -87,16 +86,21 @@ class TimedOut:
 
 def note(conn: Connection) -> list[Unattended]:
     """Note which queues hold steps that could start, and are consumed by no worker."""
-    found = [Unattended(row.queue, row.steps) for row in conn.execute(_WAITING)]
-    queues = {"queues": [one.queue for one in found]}
+    waiting = [Unattended(row.queue, row.steps) for row in conn.execute(_WAITING)]
+    queues = {"queues": [one.queue for one in waiting]}
     conn.execute(_FORGET, queues)
     conn.execute(_NOTE, queues)
-    return found
+    return waiting
+
+
+def find(conn: Connection, timeout: float) -> list[Found]:
+    """Return the steps that wait since `timeout` seconds for a worker of their queue."""
+    return found.steps(conn, _LATE, timeout=timeout, batch=BATCH)
 
 
 def time_out(conn: Connection, timeout: float) -> list[TimedOut]:
     """Fail the steps that wait since `timeout` seconds for a worker of their queue."""
-    late = conn.execute(_LATE, {"timeout": timeout, "batch": BATCH}).all()
+    late = conn.execute(text(_LATE + LOCKED_STEPS), {"timeout": timeout, "batch": BATCH}).all()
     if not late:
         return []
     # So that their messages, should a worker ever see them, claim nothing.

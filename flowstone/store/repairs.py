@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlalchemy import Connection, TextClause, text
 
 from flowstone.states import FINAL_RUN_STATES, RunState, StepState, is_open, sql_list
-from flowstone.store import audit, dispatch, losses
+from flowstone.store import audit, dispatch, found, losses
+from flowstone.store.found import LOCKED, LOCKED_STEPS, Found
 from flowstone.store.losses import Freed
 from flowstone.store.steps import Claim, timeout_of
 from flowstone.store.tables import SCHEMA
@@ -22,25 +23,24 @@ DUE_BATCH = 10_000
 
 # The process of an attempt that was killed in time had renewed its lease until then; that of one
 # which has died before was silent when its time came, and is lost.
-_TIMED_OUT = text(
-    f"""
+_TIMED_OUT = f"""
     SELECT s.id, s.run_id, s.asset, s.partition, s.attempt, s.failures, s.token, s.canvas,
         s.soft_timeout, s.hard_timeout, s.takes
     FROM {SCHEMA}.steps s
     WHERE s.state = 'running' AND s.ends_by < now() AND s.ends_by < s.lease_until
     ORDER BY s.id LIMIT :batch
-    """
-)
+"""
 
 # An outage parks many, and they may be due at once; one statement for all is cheap.
+_IS_DUE = f"""
+    SELECT id, run_id, asset, partition FROM {SCHEMA}.steps
+    WHERE state = 'retrying' AND canvas IS NULL AND retry_at <= now()
+      AND (CAST(:run_id AS uuid) IS NULL OR run_id = :run_id)
+    ORDER BY id LIMIT :batch
+"""
 _DUE = text(
     f"""
-    WITH due AS (
-        SELECT id FROM {SCHEMA}.steps
-        WHERE state = 'retrying' AND canvas IS NULL AND retry_at <= now()
-          AND (CAST(:run_id AS uuid) IS NULL OR run_id = :run_id)
-        ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
-    ), freed AS (
+    WITH due AS ({_IS_DUE + LOCKED}), freed AS (
         UPDATE {SCHEMA}.steps s SET state = 'pending', retry_at = NULL
         FROM due WHERE s.id = due.id
         RETURNING s.id, s.run_id, s.asset, s.partition
@@ -52,10 +52,10 @@ _DUE = text(
 )
 
 _OVERDUE = f"""
-    SELECT id, run_id, canvas FROM {SCHEMA}.steps
-    WHERE state = 'retrying' AND canvas IS NOT NULL
-      AND retry_at < now() - make_interval(secs => :patience)
-    ORDER BY id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+    SELECT s.id, s.run_id, s.asset, s.partition, s.canvas FROM {SCHEMA}.steps s
+    WHERE s.state = 'retrying' AND s.canvas IS NOT NULL
+      AND s.retry_at < now() - make_interval(secs => :patience)
+    ORDER BY s.id LIMIT :batch
 """
 
 # A full queue is no fault: only where nothing of the run has moved for as long is a message lost.
@@ -63,7 +63,7 @@ _OVERDUE = f"""
 # A step that takes slots keeps others off them: its message is lost, too, if one of its run has
 # overtaken it, as none that was sent later should.
 _STRANDED = f"""
-    SELECT s.id, s.run_id, s.canvas FROM {SCHEMA}.steps s
+    SELECT s.id, s.run_id, s.asset, s.partition, s.canvas FROM {SCHEMA}.steps s
     WHERE s.state = 'queued' AND s.open_deps = 0
       AND s.queued_at < now() - make_interval(secs => :patience)
       AND NOT EXISTS (SELECT FROM {SCHEMA}.unattended u WHERE u.queue = s.queue)
@@ -73,7 +73,7 @@ _STRANDED = f"""
         OR s.takes IS NOT NULL AND EXISTS (
             SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id AND o.queue = s.queue
             AND o.queued_at > s.queued_at AND o.started_at > o.queued_at))
-    ORDER BY s.id LIMIT :batch FOR NO KEY UPDATE SKIP LOCKED
+    ORDER BY s.id LIMIT :batch
 """
 
 
@@ -96,20 +96,39 @@ def _reset_and(action: str, was: str) -> TextClause:
 _RETRY_OVERDUE = _reset_and("step.retry_overdue", StepState.RETRYING)
 _WAS_STRANDED = _reset_and("step.stranded", StepState.QUEUED)
 
-# Runs that wait for slots are not among them, see `slots.may_go_on`. By chance, so that all have
-# their turn where there are more than one pass can wake.
-_TO_WAKE = text(
+
+def _open_runs(condition: str) -> str:
+    """Return the query of runs that workers go on with, and that a coordinator could bring on.
+
+    By chance, so that all have their turn where there are more than one pass can wake.
+    """
+    return f"""
+        SELECT r.id FROM {SCHEMA}.runs r
+        WHERE r.driver = 'celery' AND r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
+          AND r.state <> '{RunState.PAUSED}'
+          AND r.created_at < now() - make_interval(secs => :patience) AND {condition}
+        ORDER BY random() LIMIT :batch
+    """
+
+
+_UNPLANNED = _open_runs(f"r.state = '{RunState.REQUESTED}'")
+
+# Runs that wait for slots are not among them, see `slots.may_go_on`; nor are those whose window
+# is full, as they should be.
+_IDLE = _open_runs(
     f"""
-    SELECT r.id FROM {SCHEMA}.runs r
-    WHERE r.driver = 'celery'
-      AND r.state NOT IN ({sql_list({*FINAL_RUN_STATES, RunState.PAUSED})})
-      AND r.created_at < now() - make_interval(secs => :patience)
-      AND (r.state = 'requested'
-        OR EXISTS (SELECT FROM {SCHEMA}.steps s
-            WHERE s.run_id = r.id AND s.takes IS NULL AND s.state = 'pending' AND s.open_deps = 0)
-        OR NOT EXISTS (SELECT FROM {SCHEMA}.steps s
-            WHERE s.run_id = r.id AND {is_open("s.state")}))
-    ORDER BY r.state <> 'requested', random() LIMIT :batch
+    EXISTS (SELECT FROM {SCHEMA}.steps s
+        WHERE s.run_id = r.id AND s.takes IS NULL AND s.state = 'pending' AND s.open_deps = 0)
+    AND (SELECT count(*) FROM {SCHEMA}.steps s
+        WHERE s.run_id = r.id AND s.state IN ('queued', 'running', 'retrying')
+          AND s.canvas IS NOT NULL) < r.max_in_flight
+    """
+)
+
+_UNCLOSED = _open_runs(
+    f"""
+    r.state <> '{RunState.REQUESTED}' AND NOT EXISTS (
+        SELECT FROM {SCHEMA}.steps s WHERE s.run_id = r.id AND {is_open("s.state")})
     """
 )
 
@@ -135,8 +154,18 @@ def timed_out(conn: Connection) -> list[Claim]:
             timeout=timeout_of(row.soft_timeout, row.hard_timeout),
             takes=row.takes or {},
         )
-        for row in conn.execute(_TIMED_OUT, {"batch": BATCH})
+        for row in conn.execute(text(_TIMED_OUT), {"batch": BATCH})
     ]
+
+
+def find_timed_out(conn: Connection) -> list[Found]:
+    """Return the steps whose attempts should have been killed by now."""
+    return found.steps(conn, _TIMED_OUT, batch=BATCH)
+
+
+def find_expired_leases(conn: Connection) -> list[Found]:
+    """Return the steps whose worker has been silent for longer than its lease."""
+    return losses.find_expired(conn, BATCH)
 
 
 def expired_leases(conn: Connection) -> list[Freed]:
@@ -147,10 +176,20 @@ def expired_leases(conn: Connection) -> list[Freed]:
     return losses.expired(conn, BATCH, actor=ACTOR)
 
 
+def find_due_retries(conn: Connection) -> list[Found]:
+    """Return the steps whose parked retry is due."""
+    return found.steps(conn, _IS_DUE, batch=DUE_BATCH, run_id=None)
+
+
 def due_retries(conn: Connection, run_id: UUID | None = None) -> list[Freed]:
     """Make the steps ready again, of one run or of all, whose parked retry is due."""
-    found = conn.execute(_DUE, {"batch": DUE_BATCH, "actor": ACTOR, "run_id": run_id})
-    return [Freed(row.id, row.run_id) for row in found]
+    freed = conn.execute(_DUE, {"batch": DUE_BATCH, "actor": ACTOR, "run_id": run_id})
+    return [Freed(row.id, row.run_id) for row in freed]
+
+
+def find_overdue_retries(conn: Connection, patience: float) -> list[Found]:
+    """Return the steps whose retry is due since `patience` seconds and has not come."""
+    return found.steps(conn, _OVERDUE, batch=BATCH, patience=patience)
 
 
 def overdue_retries(conn: Connection, patience: float) -> list[Freed]:
@@ -158,21 +197,35 @@ def overdue_retries(conn: Connection, patience: float) -> list[Freed]:
     return _reset(conn, _OVERDUE, _RETRY_OVERDUE, patience=patience)
 
 
+def find_stranded(conn: Connection, patience: float) -> list[Found]:
+    """Return the dispatched steps of runs in which nothing has moved for `patience` seconds."""
+    return found.steps(conn, _STRANDED, batch=BATCH, patience=patience)
+
+
 def stranded(conn: Connection, patience: float) -> list[Freed]:
     """Free the dispatched steps of runs in which nothing has moved for `patience` seconds."""
     return _reset(conn, _STRANDED, _WAS_STRANDED, patience=patience)
 
 
-def runs_to_wake(conn: Connection, patience: float) -> list[UUID]:
-    """Return the runs that a coordinator could bring further, older than `patience` seconds."""
-    return list(conn.scalars(_TO_WAKE, {"batch": BATCH, "patience": patience}))
+def unplanned(conn: Connection, patience: float) -> list[Found]:
+    """Return the runs, older than `patience` seconds, that nobody has planned."""
+    return found.runs(conn, _UNPLANNED, batch=BATCH, patience=patience)
+
+
+def idle(conn: Connection, patience: float) -> list[Found]:
+    """Return the runs as old with steps that are ready, and not dispatched though they could be."""
+    return found.runs(conn, _IDLE, batch=BATCH, patience=patience)
+
+
+def unclosed(conn: Connection, patience: float) -> list[Found]:
+    """Return the runs as old that have no open step, and are not closed."""
+    return found.runs(conn, _UNCLOSED, batch=BATCH, patience=patience)
 
 
 def _reset(conn: Connection, query: str, reset: TextClause, **values: float) -> list[Freed]:
-    found = conn.execute(text(query), {"batch": BATCH, **values}).all()
-    if not found:
+    rows = conn.execute(text(query + LOCKED_STEPS), {"batch": BATCH, **values}).all()
+    if not rows:
         return []
-    ids = [row.id for row in found]
-    conn.execute(reset, {"ids": ids, "actor": ACTOR})
-    dispatch.release(conn, {row.canvas for row in found})
-    return [Freed(row.id, row.run_id) for row in found]
+    conn.execute(reset, {"ids": [row.id for row in rows], "actor": ACTOR})
+    dispatch.release(conn, {row.canvas for row in rows})
+    return [Freed(row.id, row.run_id) for row in rows]

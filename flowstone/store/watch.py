@@ -14,18 +14,19 @@ from flowstone.store.tables import SCHEMA
 # A lease is renewed each third of it, so that an outage of less than half of it ends none. Where
 # passes are always that rare, each second one or so finds the time over and ends the wait: what
 # is dead is found late then, and not never.
+_WAITS_SINCE = """CASE
+    WHEN w.waits_since IS NULL AND w.seen_at < now() - make_interval(secs => :lease) / 2
+        THEN now()
+    WHEN w.waits_since > now() - make_interval(secs => :lease) THEN w.waits_since
+END"""
 _LOOK = text(
     f"""
     INSERT INTO {SCHEMA}.watch AS w (one) VALUES (true)
-    ON CONFLICT (one) DO UPDATE
-    SET seen_at = now(), waits_since = CASE
-        WHEN w.waits_since IS NULL AND w.seen_at < now() - make_interval(secs => :lease) / 2
-            THEN now()
-        WHEN w.waits_since > now() - make_interval(secs => :lease) THEN w.waits_since
-    END
+    ON CONFLICT (one) DO UPDATE SET seen_at = now(), waits_since = {_WAITS_SINCE}
     RETURNING waits_since IS NULL
     """
 )
+_GLANCE = text(f"SELECT {_WAITS_SINCE} IS NULL FROM {SCHEMA}.watch w")
 
 
 def look(conn: Connection, lease: float) -> bool:
@@ -34,3 +35,9 @@ def look(conn: Connection, lease: float) -> bool:
     Where passes were missing, processes are given `lease` seconds to renew theirs first.
     """
     return bool(conn.scalar(_LOOK, {"lease": lease}))
+
+
+def glance(conn: Connection, lease: float) -> bool:
+    """Return what `look` would, and note nothing."""
+    told = conn.scalar(_GLANCE, {"lease": lease})
+    return True if told is None else bool(told)

@@ -1,9 +1,9 @@
-"""The workers that are there, the queues that they consume, and the queues that nobody does."""
+"""The workers that are there, what they consume and do, and the queues that nobody consumes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select, text
 
 from flowstone.queues import CONTROL_QUEUE
+from flowstone.store.found import Found
 from flowstone.store.tables import SCHEMA, workers
 from flowstone.store.waiting import GOES_ON, STARTABLE
 
@@ -23,17 +24,27 @@ GONE_SECONDS: Final = 3 * BEAT_SECONDS
 IS_THERE: Final = f"seen_at > now() - interval '{GONE_SECONDS:g} seconds'"
 """The condition that a worker is there."""
 
-# How long it has been up is all that is taken from its own clock.
+# How long it has been up is all that is taken from its own clock. Who has no process free need
+# not take a message; so that is like having taken one.
 _REPORT = text(
     f"""
-    INSERT INTO {SCHEMA}.workers (name, queues, started_at)
-    VALUES (:name, CAST(:queues AS text[]), now() - make_interval(secs => :up))
+    INSERT INTO {SCHEMA}.workers AS w (name, queues, started_at, version, processes, busy, taken,
+        taken_at, clock_ahead)
+    VALUES (:name, CAST(:queues AS text[]), now() - make_interval(secs => :up), :version,
+        :processes, :busy, :taken, now(),
+        CAST(:clock AS double precision) - extract(epoch FROM clock_timestamp()))
     ON CONFLICT (name) DO UPDATE
-    SET queues = excluded.queues, started_at = excluded.started_at, seen_at = now()
+    SET queues = excluded.queues, started_at = excluded.started_at, seen_at = now(),
+        version = excluded.version, processes = excluded.processes, busy = excluded.busy,
+        taken = excluded.taken, clock_ahead = excluded.clock_ahead,
+        taken_at = CASE
+            WHEN excluded.taken = w.taken AND excluded.busy < excluded.processes THEN w.taken_at
+            ELSE now() END
     """
 )
 
 _GONE = text(f"DELETE FROM {SCHEMA}.workers WHERE NOT ({IS_THERE}) RETURNING name")
+_SILENT = text(f"SELECT name FROM {SCHEMA}.workers WHERE NOT ({IS_THERE}) ORDER BY name")
 
 
 def is_attended(queue: str) -> str:
@@ -62,8 +73,24 @@ _UNATTENDED = text(
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a worker says of itself, besides its name and its queues."""
+
+    version: str
+    """The version of FlowStone that it runs."""
+    processes: int
+    """How many messages it can work on at once."""
+    busy: int
+    """How many it works on."""
+    taken: int
+    """How many it has begun to work on so far."""
+    clock: float
+    """Its own clock, in seconds since 1970."""
+
+
+@dataclass(frozen=True)
 class Worker:
-    """A worker that has reported itself a moment ago."""
+    """A worker that has reported itself a moment ago; None is what it has not told."""
 
     name: str
     queues: tuple[str, ...]
@@ -71,6 +98,16 @@ class Worker:
     started_at: datetime
     silent: float
     """The seconds since it was seen last."""
+    version: str | None = None
+    """The version of FlowStone that it runs."""
+    processes: int | None = None
+    """How many messages it can work on at once."""
+    busy: int | None = None
+    """How many it works on."""
+    idle: float = 0.0
+    """The seconds, until it was seen last, in which it took nothing and had a process free."""
+    clock_ahead: float | None = None
+    """The seconds by which its clock is ahead of the ledger's, with what the way takes."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +132,25 @@ def _count(number: int, what: str) -> str:
     return f"1 {what} waits" if number == 1 else f"{number} {what}s wait"
 
 
-def report(conn: Connection, name: str, queues: Sequence[str], *, up: float) -> None:
+def report(
+    conn: Connection, name: str, queues: Sequence[str], *, up: float, work: Work | None = None
+) -> None:
     """Note that a worker is there, has been for `up` seconds, and consumes these queues."""
-    conn.execute(_REPORT, {"name": name, "queues": list(queues), "up": up})
+    said = dict.fromkeys(("version", "processes", "busy", "taken", "clock"))
+    conn.execute(
+        _REPORT,
+        {"name": name, "queues": list(queues), "up": up, **(asdict(work) if work else said)},
+    )
 
 
 def remove(conn: Connection, name: str) -> None:
     """Note that a worker takes no more messages."""
     conn.execute(delete(workers).where(workers.c.name == name))
+
+
+def find_gone(conn: Connection) -> list[Found]:
+    """Return the workers that are silent."""
+    return [Found(name) for name in conn.scalars(_SILENT)]
 
 
 def gone(conn: Connection) -> list[str]:
@@ -113,9 +161,22 @@ def gone(conn: Connection) -> list[str]:
 def listed(conn: Connection) -> list[Worker]:
     """Return the workers that are there, by name."""
     silent = func.extract("epoch", func.now() - workers.c.seen_at).label("silent")
-    query = select(workers, silent).where(text(IS_THERE)).order_by(workers.c.name)
+    # It may be there again, with the row of the one before.
+    since = func.greatest(workers.c.taken_at, workers.c.started_at)
+    idle = func.extract("epoch", workers.c.seen_at - since).label("idle")
+    query = select(workers, silent, idle).where(text(IS_THERE)).order_by(workers.c.name)
     return [
-        Worker(row.name, tuple(row.queues), row.started_at, float(row.silent))
+        Worker(
+            name=row.name,
+            queues=tuple(row.queues),
+            started_at=row.started_at,
+            silent=float(row.silent),
+            version=row.version,
+            processes=row.processes,
+            busy=row.busy,
+            idle=float(row.idle),
+            clock_ahead=row.clock_ahead,
+        )
         for row in conn.execute(query)
     ]
 

@@ -33,7 +33,11 @@ def upgrade() -> None:
         sa.Column("processes", sa.Integer(), comment="How many steps it can run at once"),
         sa.Column("busy", sa.Integer(), comment="How many messages it works on"),
         sa.Column("taken", sa.BigInteger(), comment="How many messages it has taken so far"),
-        sa.Column("taken_at", TIME, comment="When it was seen to have taken one last"),
+        sa.Column(
+            "taken_at",
+            TIME,
+            comment="When it was last seen to take one, or to have no process free",
+        ),
         sa.Column(
             "clock_ahead",
             sa.Double(),

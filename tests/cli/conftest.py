@@ -83,7 +83,7 @@ def flowstone(cli: Cli, database: str, valkey: ValkeyServer) -> Any:
 
     def call(*arguments: str, **settings: str) -> Any:
         urls = {"database_url": database, "broker_url": valkey.url, "result_url": valkey.url}
-        return cli(*arguments, **urls, **settings)
+        return cli(*arguments, **{**urls, **settings})
 
     return call
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from uuid import UUID
 
@@ -33,7 +34,8 @@ CONTROL = (
 def waiting(ledger: Ledger) -> UUID:
     """A run of which two steps are dispatched, on a queue that the only worker does not consume."""
     with ledger.begin() as conn:
-        workers.report(conn, "one@host", ["assets", "control"], up=60)
+        work = workers.Work("0.9", processes=4, busy=1, taken=7, clock=time.time())
+        workers.report(conn, "one@host", ["assets", "control"], up=60, work=work)
     run = HandRun(ledger, {1: (), 2: (), 3: (1, 2)}, queue="gpu")
     run.dispatch()
     return run.id
@@ -54,8 +56,8 @@ def test_the_lists_of_runs_and_of_workers_say_it_too(flowstone: Any, waiting: UU
     shown = flowstone("workers")
     assert GPU in lines(shown)
     (row,) = [line for line in lines(shown) if "one@host" in line]
-    _, name, queues, _, seen, _ = (cell.strip() for cell in row.split("│"))
-    assert (name, queues) == ("one@host", "assets, control")
+    _, name, queues, version, busy, _, seen, _ = (cell.strip() for cell in row.split("│"))
+    assert (name, queues, version, busy) == ("one@host", "assets, control", "0.9", "1 of 4")
     assert seen.endswith(" s ago")
 
 

@@ -28,6 +28,7 @@ from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Claim, Refused
 from tests.store.runs_by_hand import MADE_OF, HandRun, output, query, run_sql
 from tests.store.test_concurrency import at_once, until_somebody_waits_for_a_lock
+from tests.store.test_repairs import runs_to_wake
 
 CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
 STOPPED = Failure("cancelled", "was asked to stop", "the trace", retryable=False)
@@ -253,7 +254,7 @@ def test_the_grace_also_ends_a_run_whose_process_is_gone(ledger: Ledger, here: R
     cancel(run, grace=5)
     run.commit(claim)
     let_grace_pass(ledger)
-    assert reconcile(here, lambda *_: None)["cancel_overdue"] == 0
+    assert reconcile(here, lambda *_: None)["cancel_overdue"] == 1
     assert state(run) == RunState.CANCELLED
 
 
@@ -474,4 +475,4 @@ def test_nothing_of_a_run_that_is_being_cancelled_counts_as_stranded(ledger: Led
     with ledger.begin() as conn:
         assert repairs.stranded(conn, 0) == []
         assert repairs.overdue_retries(conn, 0) == []
-        assert repairs.runs_to_wake(conn, -1) == []
+        assert runs_to_wake(conn, -1) == []

@@ -15,12 +15,14 @@ from flowstone import (
     coordinator,
     invalidate,
     materialize_sync,
+    reconcile,
     rollback,
     submission,
     versions,
 )
 from flowstone.asset import asset
 from flowstone.check import check
+from flowstone.collector import sweep
 from flowstone.errors import (
     BadConfig,
     CannotResume,
@@ -182,6 +184,44 @@ def test_what_an_attempt_has_left_behind_goes_and_what_it_may_still_commit_stays
     assert mine.exists()
     assert foreign.exists()
     assert flowstone.get("number") == 1
+
+
+def test_a_sweep_deletes_what_was_left_behind_and_counts_it(
+    make_runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asset
+    def number() -> int:
+        return 1
+
+    here = make_runtime(build_registry([number]), io={"lake": str(tmp_path / "lake")})
+    for _ in range(2):
+        materialize_sync("number", force=True)
+    age(here, hours=100)
+    latest, older = versions("number")
+    parts = [
+        Path(here.settings.outputs, version.output.location + ".part")
+        for version in (latest, older)
+    ]
+    for part in parts:
+        part.write_text("1")
+    # One attempt still writes; the other one has ended.
+    query(
+        here.ledger,
+        "UPDATE flowstone.attempts SET outcome = NULL, finished_at = NULL "
+        "WHERE step_id = :step RETURNING 1",
+        step=latest.step_id,
+    )
+
+    def away(*_: object) -> None:
+        raise flowstone.errors.StorageUnavailable("away")
+
+    monkeypatch.setattr(here.outputs.manager("lake"), "stored", away)
+    assert sweep(here) == 1
+    assert [part.exists() for part in parts] == [True, False]
+    # No version goes, however old it is.
+    assert [flowstone.get("number", version=one.id) for one in (latest, older)] == [1, 1]
+    assert sweep(here) == 0
+    assert reconcile.repaired(here)["staged_file"].repaired == 1
 
 
 def test_what_could_not_be_deleted_is_found_the_next_time(

@@ -142,6 +142,36 @@ def test_of_several_reconcilers_one_frees_what_a_broker_has_lost(
     assert told.knows(mark)
 
 
+class Overtaken(Told):
+    """A broker that answers so late that all of another pass comes first."""
+
+    def __init__(self, first: Told, meanwhile: Callable[[], None]) -> None:
+        super().__init__()
+        self.marks, self.meanwhile = first.marks, meanwhile
+
+    def remember(self, mark: str) -> None:
+        self.meanwhile()
+        super().remember(mark)
+
+
+def test_what_was_sent_again_is_not_freed_by_who_has_seen_the_same_loss(
+    here: Runtime, ledger: Ledger, told: Told, put_right: Callable[[], Mapping[str, int]]
+) -> None:
+    run = HandRun(ledger, CHORD)
+    run.dispatch()
+    put_right()
+    told.marks.clear()
+
+    def meanwhile() -> None:
+        assert put_right() == {"broker_lost_messages": 2}
+        run.dispatch()
+
+    late = reconcile(here, lambda *_: None, broker=Overtaken(told, meanwhile))
+    assert late["broker_lost_messages"] == 0
+    assert set(run.states().values()) == {"queued"}
+    assert put_right() == {}
+
+
 def test_a_message_that_no_queue_holds_is_lost_after_a_while(
     ledger: Ledger, told: Told, put_right: Callable[[], Mapping[str, int]], woken: list[UUID]
 ) -> None:

@@ -27,7 +27,7 @@ from flowstone.store.steps import Claim, Refused
 from tests.store.runs_by_hand import FAILURE, HandRun, query
 from tests.store.test_concurrency import at_once
 from tests.store.test_dispatch import request
-from tests.store.test_repairs import age
+from tests.store.test_repairs import age, runs_to_wake
 
 CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
 LONG = 3000.0
@@ -102,7 +102,7 @@ def test_a_run_that_only_waits_for_a_parked_step_stays_open_and_wakes_nobody(
     age(ledger, 50)
     with ledger.begin() as conn:
         assert runs.close_if_done(conn, run.id, actor="test") is None
-        assert repairs.runs_to_wake(conn, 5) == []
+        assert runs_to_wake(conn, 5) == []
 
 
 def test_a_parked_step_is_ready_again_when_it_is_due_and_not_before(ledger: Ledger) -> None:

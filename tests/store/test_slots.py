@@ -18,6 +18,7 @@ from flowstone.registry import Registry, build_registry
 from flowstone.store import pools, repairs, slots, steps
 from tests.store.dispatcher import Dispatcher
 from tests.store.runs_by_hand import MADE_OF, output, query, run_sql
+from tests.store.test_repairs import runs_to_wake
 
 PARTS = StaticPartitions([f"p{number:02}" for number in range(20)])
 
@@ -281,7 +282,7 @@ def test_the_messages_of_what_holds_slots_go_before_the_bulk_of_their_run(
 def test_the_reconciler_wakes_those_whose_turn_it_is_and_no_others(celery: Dispatcher) -> None:
     runs = [celery.submit("light", partition=f"p{number:02}") for number in range(12)]
     with celery.runtime.ledger.begin() as conn:
-        assert not set(runs).intersection(repairs.runs_to_wake(conn, 0))
+        assert not set(runs).intersection(runs_to_wake(conn, 0))
         assert slots.may_go_on(conn) == frozenset()
     claims = [celery.begin() for _ in range(4)]
     with celery.runtime.ledger.begin() as conn:

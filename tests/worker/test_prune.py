@@ -1,13 +1,15 @@
-"""A worker prunes when beat says so, and says who it was."""
+"""A worker prunes and sweeps when beat says so, and says who it was."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
 
-from flowstone.messages import PRUNE
+import flowstone
+from flowstone.messages import PRUNE, SWEEP
 from flowstone.runtime import Runtime
 from flowstone.store import runs
 from tests.store.runs_by_hand import HandRun, run_sql
@@ -34,3 +36,13 @@ def test_the_task_deletes_what_the_settings_let_go(
     assert view.rows("SELECT id FROM flowstone.steps") == []
     told = "SELECT actor FROM flowstone.audit WHERE action = 'run.pruned'"
     assert [row.actor for row in view.rows(told)] == ["beat"]
+
+    # What an attempt has left behind is swept.
+    handle = flowstone.materialize("top")
+    assert handle.result(timeout=30) == 1
+    ((at,),) = view.rows("SELECT location FROM flowstone.outputs")
+    part = Path(here.settings.outputs, at + ".part")
+    part.write_text("1")
+    celery_setup_app.send_task(SWEEP, queue="control")
+    wait_until(lambda: not part.exists(), "the storage is swept")
+    assert handle.result() == 1

@@ -1,0 +1,363 @@
+"""The rules of the reconciler: each names an invariant, and puts right what breaks it.
+
+A rule is bounded, changes rows by guarded statements, and skips those that somebody else has
+locked. So any number of reconcilers may apply it at once, and each fault is put right once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+from flowstone import execution
+from flowstone.log import get_logger
+from flowstone.runtime import Runtime
+from flowstone.store import (
+    ageing,
+    cancellation,
+    deadlines,
+    flights,
+    lost_messages,
+    queue_timeout,
+    repair_counts,
+    repairs,
+    slots,
+    workers,
+)
+from flowstone.store.found import Found
+from flowstone.store.ledger import Connection
+from flowstone.store.losses import Freed
+
+log = get_logger("flowstone.reconcile")
+
+ACTOR: Final = "reconciler"
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the broker has said when it was asked."""
+
+    mark: str | None
+    """The mark that the ledger had; None where there was none yet."""
+    new_mark: str | None = None
+    """What the broker has been given instead, as it did not know that one."""
+    empty: Sequence[str] = ()
+    """The queues in which messages should lie, and none does."""
+
+    @property
+    def has_lost_all(self) -> bool:
+        """Whether it has forgotten what it was given; before the first mark nobody can tell."""
+        return self.mark is not None and self.new_mark is not None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a pass knows before its first rule."""
+
+    runtime: Runtime
+    tells_deaths: bool
+    """Whether a lease that has ended means a death; an outage of the ledger is that of nobody."""
+    idle_after: float
+    """The seconds that a new run is left to the message that its client has sent."""
+    lost_after: float
+    """The seconds after which a message is lost where nothing else of its run moves."""
+    told: Told | None = None
+    """None where the broker was not asked, or is away."""
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """What a rule has put right."""
+
+    count: int = 0
+    to_wake: frozenset[UUID] = frozenset()
+    """Runs that can go on."""
+    to_kill: Sequence[tuple[int, UUID]] = ()
+    """Steps, each with its canvas, whose process should not run any more."""
+
+
+NOTHING: Final = Repaired()
+
+Find = Callable[[Connection, Sight], Sequence[Found]]
+Count = Callable[[Connection, int], None]
+"""Counts repairs, in the transaction that makes them."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One invariant, what breaks it, and what restores it."""
+
+    name: str
+    invariant: str
+    """What always holds, or does again after the next pass."""
+    find: Find = field(repr=False)
+    """Returns what `repair` would put right now, and changes nothing."""
+    repair: Callable[[Sight, Count], Repaired] = field(repr=False)
+
+    def apply(self, sight: Sight) -> Repaired:
+        """Put right what is found, and count it; raise LedgerUnavailable."""
+        return self.repair(sight, lambda conn, count: repair_counts.add(conn, self.name, count))
+
+
+def _at_once(
+    work: Callable[[Connection, Sight], Repaired],
+) -> Callable[[Sight, Count], Repaired]:
+    """Return a repair that is one transaction, the counting included."""
+
+    def repair(sight: Sight, count: Count) -> Repaired:
+        def counted(conn: Connection) -> Repaired:
+            done = work(conn, sight)
+            count(conn, done.count)
+            return done
+
+        return sight.runtime.ledger.in_turn(counted)
+
+    return repair
+
+
+def _freed(steps: Sequence[Freed]) -> Repaired:
+    return Repaired(len(steps), frozenset(step.run_id for step in steps))
+
+
+def _end_late(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001 - each rule has it
+    return Repaired(len(deadlines.passed(conn, actor=ACTOR)))
+
+
+def _end_cancelled(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001
+    ended = cancellation.overdue(conn, actor=ACTOR)
+    return Repaired(
+        len(ended), to_kill=[(step.step_id, step.canvas) for run in ended for step in run.taken]
+    )
+
+
+def _forget_workers(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001
+    gone = workers.gone(conn)
+    for name in gone:
+        log.warning("a worker is gone", worker=name)
+    return Repaired(len(gone))
+
+
+def _find_queue_timeouts(conn: Connection, sight: Sight) -> Sequence[Found]:
+    return queue_timeout.find(conn, sight.runtime.settings.queue_timeout)
+
+
+def _time_out_queues(conn: Connection, sight: Sight) -> Repaired:
+    late = queue_timeout.time_out(conn, sight.runtime.settings.queue_timeout)
+    return Repaired(len(late))
+
+
+def _find_starving(conn: Connection, sight: Sight) -> Sequence[Found]:
+    return ageing.find(conn, sight.runtime.settings.ageing)
+
+
+def _age(conn: Connection, sight: Sight) -> Repaired:
+    return Repaired(len(ageing.age(conn, sight.runtime.settings.ageing)))
+
+
+def _free_due(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001
+    return _freed(repairs.due_retries(conn))
+
+
+def _end_timed_out(sight: Sight, count: Count) -> Repaired:
+    """End each attempt in a transaction of its own, as that is what ends one anywhere else."""
+    with sight.runtime.ledger.begin() as conn:
+        overdue = repairs.timed_out(conn)
+    ended, to_wake = [], set[UUID]()
+    for claim in overdue:
+        waiting = execution.end_overdue(sight.runtime, claim, lambda conn: count(conn, 1))
+        if waiting is not None:
+            ended.append((claim.step_id, claim.canvas))
+            to_wake |= waiting
+    return Repaired(len(ended), frozenset(to_wake), ended)
+
+
+def _find_abandoned(conn: Connection, sight: Sight) -> Sequence[Found]:
+    return cancellation.find_abandoned(conn) if sight.tells_deaths else ()
+
+
+def _end_abandoned(conn: Connection, sight: Sight) -> Repaired:
+    return Repaired(len(cancellation.abandoned(conn, actor=ACTOR)) if sight.tells_deaths else 0)
+
+
+def _find_expired(conn: Connection, sight: Sight) -> Sequence[Found]:
+    return repairs.find_expired_leases(conn) if sight.tells_deaths else ()
+
+
+def _free_expired(conn: Connection, sight: Sight) -> Repaired:
+    return Repaired(len(repairs.expired_leases(conn)) if sight.tells_deaths else 0)
+
+
+def _find_all_lost(conn: Connection, sight: Sight) -> Sequence[Found]:
+    lost_all = sight.told is not None and sight.told.has_lost_all
+    return lost_messages.find_all_lost(conn) if lost_all else ()
+
+
+def _free_all_lost(conn: Connection, sight: Sight) -> Repaired:
+    told = sight.told
+    if told is None or told.new_mark is None:
+        return NOTHING
+    is_first = lost_messages.mark_anew(conn, told.mark, told.new_mark)
+    return _freed(lost_messages.all_lost(conn)) if is_first and told.has_lost_all else NOTHING
+
+
+def _find_lost(conn: Connection, sight: Sight) -> Sequence[Found]:
+    if sight.told is None or not sight.told.empty:
+        return ()
+    patience = sight.runtime.settings.message_seconds
+    return lost_messages.find_lost(conn, patience, sight.told.empty)
+
+
+def _free_lost(conn: Connection, sight: Sight) -> Repaired:
+    if sight.told is None or not sight.told.empty:
+        return NOTHING
+    patience = sight.runtime.settings.message_seconds
+    return _freed(lost_messages.lost(conn, patience, sight.told.empty))
+
+
+def _find_overdue_retries(conn: Connection, sight: Sight) -> Sequence[Found]:
+    return repairs.find_overdue_retries(conn, sight.lost_after)
+
+
+def _free_overdue_retries(conn: Connection, sight: Sight) -> Repaired:
+    return Repaired(len(repairs.overdue_retries(conn, sight.lost_after)))
+
+
+def _find_stranded(conn: Connection, sight: Sight) -> Sequence[Found]:
+    return repairs.find_stranded(conn, sight.lost_after)
+
+
+def _free_stranded(conn: Connection, sight: Sight) -> Repaired:
+    return Repaired(len(repairs.stranded(conn, sight.lost_after)))
+
+
+def _settle_left(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001
+    settled = flights.left(conn, actor=ACTOR)
+    return Repaired(len(settled), flights.to_wake(settled))
+
+
+def _old_enough(find: Callable[[Connection, float], Sequence[Found]]) -> Find:
+    return lambda conn, sight: find(conn, sight.idle_after)
+
+
+def _find_slots(conn: Connection, sight: Sight) -> Sequence[Found]:  # noqa: ARG001
+    return [Found(str(run_id), run_id) for run_id in sorted(slots.may_go_on(conn))]
+
+
+def _wake(found: Iterable[Found]) -> Repaired:
+    to_wake = frozenset(run.run_id for run in found if run.run_id is not None)
+    return Repaired(len(to_wake), to_wake)
+
+
+def _waking(name: str, invariant: str, find: Find) -> Rule:
+    """Return a rule that changes nothing itself: a coordinator does, which is woken for it."""
+    return Rule(name, invariant, find, _at_once(lambda conn, sight: _wake(find(conn, sight))))
+
+
+def _plain(find: Callable[[Connection], Sequence[Found]]) -> Find:
+    return lambda conn, _: find(conn)
+
+
+LEFT_BEHIND: Final = (
+    Rule(
+        "retry_due",
+        "a step whose parked retry is due is ready",
+        _plain(repairs.find_due_retries),
+        _at_once(_free_due),
+    ),
+    # Before the leases: who was killed in time has no fault that counts as the loss of a process.
+    Rule(
+        "timed_out",
+        "no attempt runs on after its hard timeout",
+        _plain(repairs.find_timed_out),
+        _end_timed_out,
+    ),
+    # Before what is queued for long, so that the steps of a dead process do not count as lost.
+    Rule(
+        "inline_abandoned",
+        "a run of materialize_sync ends with its process",
+        _find_abandoned,
+        _at_once(_end_abandoned),
+    ),
+    Rule(
+        "lease_expired",
+        "a step that runs has a process that renews its lease",
+        _find_expired,
+        _at_once(_free_expired),
+    ),
+    # Before those below, which find the same after a far longer time.
+    Rule(
+        "broker_lost_messages",
+        "what is queued was handed to a broker that has kept what it was given",
+        _find_all_lost,
+        _at_once(_free_all_lost),
+    ),
+    Rule(
+        "message_lost",
+        "a step that could start has a message in a queue, or in the hands of a worker",
+        _find_lost,
+        _at_once(_free_lost),
+    ),
+    Rule(
+        "retry_overdue",
+        "a retry that waits as a message comes when it is due",
+        _find_overdue_retries,
+        _at_once(_free_overdue_retries),
+    ),
+    Rule(
+        "step_stranded",
+        "a step that could start does so, or others of its run do",
+        _find_stranded,
+        _at_once(_free_stranded),
+    ),
+    # Last, as all of these take steps away from those who are joined to them.
+    Rule(
+        "followers_left",
+        "a joined step waits for one that is active",
+        _plain(flights.find_left),
+        _at_once(_settle_left),
+    ),
+)
+"""The rules that whoever waits for a run of its own applies, too, where there may be no worker."""
+
+RULES: Final = (
+    # First, so that a step which is to end does not count as lost.
+    Rule(
+        "deadline_passed",
+        "a run ends when its deadline has passed",
+        _plain(deadlines.find),
+        _at_once(_end_late),
+    ),
+    Rule(
+        "cancel_overdue",
+        "a run that is being cancelled ends when its grace is over",
+        _plain(cancellation.find_overdue),
+        _at_once(_end_cancelled),
+    ),
+    Rule(
+        "worker_gone",
+        "a worker that is listed was seen a moment ago",
+        _plain(workers.find_gone),
+        _at_once(_forget_workers),
+    ),
+    Rule(
+        "queue_timeout",
+        "no step waits for ever in a queue that no worker consumes",
+        _find_queue_timeouts,
+        _at_once(_time_out_queues),
+    ),
+    # Before what is queued for long counts as lost.
+    Rule("run_aged", "a run that starves becomes more urgent", _find_starving, _at_once(_age)),
+    *LEFT_BEHIND,
+    # At the end, as what was freed above is ready now.
+    _waking("run_unplanned", "a run that was requested is planned", _old_enough(repairs.unplanned)),
+    _waking(
+        "run_idle",
+        "a step that is ready, and for which the window has room, is dispatched",
+        _old_enough(repairs.idle),
+    ),
+    _waking("slots_idle", "a step that is ready, and has its slots, is dispatched", _find_slots),
+    _waking("run_unclosed", "a run without open steps is closed", _old_enough(repairs.unclosed)),
+)
+"""All rules, in the order in which a pass applies them."""
