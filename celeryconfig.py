@@ -6,7 +6,7 @@ from flowstone.canvas import as_queue
 from flowstone.limits import KILL_LATER
 from flowstone.messages import COORDINATE, PRUNE, RECONCILE, STEP, SWEEP
 from flowstone.priority import CONTROL, LEVELS
-from flowstone.queues import CONTROL_QUEUE, all_queues, message_priority
+from flowstone.queues import CONTROL_QUEUE, REDIS, all_queues, message_priority
 from flowstone.settings import load_settings
 
 _settings = load_settings()
@@ -58,10 +58,14 @@ task_annotations = {
 broker_transport_options = {
     # After which Redis gives a message out again.
     "visibility_timeout": _patience,
+    # A server that does not answer must not be waited for without end. It is longer than a worker
+    # waits for a message (10 s).
+    **({"socket_timeout": 30, "socket_keepalive": True} if broker_url.startswith(REDIS) else {}),
     # Redis has a list for each, and looks into those of all queues, one priority after the other.
     "priority_steps": list(range(LEVELS)),
 }
 result_backend_transport_options = {"visibility_timeout": _patience}
+redis_socket_timeout = 30.0
 
 # A broker that restarts is worth a second; a longer absence is left to the reconciler.
 task_publish_retry_policy = {"max_retries": 3, "interval_start": 0.1, "interval_step": 0.3}

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeVar
 
-from flowstone import __version__, probe
+from flowstone import __version__, probe, reconcile
 from flowstone.errors import FlowStoneError, WrongMigration
 from flowstone.facts import Definitions, Facts, LedgerFacts, Unknown
 from flowstone.liveness import half_dead
 from flowstone.queues import all_queues
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
-from flowstone.store import repairs, vitals, workers
+from flowstone.store import vitals, workers
 from flowstone.store.ledger import Ledger
 
 ANSWER_SECONDS: Final = 6.0
@@ -85,7 +85,7 @@ def examine(here: Runtime) -> Facts:
     definitions = _definitions(here)
     address, ledger = apart(asked.answer(until))
     server = broker.answer(until)
-    backlog = Asked(*LEDGER, lambda: {} if isinstance(ledger, Unknown) else _backlog(here))
+    backlog = Asked(*LEDGER, lambda: {} if isinstance(ledger, Unknown) else reconcile.backlog(here))
     until = soon()
     held = server if isinstance(server, Unknown) else ask_held(settings, ledger)
     return Facts(
@@ -168,14 +168,6 @@ def _ledger(settings: Settings) -> Ledgers:
         return ledger.address, _why(error, "flowstone db upgrade")
     finally:
         ledger.close()
-
-
-def _backlog(here: Runtime) -> Mapping[str, int]:
-    with here.ledger.begin() as conn:
-        return {
-            "timed_out": len(repairs.timed_out(conn)),
-            "run_to_wake": len(repairs.runs_to_wake(conn, 60.0)),
-        }
 
 
 def _definitions(here: Runtime) -> Definitions | Unknown | None:

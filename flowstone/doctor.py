@@ -11,13 +11,11 @@ from flowstone.facts import Definitions, Facts, LedgerFacts, Server, Unknown
 from flowstone.limits import KILL_LATER
 from flowstone.liveness import Beat, half_dead, of_beat, patience_with_beat
 from flowstone.queues import CONTROL_QUEUE
+from flowstone.store.repairs import BATCH, DUE_BATCH
 from flowstone.store.workers import Worker
 
 CLOCK_SECONDS: Final = 5.0
 """How far a clock may be from that of the ledger."""
-
-MANY: Final = 500
-"""As many repairs of one kind as a pass of the reconciler makes at most."""
 
 JSON: Final = frozenset({"json", "application/json"})
 
@@ -332,7 +330,9 @@ def _backlog(facts: Facts) -> Said:
     passed, patience = ledger.vitals.passed, patience_with_beat(facts.settings.reconcile_seconds)
     if passed is None or passed > patience:
         return _warning(f"nobody repairs what is due: {said}", "see to beat and the reconciler")
-    if max(found.values()) >= MANY:
+    if any(
+        number >= (DUE_BATCH if rule == "retry_due" else BATCH) for rule, number in found.items()
+    ):
         return _warning(
             f"more is due than a pass repairs: {said}",
             "look again in a minute; if it grows, see the logs of the workers for why",

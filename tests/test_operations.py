@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from flowstone import checkup, health
 from flowstone.cli import app
-from flowstone.doctor import CHECKS, CLOCK_SECONDS, MANY, Level
+from flowstone.doctor import CHECKS, CLOCK_SECONDS, Level
 from flowstone.liveness import PATIENCE_SECONDS, SLACK_SECONDS, patience_with_beat
 from flowstone.settings import Settings
+from flowstone.store.repairs import BATCH, DUE_BATCH
 from flowstone.store.workers import BEAT_SECONDS, GONE_SECONDS
 
 TEXT = (Path(__file__).resolve().parents[1] / "docs" / "operations.md").read_text()
@@ -51,7 +52,7 @@ def test_the_numbers_are_those_of_the_code() -> None:
     assert f"every {BEAT_SECONDS:g} seconds" in DOCTOR
     assert f"taken nothing for {PATIENCE_SECONDS:g} seconds" in DOCTOR
     assert f"more than {CLOCK_SECONDS:g} seconds apart" in DOCTOR
-    assert f"({MANY} of a kind)" in DOCTOR
+    assert f"({BATCH} of a kind, {DUE_BATCH:,} retries)" in DOCTOR
     assert patience_with_beat(10) == 3 * 10 + SLACK_SECONDS
     assert TEXT.count(f"three of its intervals and {SLACK_SECONDS:g} seconds") == 1
     assert TEXT.count(f"three intervals and {SLACK_SECONDS:g} seconds") == 1

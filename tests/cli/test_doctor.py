@@ -190,6 +190,30 @@ def test_a_server_that_does_not_tell_is_a_warning(valkey: ValkeyServer, redis: R
         redis.acl_deluser("shy")
 
 
+def test_what_nobody_repairs_is_told(running: None, ledger: Ledger, look: Look) -> None:
+    HandRun(ledger, {1: ()})
+    with ledger.begin() as conn:
+        # Its first message was lost, so that only the reconciler wakes it.
+        conn.execute(
+            text(
+                "UPDATE flowstone.runs SET state = 'requested', created_at = now() - interval '1 h'"
+            )
+        )
+        long_ago = "now() - interval '50 s'"
+        conn.execute(
+            text(f"UPDATE flowstone.watch SET seen_at = {long_ago}, ticked_at = {long_ago}")
+        )
+    found = look()
+    assert {check: one.level for check, one in found.items()} == {
+        "beat": Level.ERROR, "reconciler": Level.ERROR, "backlog": Level.WARNING,
+    }  # fmt: skip
+    assert "nobody repairs what is due: " in found["backlog"].seen
+    with ledger.begin() as conn:
+        watch.look(conn, 1000)
+        vitals.tick(conn)
+    assert look() == {}
+
+
 def test_warnings_fail_only_where_that_is_asked_for(
     ask: Ask, ledger: Ledger, running: None
 ) -> None:

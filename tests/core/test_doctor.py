@@ -274,6 +274,13 @@ def test_what_cannot_be_looked_at_is_skipped_and_says_so() -> None:
     assert by_name(diagnose(no_workers))["workers"].level is Level.ERROR
 
 
+def test_what_one_pass_repairs_is_no_fault() -> None:
+    for due in ({"step_stranded": 499}, {"retry_due": 9_999}):
+        findings = diagnose(replace(HEALTHY, backlog=due))
+        assert is_healthy(findings, strict=True)
+        assert "due for the next pass" in by_name(findings)["backlog"].seen
+
+
 def test_a_rabbitmq_is_no_redis() -> None:
     rabbit = Server("amqp://host//", is_redis=False)
     findings = diagnose(replace(celery(visibility=1.0)(HEALTHY), broker=rabbit))

@@ -9,7 +9,6 @@ import pytest
 from celery import Celery
 from celery.beat import Scheduler
 from pytest_celery import CeleryTestSetup
-from redis import Redis
 from typer.testing import CliRunner, Result
 
 import flowstone
@@ -20,7 +19,7 @@ from flowstone.doctor import Finding, diagnose
 from flowstone.messages import RECONCILE
 from flowstone.queues import CONTROL_QUEUE
 from flowstone.runtime import Runtime
-from tests.worker.broker_view import waiting
+from tests.worker.broker_view import Broker
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
 
@@ -68,7 +67,7 @@ def test_a_worker_that_answers_and_takes_nothing_is_found(
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     worker_options: tuple[str, ...],
     command: Callable[..., Result],
 ) -> None:
@@ -76,7 +75,7 @@ def test_a_worker_that_answers_and_takes_nothing_is_found(
     flowstone.materialize("top")
     # Celery's own question finds nothing, as it goes another way.
     assert celery_setup.app.control.inspect(destination=[NAME]).ping() == {NAME: {"ok": "pong"}}
-    assert waiting(broker, "control") == 1
+    assert broker.waiting("control") == 1
 
     # What has just come is no proof, nor is a worker that has just taken something.
     assert found(here, "consuming").level == "ok"
@@ -101,7 +100,7 @@ def test_a_worker_that_answers_and_takes_nothing_is_found(
     assert "0 of 2" in shown.output
 
     # What the remedy says is so.
-    broker.flushall()
+    broker.lose_all()
     assert health.of_worker(here.settings, NAME).is_alive
 
 
@@ -117,7 +116,7 @@ def test_a_worker_tells_what_it_is_and_does(
 
 
 def test_beat_is_known_by_what_it_sends_and_by_nothing_else(
-    celery_setup: CeleryTestSetup, here: Runtime, view: LedgerView, broker: Redis
+    celery_setup: CeleryTestSetup, here: Runtime, view: LedgerView, broker: Broker
 ) -> None:
     ill = health.of_beat_service(here.settings)
     assert (ill.is_alive, ill.said) == (False, "beat has never ticked, and its queue is empty")
@@ -140,6 +139,6 @@ def test_beat_is_known_by_what_it_sends_and_by_nothing_else(
     beat = found(here, "beat")
     assert "1 message lies in the queue 'control': nobody takes it" in beat.seen
 
-    broker.flushall()
+    broker.lose_all()
     assert not health.of_beat_service(here.settings).is_alive
     assert "beat does not run" in found(here, "beat").seen

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from pytest_celery import CeleryTestSetup
-from redis import Redis
 
 import flowstone
 from flowstone import canvas
@@ -16,7 +15,7 @@ from flowstone.coordinator import coordinate
 from flowstone.messages import StepMessage
 from flowstone.runtime import Runtime
 from flowstone.store.ledger import HEAD
-from tests.worker.broker_view import waiting
+from tests.worker.broker_view import Broker
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
 
@@ -51,7 +50,7 @@ def test_what_a_newer_version_sends_is_refused_and_comes_again_in_a_form_that_is
     celery_setup: CeleryTestSetup,
     here: Runtime,
     view: LedgerView,
-    broker: Redis,
+    broker: Broker,
     publisher: Publisher,
     reconcile: Callable[[], Mapping[str, int]],
     monkeypatch: pytest.MonkeyPatch,
@@ -66,7 +65,7 @@ def test_what_a_newer_version_sends_is_refused_and_comes_again_in_a_form_that_is
     assert view.canvases(handle.id) == [["top", "left"]]
     celery_setup.worker.wait_for_log(said)
     assert what == "STEP" or "argument 'shard': Extra inputs" in celery_setup.worker.logs()
-    wait_until(lambda: waiting(broker, "assets") == broker.hlen("unacked") == 0, "it is refused")
+    wait_until(lambda: broker.waiting("assets") == broker.unacked() == 0, "it is refused")
 
     # It is neither an attempt, nor a failure, nor the loss of a process: the steps just wait.
     assert view.states(handle.id) == {"top": "queued", "left": "queued"}
