@@ -6,10 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Written last, so that an installation which was interrupted is done again.
 READY := $(VENV)/.ready
+RABBITMQ := /usr/lib/rabbitmq/bin/rabbitmq-server
 PATHS := flowstone tasks examples benchmarks migrations tests celeryconfig.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-chaos lint types bench browser lock clean
+.PHONY: help install demo dev test test-chaos test-rabbitmq lint types bench browser lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +35,19 @@ test: $(READY) lint types ## Check style, types and layers, then run every test
 
 test-chaos: $(READY) ## Random graphs under random faults: 200 scenarios, or N=20, or SEED=29
 	CHAOS_N=$(or $(N),200) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos
+
+test-rabbitmq: $(RABBITMQ) $(READY) ## The tests of workers on RabbitMQ, which is installed for that (Debian, as root)
+	@echo "The tests start a RabbitMQ of their own on 127.0.0.1, and stop it. First with Valkey for results:"
+	TEST_BROKER=rabbitmq $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/worker
+	@echo "The same with PostgreSQL for results:"
+	TEST_BROKER=rabbitmq TEST_RESULTS=postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/worker
+
+$(RABBITMQ):
+	@command -v apt-get >/dev/null && test "$$(id -u)" = 0 || \
+		{ echo "RabbitMQ is not here ($@), and is installed on Debian alone, by root: apt-get install rabbitmq-server" >&2; exit 1; }
+	@echo "Installing rabbitmq-server by apt-get; Debian may start a service of it, which no test uses."
+	@apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends rabbitmq-server
+	@test -x $@
 
 lint: $(READY) ## Check style and layers
 	$(BIN)/ruff check $(PATHS)

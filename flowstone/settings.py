@@ -292,8 +292,8 @@ class Settings(BaseSettings):
         if self.broker.startswith(REDIS):
             return self.broker
         raise BadConfig(
-            "FLOWSTONE_BROKER_URL is set, and FLOWSTONE_RESULT_URL is not; chords need a place "
-            "to count in, such as redis://host:port/1"
+            "FLOWSTONE_BROKER_URL is set, and FLOWSTONE_RESULT_URL is not; set it to a result "
+            "backend, such as redis://host:port/1"
         )
 
     @property

@@ -23,13 +23,15 @@ SCRIPT = """
 import json, tasks
 conf = tasks.app.conf
 names = ["task_acks_late", "worker_prefetch_multiplier", "task_soft_time_limit", "task_time_limit",
-         "result_expires", "broker_transport_options", "accept_content", "task_serializer"]
+         "result_expires", "broker_transport_options", "accept_content", "task_serializer",
+         "broker_channel_error_retry"]
 tasks.app.loader.import_default_modules()
 limits = {name.partition(".")[2]: [task.soft_time_limit, task.time_limit]
     for name, task in tasks.app.tasks.items() if name.startswith("flowstone.")}
 print(json.dumps({name: conf[name] for name in names} | limits
     | {"queues": [[q.name, q.exchange.name, q.routing_key, q.max_priority]
                   for q in conf.task_queues]}
+    | {"asked": [q.consumer_arguments for q in conf.task_queues]}
     | {"priorities": {name: tasks.app.amqp.router.route({}, name)["priority"]
                       for name, route in conf.task_routes.items() if route}}))
 """
@@ -61,6 +63,9 @@ def test_limits_come_from_the_settings_and_nothing_expires_before_them(limit: fl
     # A chord forgets parts that have expired, and Redis gives out again what takes longer.
     assert found["result_expires"] > limit
     assert found["broker_transport_options"]["visibility_timeout"] > limit
+    # RabbitMQ closes the channel, in milliseconds; where it does all the same, the worker goes on.
+    assert found["asked"] == [{"x-consumer-timeout": (limit + 600) * 1000}] * len(QUEUES)
+    assert found["broker_channel_error_retry"] is True
 
 
 def test_messages_are_json_acknowledged_late_and_not_held_in_reserve() -> None:

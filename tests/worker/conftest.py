@@ -39,6 +39,13 @@ ON_RABBITMQ = os.environ.get("TEST_BROKER") == "rabbitmq"
 RESULTS_IN_POSTGRESQL = os.environ.get("TEST_RESULTS") == "postgresql"
 """Whether PostgreSQL is the result backend, and not Valkey."""
 
+needs_chords = pytest.mark.skipif(
+    RESULTS_IN_POSTGRESQL, reason="is about chords, which only Redis counts as a result backend"
+)
+orders_all_queues = pytest.mark.skipif(
+    ON_RABBITMQ, reason="is about the order of queues, each of which RabbitMQ orders by itself"
+)
+
 LEASE_SECONDS = 3
 PARK_AFTER = 0.5
 

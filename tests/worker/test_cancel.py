@@ -13,6 +13,7 @@ from flowstone import RunState, reconcile
 from flowstone.canvas import Publisher, task_id
 from flowstone.runtime import Runtime
 from tests.worker.broker_view import Broker
+from tests.worker.conftest import needs_chords
 from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
@@ -40,6 +41,7 @@ def assert_celery_is_done(celery_setup: CeleryTestSetup, broker: Broker) -> None
     assert "Traceback" not in celery_setup.worker.logs()
 
 
+@needs_chords
 def test_a_chord_whose_headers_stop_end_well_and_never_begin_ends_cancelled(
     celery_setup: CeleryTestSetup,
     view: LedgerView,

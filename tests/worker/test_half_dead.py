@@ -62,6 +62,7 @@ def tick(app: Celery) -> None:
     Scheduler(app, lazy=True).apply_async(entry)
 
 
+@pytest.mark.usefixtures("redis")
 @pytest.mark.parametrize("worker_options", [DEAF])
 def test_a_worker_that_answers_and_takes_nothing_is_found(
     celery_setup: CeleryTestSetup,

@@ -28,16 +28,11 @@ from flowstone.runtime import Runtime
 from flowstone.store.dispatch import DispatchedStep
 from tests.worker import worker_assets
 from tests.worker.broker_view import Broker, Sent
-from tests.worker.conftest import RESULTS_IN_POSTGRESQL
+from tests.worker.conftest import needs_chords
 from tests.worker.ledger_view import LedgerView
 
 MAX_ARGUMENT_BYTES = 1024
 MAX_MESSAGE_BYTES = 32 * 1024
-
-
-needs_chords = pytest.mark.skipif(
-    RESULTS_IN_POSTGRESQL, reason="is about chords, which only Redis counts as a result backend"
-)
 
 
 class RecordingPublisher(Publisher):

@@ -12,6 +12,7 @@ from flowstone.canvas import Publisher, task_id
 from flowstone.reconcile import reconcile
 from flowstone.runtime import Runtime
 from tests.worker.broker_view import Broker
+from tests.worker.conftest import needs_chords
 from tests.worker.event_view import tasks_of_events
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
@@ -24,6 +25,7 @@ def retried(celery_setup: CeleryTestSetup) -> Iterator[list[str]]:
         yield ids
 
 
+@needs_chords
 def test_a_parked_step_of_a_chord_holds_nothing_up_and_the_join_comes_after_it(
     celery_setup: CeleryTestSetup,
     here: Runtime,

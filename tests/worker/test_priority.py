@@ -26,6 +26,7 @@ from flowstone.store import workers
 from flowstone.store.steps import Refused
 from tests.worker import priority_assets
 from tests.worker.broker_view import Broker
+from tests.worker.conftest import orders_all_queues
 from tests.worker.ledger_view import LedgerView
 from tests.worker.priority_assets import BACKFILL_STEPS
 from tests.worker.waiting import wait_until
@@ -88,6 +89,7 @@ class Backfill:
         return int(found.n)
 
 
+@orders_all_queues
 @pytest.mark.parametrize("backfills", ["normal", "low"])
 def test_a_run_of_three_steps_waits_for_none_of_a_backfill_but_those_that_run(
     celery_setup: CeleryTestSetup, view: LedgerView, broker: Broker, tmp_path: Path, backfills: str
@@ -110,6 +112,7 @@ def test_a_run_of_three_steps_waits_for_none_of_a_backfill_but_those_that_run(
     wait_until(lambda: len(backfill.begun()) == 3, "the backfill goes on")
 
 
+@orders_all_queues
 def test_a_run_of_a_low_priority_waits_behind_all_that_is_normal(
     celery_setup: CeleryTestSetup, view: LedgerView, broker: Broker, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
 from tests.worker import retry_assets
+from tests.worker.conftest import needs_chords
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
 
@@ -71,6 +72,7 @@ def url(server: HTTPServer) -> dict[str, str]:
     return {"url": f"http://127.0.0.1:{server.server_port}"}
 
 
+@needs_chords
 def test_a_server_says_when_and_a_chord_stays_correct(
     celery_setup: CeleryTestSetup, view: LedgerView, server: HTTPServer
 ) -> None:
