@@ -1,7 +1,7 @@
 """The states of steps and runs, and every legal move between them.
 
-The guarded UPDATEs of the ledger, its CHECK constraints and the diagram in the
-README are made from the two tables below.
+The guarded UPDATEs of the ledger, its CHECK constraints and the diagrams in
+docs/states.md are made from the two tables below.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the README says is so: commands, modules, settings, diagrams, example."""
+"""What the README and its guides say is so: commands, modules, settings, diagrams, examples."""
 
 from __future__ import annotations
 
@@ -21,14 +21,8 @@ from flowstone.settings import Settings
 from flowstone.states import RUN_MOVES, STEP_MOVES, mermaid
 from flowstone.store.cancellation import GRACE_SECONDS
 from tests.conftest import RuntimeFactory
+from tests.pages import ROOT, block, blocks, section
 from tests.scripts import run_script
-
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_diagrams_are_those_of_the_tables_of_moves() -> None:
@@ -36,15 +30,15 @@ def test_the_diagrams_are_those_of_the_tables_of_moves() -> None:
 
 
 def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
-    example = blocks("python")[0]
+    example = block("python", "An example")
     assert len([line for line in example.splitlines() if line.strip()]) <= 15
     done = run_script(tmp_path, example)
     assert (done.stdout, done.stderr) == ("20.0\n", "")
 
 
 def test_every_python_block_parses_and_imports_only_public_names() -> None:
-    for block in blocks("python"):
-        for node in ast.walk(ast.parse(block)):
+    for code in blocks("python"):
+        for node in ast.walk(ast.parse(code)):
             if isinstance(node, ast.ImportFrom) and node.module == "flowstone":
                 assert {alias.name for alias in node.names} <= set(flowstone.__all__)
 
@@ -67,7 +61,7 @@ def test_importing_flowstone_is_cheap() -> None:
 
 def test_the_section_on_lineage_holds(make_runtime: RuntimeFactory) -> None:
     """Its calls are run on assets of the same names; its asset has the columns that it says."""
-    asks, declares = (b for b in blocks("python") if "lineage" in b or "columns=" in b)
+    asks, declares = blocks("python", section("Lineage"))
     days = DailyPartitions("2013-02-01", "2013-02-28")
     planes = asset(name="planes")(lambda: 1)
     raw = asset(name="raw_flights", partitions=days)(lambda: 2)
@@ -76,7 +70,7 @@ def test_the_section_on_lineage_holds(make_runtime: RuntimeFactory) -> None:
     make_runtime(build_registry([planes, raw, report(lambda: 3)]))
     flowstone.materialize_sync("monthly_report", partition="2013-02", upstream=True)
     made_of, gone_into, affected, produced = (
-        eval(line, {"lineage": flowstone.lineage})  # noqa: S307 - the README is ours
+        eval(line, {"lineage": flowstone.lineage})  # noqa: S307 - the page is ours
         for line in asks.splitlines()
         if line.startswith("lineage.")
     )
@@ -88,12 +82,12 @@ def test_the_section_on_lineage_holds(make_runtime: RuntimeFactory) -> None:
     flights = asset(name="flights")(lambda: [1])
     make_runtime(build_registry([flights, named["delays"]]))
     (column,) = flowstone.lineage.columns_upstream("delays", "minutes")
-    assert f"`{column.asset}.{column.column}`, one step away" in README
+    assert f"`{column.asset}.{column.column}`, one step away" in section("Lineage")
     assert column.depth == 1
-    assert all(f"`{standing}`" in README for standing in flowstone.lineage.Standing)
+    assert all(f"`{standing}`" in section("Lineage") for standing in flowstone.lineage.Standing)
 
 
-def test_every_command_of_the_readme_exists() -> None:
+def test_every_command_of_the_pages_exists() -> None:
     command = typer.main.get_command(app)
     known = set(command.commands)  # type: ignore[attr-defined]
     used = set(re.findall(r"(?:^|\s|`|/)flowstone ([a-z]+)\b", "\n".join(blocks("console"))))
@@ -125,17 +119,16 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 
 
 def test_the_table_of_settings_is_complete() -> None:
-    named = set(
-        re.findall(r"FLOWSTONE_([A-Z_]+)", README.partition("| setting |")[2].partition("##")[0])
-    )
+    table = section("Real servers").partition("| setting |")[2]
+    named = set(re.findall(r"FLOWSTONE_([A-Z_]+)", table))
     assert named == {name.upper() for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, int | float):
-            assert f"{field.default:g}" in README, name
+            assert f"{field.default:g}" in table, name
 
 
 def test_every_module_is_in_the_map() -> None:
-    table = README.partition("## Where to find what")[2].partition("##")[0]
+    table = section("Where to find what")
     for path in (ROOT / "flowstone").iterdir():
         if path.suffix == ".py" and path.name != "__init__.py":
             assert re.search(rf"[`/]{re.escape(path.name)}`", table), path.name
@@ -144,8 +137,7 @@ def test_every_module_is_in_the_map() -> None:
 
 
 def test_the_words_of_the_glossary_are_there() -> None:
-    glossary = README.partition("## Glossary")[2].partition("##")[0]
-    words = re.findall(r"^\| ([a-z]+) \|", glossary, re.MULTILINE)
+    words = re.findall(r"^\| ([a-z]+) \|", section("Glossary"), re.MULTILINE)
     assert words == [
         "word", "asset", "partition", "run", "plan", "step", "attempt", "output", "canvas",
         "continuation", "ledger",
@@ -153,15 +145,14 @@ def test_the_words_of_the_glossary_are_there() -> None:
 
 
 def test_the_example_of_resources_gets_the_config_of_its_run(tmp_path: Path) -> None:
-    (example,) = [block for block in blocks("python") if "@resource" in block]
+    example = block("python", "Resources")
     done = run_script(tmp_path, example, TEST_PASSWORD="hunter2")  # noqa: S106 - not a real one
     assert (done.stdout, done.stderr) == ("connected to localhost\nconnected to test\n", "")
 
 
 def test_the_example_of_timeouts_is_interrupted_and_does_with_less(tmp_path: Path) -> None:
-    (example,) = [block for block in blocks("python") if "StepTimeout" in block]
-    done = run_script(tmp_path, example)
+    done = run_script(tmp_path, block("python", "Time limits"))
     assert (done.stdout, done.stderr) == ("[]\n", "")
-    section = README.partition("### Time limits")[2].partition("\n### ")[0]
-    assert f"interrupted after 60 s, killed after {flowstone.Timeout(60).hard:g} s" in section
-    assert f"what runs has {GRACE_SECONDS:g} seconds" in section
+    text = section("Time limits")
+    assert f"interrupted after 60 s, killed after {flowstone.Timeout(60).hard:g} s" in text
+    assert f"what runs has {GRACE_SECONDS:g} seconds" in text

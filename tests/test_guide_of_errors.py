@@ -1,4 +1,4 @@
-"""What the README says of errors, retries and config is so."""
+"""What the guides say of errors, retries and config is so."""
 
 from __future__ import annotations
 
@@ -12,21 +12,8 @@ import pytest
 from flowstone.classification import MAX_RETRY_AFTER, RETRYABLE_STATUS, TABLE, is_retryable
 from flowstone.errors import MAX_WAIT
 from flowstone.retry import Retry
+from tests.pages import block, section
 from tests.scripts import run_script
-
-ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-
-
-def section(title: str) -> str:
-    found = README.partition(f"### {title}\n")[2].partition("\n### ")[0]
-    assert found, title
-    return found
-
-
-def example(title: str) -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", section(title), re.DOTALL)
-    return str(block)
 
 
 def row(name: str) -> list[str]:
@@ -58,8 +45,8 @@ def test_each_library_that_is_named_is_in_the_table(name: str) -> None:
 
 
 def test_the_example_is_a_policy_that_does_what_the_text_says() -> None:
-    named: dict[str, Any] = {"__name__": "readme"}
-    exec(example("Errors and retries"), named)  # noqa: S102 - the README is ours
+    named: dict[str, Any] = {"__name__": "guide"}
+    exec(block("python", "Errors and retries"), named)  # noqa: S102 - the page is ours
     policy = named["prices"].retry
     rules = {"on": policy.on, "never": policy.never}
     assert is_retryable(RuntimeError(), **rules)
@@ -71,7 +58,8 @@ def test_the_example_is_a_policy_that_does_what_the_text_says() -> None:
 
 
 def test_the_example_of_config_prints_plan_and_value(tmp_path: Path) -> None:
-    done = run_script(tmp_path, example("Config"))
+    example = block("python", "Config")
+    done = run_script(tmp_path, example)
     printed = "[0, 1, 2] {'sample': {'mode': 'fast', 'rows': 3}}"
     assert (done.stdout, done.stderr) == (f"{printed}\n", "")
-    assert f"# {printed}\n" in example("Config")
+    assert f"# {printed}\n" in example

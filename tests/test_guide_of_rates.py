@@ -1,20 +1,17 @@
-"""What the README says of rates."""
+"""What docs/limits.md says of rates."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 from flowstone import materialize_sync
 from flowstone.registry import build_registry
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
+from tests.pages import block
 from tests.rate_law import assert_kept
 from tests.store.runs_by_hand import query
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-SECTION = README.partition("### Rates")[2].partition("\n### ")[0]
 STARTS = """
     SELECT s.takes, extract(epoch FROM a.started_at)::float8 AS at
     FROM flowstone.attempts a JOIN flowstone.steps s ON s.id = a.step_id
@@ -24,9 +21,8 @@ STARTS = """
 def test_the_example_of_rates_starts_as_often_as_it_says(
     make_runtime: RuntimeFactory, ledger: Ledger
 ) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
-    named: dict[str, Any] = {"__name__": "readme"}
-    exec(example, named)  # noqa: S102 - the README is ours
+    named: dict[str, Any] = {"__name__": "guide"}
+    exec(block("python", "Rates"), named)  # noqa: S102 - the page is ours
     make_runtime(build_registry([named[name] for name in ("users", "teams", "report")]))
     assert materialize_sync("report", upstream=True).result() == "2 users"
     for _ in range(3):

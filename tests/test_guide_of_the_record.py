@@ -1,9 +1,7 @@
-"""What the README says of checks, versions and going back is so."""
+"""What docs/values.md says of checks, versions and going back is so."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,24 +12,12 @@ from flowstone.asset import asset
 from flowstone.errors import RunFailed
 from flowstone.partition import DailyPartitions, MonthlyPartitions
 from flowstone.registry import build_registry
-
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text()
-
-
-def section(title: str) -> str:
-    found = README.partition(f"### {title}\n")[2].partition("\n### ")[0]
-    assert found, title
-    return found
+from tests.pages import block, section
 
 
-def example(title: str) -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", section(title), re.DOTALL)
-    return str(block)
-
-
-def test_the_check_of_the_readme_keeps_a_bad_value_from_its_readers(make_runtime: Any) -> None:
-    named: dict[str, Any] = {"__name__": "readme"}
-    exec(example("Checks"), named)  # noqa: S102 - the README is ours
+def test_the_check_of_the_guide_keeps_a_bad_value_from_its_readers(make_runtime: Any) -> None:
+    named: dict[str, Any] = {"__name__": "guide"}
+    exec(block("python", "Checks"), named)  # noqa: S102 - the page is ours
     checks = [named["none_below_zero"], named["enough"]]
     make_runtime(build_registry([named["orders"]], checks=checks))
     with pytest.raises(RunFailed, match=r"check 'none_below_zero' refused .*orders: 1 below zero"):
@@ -40,7 +26,7 @@ def test_the_check_of_the_readme_keeps_a_bad_value_from_its_readers(make_runtime
     assert named["orders"].keep == 3
 
 
-def test_the_calls_of_the_readme_do_what_it_says(make_runtime: Any) -> None:
+def test_the_calls_of_the_guide_do_what_it_says(make_runtime: Any) -> None:
     @asset(partitions=DailyPartitions("2013-01-01", "2013-12-31"), volatile=True)
     def raw_flights() -> int:
         return 1
@@ -53,7 +39,7 @@ def test_the_calls_of_the_readme_do_what_it_says(make_runtime: Any) -> None:
     materialize_sync("monthly_report", partition="2013-02", upstream=True)
     first = flowstone.versions("monthly_report", "2013-02")[0].id
     materialize_sync("monthly_report", partition="2013-02")
-    calls = example("Reading back, versions and going back").replace("to=17", f"to={first}")
+    calls = block("python", "Reading back, versions and going back").replace("to=17", f"to={first}")
     named: dict[str, Any] = {}
     results = []
     for line in calls.splitlines():
@@ -69,7 +55,7 @@ def test_the_calls_of_the_readme_do_what_it_says(make_runtime: Any) -> None:
     assert flowstone.status("monthly_report", "2013-02").state == "stale"
 
 
-def test_the_numbers_of_the_readme_are_those_of_the_collector() -> None:
+def test_the_numbers_of_the_guide_are_those_of_the_collector() -> None:
     text = section("Reading back, versions and going back")
     assert f"more than {collector.QUARANTINE_DAYS:g} days" in text
     assert collector.GRACE_SECONDS == 3600

@@ -1,4 +1,4 @@
-"""What the README says of where values are kept is so."""
+"""What docs/values.md says of where values are kept is so."""
 
 from __future__ import annotations
 
@@ -18,19 +18,14 @@ from flowstone.io.rows import MAX_BYTES
 from flowstone.registry import load_registry
 from flowstone.settings import load_settings
 from tests.conftest import RuntimeFactory
+from tests.pages import block
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
-SECTION = README.partition("### Where values are kept")[2].partition("\n### ")[0]
-
-
-def block(language: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", SECTION, re.DOTALL)
-    return str(found)
+PYTHON, TOML = (block(language, "Where values are kept") for language in ("python", "toml"))
 
 
 def test_file_and_environment_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "flowstone.toml").write_text(block("toml"))
+    (tmp_path / "flowstone.toml").write_text(TOML)
     from_file = load_settings().io
     assert from_file == {
         "lake": "s3://bucket/values",
@@ -38,7 +33,7 @@ def test_file_and_environment_say_the_same(tmp_path: Path, monkeypatch: pytest.M
         "scratch": "/scratch",
     }
     (tmp_path / "flowstone.toml").unlink()
-    (variable,) = re.findall(r"FLOWSTONE_IO='(.*)'", block("toml"))
+    (variable,) = re.findall(r"FLOWSTONE_IO='(.*)'", TOML)
     monkeypatch.setenv("FLOWSTONE_IO", variable)
     assert load_settings().io == {k: v for k, v in from_file.items() if k in json.loads(variable)}
 
@@ -46,14 +41,14 @@ def test_file_and_environment_say_the_same(tmp_path: Path, monkeypatch: pytest.M
 def test_the_example_does_what_it_says(
     make_runtime: RuntimeFactory, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "readme_of_io.py").write_text(block("python"))
+    (tmp_path / "guide_of_io.py").write_text(PYTHON)
     monkeypatch.syspath_prepend(tmp_path)
     here = make_runtime(
-        load_registry(["readme_of_io"]),
+        load_registry(["guide_of_io"]),
         io={"lake": f"{bucket}/values", "rows": "postgresql:"},
     )
     assert materialize_sync("total", upstream=True).result() == Decimal("1.10")
-    price = sys.modules["readme_of_io"].Price
+    price = sys.modules["guide_of_io"].Price
     assert flowstone.get("prices") == [price(day="2013-01-01", amount="1.10")]
     assert {
         name: flowstone.versions(name)[0].output.io for name in ("prices", "table", "total")
@@ -68,4 +63,4 @@ def test_the_example_does_what_it_says(
     assert flowstone.get("pattern") == re.compile("a+")
     with pytest.raises(OutputError, match="it is a pickle"):
         here.outputs.load(flowstone.versions("pattern")[0].output)
-    assert f"{MAX_BYTES // 2**20} MB" in block("toml")
+    assert f"{MAX_BYTES // 2**20} MB" in TOML
