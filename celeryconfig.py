@@ -14,8 +14,8 @@ _settings = load_settings()
 broker_url = _settings.broker
 result_backend = _settings.results
 broker_connection_retry_on_startup = True
-# RabbitMQ closes the channel of a worker that does not acknowledge a message for half an hour,
-# where it is not told of a longer time. By default, Celery ends then.
+# RabbitMQ closes the channel of a worker that does not acknowledge a message in time, which only
+# its operator can say (consumer_timeout). By default, Celery ends then.
 broker_channel_error_retry = True
 
 # Nothing but JSON is read or written; a message in another form is refused.
@@ -26,7 +26,7 @@ result_serializer = "json"
 
 # How long a message may stay unacknowledged must outlast any task.
 _patience = int(_settings.time_limit) + 600
-task_queues = [as_queue(name, _patience) for name in all_queues(_settings.queues)]
+task_queues = [as_queue(name) for name in all_queues(_settings.queues)]
 task_default_queue = "assets"
 task_create_missing_queues = False
 # What keeps the runs going comes before all steps; those bring their priority with them.

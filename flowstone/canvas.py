@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from uuid import UUID, uuid5
 
 from celery import Celery, Signature, chain, chord
 from kombu.entity import Exchange, Queue
-from kombu.exceptions import ChannelError, OperationalError
 
-from flowstone.errors import BadConfig, BrokerUnavailable
+from flowstone.broker import (
+    ANSWER_SECONDS,
+    connected,
+    connection_to,
+    held,
+    knows,
+    remember,
+    translated,
+    without_password,
+)
+from flowstone.errors import BrokerUnavailable
 from flowstone.expand import Canvas, Chain, members
 from flowstone.limits import KILL_LATER
 from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
@@ -21,35 +29,19 @@ from flowstone.priority import CONTROL
 from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, REDIS, message_priority
 from flowstone.store.dispatch import DispatchedStep
 
-ANSWER_SECONDS: Final = 3.0
-"""How long a process that is no worker waits for the broker, at each of a few tries."""
-
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
 
-MARK: Final = "flowstone.mark."
-"""How the key begins under which a broker that may lose its messages keeps a mark."""
 
-NO_QUEUE: Final = 404
-"""What a broker answers that does not have a queue (AMQP 0-9-1, reply-code not-found)."""
-
-
-def as_queue(name: str, patience: float | None = None) -> Queue:
+def as_queue(name: str) -> Queue:
     """Return a queue as Celery is told of it.
 
     Each has an exchange of its own: with Celery's defaults all would hang on one key. RabbitMQ
-    orders the messages of a queue by priority if that is declared with it. From version 3.12 on it
-    waits `patience` seconds for the acknowledgement of each, where a worker asks for that; it is
-    no property of the queue, which could not be declared with another value then.
+    orders the messages of a queue by priority if that is declared with it.
     """
     exchange = Exchange(name)  # type: ignore[no-untyped-call]
-    asked = None if patience is None else {"x-consumer-timeout": int(patience * 1000)}
     return Queue(  # type: ignore[no-untyped-call]
-        name,
-        exchange,
-        routing_key=name,
-        max_priority=MAX_MESSAGE_PRIORITY,
-        consumer_arguments=asked,
+        name, exchange, routing_key=name, max_priority=MAX_MESSAGE_PRIORITY
     )
 
 
@@ -151,10 +143,7 @@ class Publisher:
 
     def check_address(self) -> None:
         """Raise BadConfig where the broker's address is none; nothing is connected."""
-        try:
-            _ = self.app.connection_for_write().transport
-        except (KeyError, ValueError, ImportError) as error:
-            raise BadConfig(f"FLOWSTONE_BROKER_URL is no address of a broker: {error}") from error
+        connection_to(self.app)
 
     def knows(self, mark: str) -> bool:
         """Return whether the broker has kept a mark, and so its messages.
@@ -164,50 +153,38 @@ class Publisher:
         """
         if not self.app.conf.broker_url.startswith(REDIS):
             return True
-        with self._asking() as channel:
-            return bool(channel.client.exists(MARK + mark))
+        with connected(self.app) as connection:
+            return knows(connection, mark)
 
     def remember(self, mark: str) -> None:
         """Have the broker keep a mark as long as its messages; raise BrokerUnavailable."""
         if self.app.conf.broker_url.startswith(REDIS):
-            with self._asking() as channel:
-                channel.client.set(MARK + mark, 1)
+            with connected(self.app) as connection:
+                remember(connection, mark)
 
-    def is_empty(self, queue: str) -> bool:
-        """Return whether no message waits in a queue; raise BrokerUnavailable.
-
-        What a worker has taken in reserve, and not acknowledged, does not wait there.
-        """
-        with self._asking() as channel:
-            try:
-                return not channel.queue_declare(queue=queue, passive=True).message_count
-            except ChannelError as error:
-                # An empty queue of Redis is none.
-                if int(error.reply_code) != NO_QUEUE:
-                    raise
-                return True
-
-    @contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """Open a channel to the broker for questions."""
-        connection = self.app.connection_for_write()
-        with translated(self.app), connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
-            yield connection.default_channel
+    def empty(self, queues: Iterable[str]) -> list[str]:
+        """Return those of the queues in which no message waits; raise BrokerUnavailable."""
+        asked = list(queues)
+        if not asked:
+            return []
+        with connected(self.app) as connection:
+            return [queue for queue in asked if held(connection, queue) == 0]
 
     def check(self) -> None:
         """Raise BrokerUnavailable unless the broker and the result backend answer.
 
         Raises BadConfig for an address that is none.
         """
-        self.check_address()
-        with translated(self.app), self.app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=5)
-        _check_results(self.app)
+        with connected(self.app):
+            pass
+        check_results(self.app)
 
 
-def _check_results(app: Any) -> None:  # noqa: ANN401 - Celery has no types
-    # Without it a chord would wait for ever. Only the client of Redis can be asked.
+def check_results(app: Any) -> None:  # noqa: ANN401 - Celery has no types
+    """Raise BrokerUnavailable unless the result backend answers; without it a chord waits for ever.
+
+    Only that of Redis can be asked; any other is believed.
+    """
     client = getattr(app.backend, "client", None)
     if client is None or not hasattr(client, "ping"):
         return
@@ -215,8 +192,8 @@ def _check_results(app: Any) -> None:  # noqa: ANN401 - Celery has no types
         client.ping()
     except Exception as error:
         raise BrokerUnavailable(
-            f"the result backend at {app.backend.as_uri()} cannot be reached: {error}; "
-            "start `flowstone dev`, or set FLOWSTONE_RESULT_URL to one that runs",
+            f"the result backend at {without_password(app.conf.result_backend)} cannot be reached: "
+            f"{error}; start `flowstone dev`, or set FLOWSTONE_RESULT_URL to one that runs",
             original=error,
         ) from error
 
@@ -229,24 +206,6 @@ def wait_for_no_result(app: Any) -> None:  # noqa: ANN401 - Celery has no types
     consumer = getattr(app.backend, "result_consumer", None)
     if consumer is not None:
         consumer.consume_from = lambda _: None
-
-
-@contextmanager
-def translated(app: Celery) -> Iterator[None]:
-    """Turn the errors of a broker that is away, or refuses, into BrokerUnavailable."""
-    try:
-        yield
-    except Exception as error:
-        connection = app.connection_for_write()
-        # Celery translates the errors of what it tries again, and no others.
-        own = (*connection.connection_errors, *connection.channel_errors)
-        if not isinstance(error, (OperationalError, OSError, *own)):
-            raise
-        raise BrokerUnavailable(
-            f"the broker at {connection.as_uri()} cannot be reached: {error}; "
-            "start `flowstone dev`, or set FLOWSTONE_BROKER_URL to one that runs",
-            original=error,
-        ) from error
 
 
 def client_app(broker: str, results: str) -> Celery:
@@ -264,5 +223,7 @@ def client_app(broker: str, results: str) -> Celery:
         result_backend=results,
         broker_transport_options=options,
         broker_connection_timeout=ANSWER_SECONDS,
+        redis_socket_timeout=ANSWER_SECONDS,
+        redis_socket_connect_timeout=ANSWER_SECONDS,
     )
     return app

@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from celery.utils.nodenames import default_nodename, host_format
 
-from flowstone.canvas import NO_QUEUE, client_app
-from flowstone.errors import BadConfig, BrokerUnavailable
+from flowstone.broker import connected, connection_to, without_password
+from flowstone.broker import held as in_queue
+from flowstone.canvas import check_results, client_app
 from flowstone.facts import CelerySettings, Server
 from flowstone.queues import REDIS
 from flowstone.settings import Settings
-
-CONNECT_SECONDS: Final = 3.0
-"""Seconds after which a server that does not answer counts as away."""
 
 KOMBU_VISIBILITY: Final = 3600.0
 """Seconds after which kombu gives out again what is not acknowledged, where not said."""
 
 
-def short_app(settings: Settings) -> Celery:
-    """Return a Celery app for a few questions, which does not wait long for an answer."""
-    app: Any = client_app(settings.broker, settings.results)
-    app.conf.update(
-        broker_connection_timeout=CONNECT_SECONDS,
-        broker_transport_options={
-            **app.conf.broker_transport_options,
-            "socket_timeout": CONNECT_SECONDS,
-            "socket_connect_timeout": CONNECT_SECONDS,
-        },
-        redis_socket_timeout=CONNECT_SECONDS,
-        redis_socket_connect_timeout=CONNECT_SECONDS,
-    )
-    return app
+def check_address(settings: Settings) -> None:
+    """Raise BadConfig where the broker's address is none; nothing is connected."""
+    connection_to(Celery(broker=settings.broker, set_as_current=False))
 
 
 def broker(settings: Settings) -> Server:
     """Return what the broker says of itself; raise BrokerUnavailable, or BadConfig."""
     is_redis = settings.broker.startswith(REDIS)
-    with _broker(settings) as connection:
+    with connected(client_app(settings.broker, settings.results)) as connection:
         client = connection.default_channel.client if is_redis else None
-        return Server(connection.as_uri(), is_redis, *told_by(client))
+        return Server(without_password(settings.broker), is_redis, *told_by(client))
 
 
 def held(settings: Settings, queues: Iterable[str]) -> Mapping[str, int]:
@@ -52,8 +38,8 @@ def held(settings: Settings, queues: Iterable[str]) -> Mapping[str, int]:
 
     A queue that the broker does not know holds none. Raises BrokerUnavailable, or BadConfig.
     """
-    with _broker(settings) as connection:
-        return {name: _held(connection, name) for name in queues}
+    with connected(client_app(settings.broker, settings.results)) as connection:
+        return {name: in_queue(connection, name) for name in queues}
 
 
 def results(settings: Settings) -> Server:
@@ -61,52 +47,18 @@ def results(settings: Settings) -> Server:
 
     Only that of Redis can be asked; any other is believed.
     """
-    app: Any = short_app(settings)
-    address = app.backend.as_uri()
+    app: Any = client_app(settings.broker, settings.results)
+    address = without_password(settings.results)
     client: Any = getattr(app.backend, "client", None)
     if not hasattr(client, "info"):
         return Server(address, is_redis=False, is_asked=False)
-    try:
-        client.ping()
-    except Exception as error:
-        raise BrokerUnavailable(
-            f"the result backend at {address} cannot be reached: {error}", original=error
-        ) from error
+    check_results(app)
     return Server(address, True, *told_by(client))
 
 
-@contextmanager
-def _broker(settings: Settings) -> Iterator[Any]:
-    app: Any = short_app(settings)
-    connection = app.connection_for_write()
-    try:
-        own = (*connection.connection_errors, *connection.channel_errors)
-    except (KeyError, ValueError, ImportError) as error:
-        # Without what it says, as that may quote a part of the password.
-        raise BadConfig(
-            "FLOWSTONE_BROKER_URL is no address of a broker; write redis://host:port/0 or "
-            "amqp://user:password@host//"
-        ) from error
-    try:
-        with connection:
-            connection.ensure_connection(max_retries=1, interval_start=0, timeout=CONNECT_SECONDS)
-            yield connection
-    except (OperationalError, OSError, *own) as error:
-        raise BrokerUnavailable(
-            f"the broker at {connection.as_uri()} cannot be reached: {error}", original=error
-        ) from error
-
-
-def _held(connection: Any, queue: str) -> int:  # noqa: ANN401 - kombu has no types
-    # RabbitMQ closes the channel where there is no such queue.
-    with connection.channel() as channel:
-        try:
-            return int(channel.queue_declare(queue=queue, passive=True).message_count)
-        except connection.channel_errors as error:
-            # An empty queue of Redis is none.
-            if int(error.reply_code) != NO_QUEUE:
-                raise
-            return 0
+def node_name(name: str) -> str:
+    """Return the name of the worker that is started with `-n NAME`."""
+    return str(host_format(default_nodename(name)))
 
 
 def celery_settings(settings: Settings) -> CelerySettings:

@@ -52,8 +52,8 @@ class Broker(Protocol):
     def remember(self, mark: str) -> None:
         """Have the broker keep a mark as long as its messages."""
 
-    def is_empty(self, queue: str) -> bool:
-        """Return whether no message waits in a queue."""
+    def empty(self, queues: Iterable[str]) -> list[str]:
+        """Return those of the queues in which no message waits."""
 
 
 def lost_after(ageing: float) -> float:
@@ -191,7 +191,7 @@ def _told(runtime: Runtime, broker: Broker) -> Told:
     return Told(
         mark,
         new_mark=None if is_known else uuid4().hex,
-        empty=[queue for queue in suspected if broker.is_empty(queue)],
+        empty=broker.empty(suspected),
     )
 
 

@@ -35,6 +35,7 @@ from flowstone.errors import BadConfig, did_you_mean
 from flowstone.names import DEFAULT_IO, NAME
 from flowstone.queues import QUEUES, REDIS
 from flowstone.resource_config import without_none
+from flowstone.urls import NO_BROKER, NO_RESULTS, readable
 
 PREFIX = "FLOWSTONE_"
 FILE = "flowstone.toml"
@@ -280,13 +281,15 @@ class Settings(BaseSettings):
     @cached_property
     def broker(self) -> str:
         """The Celery broker's URL."""
-        return self.broker_url.get_secret_value() if self.broker_url else valkey_url(self.home, 0)
+        if self.broker_url is None:
+            return valkey_url(self.home, 0)
+        return readable(self.broker_url.get_secret_value(), NO_BROKER)
 
     @cached_property
     def results(self) -> str:
         """The URL of Celery's result backend."""
         if self.result_url is not None:
-            return self.result_url.get_secret_value()
+            return readable(self.result_url.get_secret_value(), NO_RESULTS)
         if self.broker_url is None:
             return valkey_url(self.home, 1)
         if self.broker.startswith(REDIS):

@@ -56,6 +56,22 @@ def test_a_broker_that_is_away_is_told_in_a_line_and_the_run_is_recorded(
     assert count_runs(database) == 1
 
 
+def test_no_part_of_a_password_that_is_not_encoded_is_printed(
+    cli: Cli, database: str, valkey: ValkeyServer
+) -> None:
+    """As a port or a path it would stand in the errors of the libraries that read it."""
+    bad, urls = f"redis://:hun/ter@{NOWHERE}", {"database_url": database, "assets": ASSETS}
+    for command, wrong in (
+        (("run", "total"), {"broker_url": bad, "result_url": valkey.url}),
+        (("run", "total"), {"broker_url": valkey.url, "result_url": bad}),
+        (("reconcile",), {"broker_url": bad, "result_url": valkey.url}),
+    ):
+        done = cli(*command, **urls, **wrong)
+        assert "is no address of a" in done.refused(2)
+        assert "hun" not in done.out + done.err
+    assert count_runs(database) == 0
+
+
 def test_a_database_without_a_ledger(cli: Cli, empty_database: str, valkey: ValkeyServer) -> None:
     urls = {"database_url": empty_database, "broker_url": valkey.url, "result_url": valkey.url}
     assert "run `flowstone db upgrade`" in cli("run", "total", **urls).refused(3)

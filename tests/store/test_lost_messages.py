@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -26,7 +26,7 @@ class Told:
 
     def __init__(self) -> None:
         self.marks: set[str] = set()
-        self.empty: set[str] = {"assets"}
+        self.none_in: set[str] = {"assets"}
         self.is_away = False
 
     def knows(self, mark: str) -> bool:
@@ -37,9 +37,9 @@ class Told:
         self._answer()
         self.marks.add(mark)
 
-    def is_empty(self, queue: str) -> bool:
+    def empty(self, queues: Iterable[str]) -> list[str]:
         self._answer()
-        return queue in self.empty
+        return [queue for queue in queues if queue in self.none_in]
 
     def _answer(self) -> None:
         if self.is_away:
@@ -184,9 +184,9 @@ def test_a_message_that_no_queue_holds_is_lost_after_a_while(
     # It could start only now: its message is as young.
     moving.commit(moving.claim(1))
     age(ledger, 10)
-    told.empty.clear()
+    told.none_in.clear()
     assert put_right() == {}
-    told.empty.add("assets")
+    told.none_in.add("assets")
     assert put_right() == {"message_lost": 3}
     assert set(woken) == {still.id, moving.id}
     assert set(still.states().values()) == {"pending"}
@@ -218,7 +218,7 @@ def test_what_no_worker_consumes_is_not_sent_again(
 ) -> None:
     run = HandRun(ledger, {1: ()}, queue="gpu")
     run.dispatch()
-    told.empty.add("gpu")
+    told.none_in.add("gpu")
     put_right()
     age(ledger, 40)
     assert put_right() == {}

@@ -84,14 +84,14 @@ def test_a_worker_goes_on_when_the_broker_has_lost_everything(
 def test_what_the_broker_is_asked(celery_setup_app: Celery, redis: Redis) -> None:
     publisher = Publisher(celery_setup_app)
     publisher.remember("mine")
-    assert publisher.is_empty("control")
+    assert publisher.empty(["control", "assets"]) == ["control", "assets"]
     publisher.wake(uuid4(), level=3)
-    assert not publisher.is_empty("control")
+    assert publisher.empty(["control", "assets"]) == ["assets"]
     assert [publisher.knows(mark) for mark in ("mine", "other")] == [True, False]
     # A process that has declared its queues before reaches them without these.
     redis.flushall()
     publisher.wake(uuid4())
-    assert not publisher.is_empty("control")
+    assert publisher.empty(["control", "assets"]) == ["assets"]
     assert not publisher.knows("mine")
 
 
@@ -106,7 +106,7 @@ def test_a_broker_that_is_away_says_so(
         for ask in (
             lambda: publisher.knows("mine"),
             lambda: publisher.remember("mine"),
-            lambda: publisher.is_empty("control"),
+            lambda: publisher.empty(["control"]),
         ):
             with pytest.raises(BrokerUnavailable):
                 ask()
