@@ -102,6 +102,12 @@ def examine(here: Runtime) -> Facts:
     )
 
 
+def check_settings(settings: Settings) -> None:
+    """Raise BadConfig where the address of a server is none; nothing is connected."""
+    _ = settings.database, settings.results
+    probe.check_address(settings)
+
+
 def soon() -> float:
     """Return the time of the monotonic clock until which all that is asked now is waited for."""
     return time.monotonic() + ANSWER_SECONDS
@@ -188,8 +194,10 @@ def _why(error: Exception, remedy: str) -> Unknown:
     """Return what an error says, apart from what it says is to be done, and without passwords."""
     if not isinstance(error, FlowStoneError):
         return Unknown(_PASSWORD.sub("://**@", f"{type(error).__name__}: {error}"), remedy)
-    seen, found, own = _PASSWORD.sub("://**@", error.message).rpartition("; ")
-    return Unknown(seen, own) if found else Unknown(own, remedy)
+    seen, found, own = error.message.rpartition("; ")
+    # The remedy may say how an address is written.
+    seen, remedy = (seen, own) if found else (own, remedy)
+    return Unknown(_PASSWORD.sub("://**@", seen), remedy)
 
 
 _PASSWORD: Final = re.compile(r"://\S*@")

@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 from flowstone.facts import Definitions, Facts, LedgerFacts, Server, Unknown
 from flowstone.limits import KILL_LATER
-from flowstone.liveness import Beat, half_dead, of_beat, patience_with_beat
+from flowstone.liveness import Beat, half_dead, heard_for, of_beat, patience_with_beat
 from flowstone.queues import CONTROL_QUEUE
 from flowstone.store.repairs import BATCH, DUE_BATCH
 from flowstone.store.workers import Worker
@@ -156,7 +156,10 @@ def _visibility(facts: Facts) -> Said:
     celery, server = _known(facts.celery, "celeryconfig.py"), facts.broker
     longest = _longest(facts)
     if not isinstance(server, Unknown) and not server.is_redis:
-        return _fine(f"no Redis; what RabbitMQ calls consumer_timeout must be above {longest:g} s")
+        return _fine(
+            "no Redis; RabbitMQ before 4.3 needs a consumer_timeout above "
+            f"{longest:g} s, which cannot be asked for"
+        )
     if celery.visibility > longest:
         return _fine(f"{celery.visibility:g} s, above the longest time limit ({longest:g} s)")
     return _wrong(
@@ -286,36 +289,61 @@ def _versions(facts: Facts) -> Said:
 
 
 def _beat(facts: Facts) -> Said:
-    ticked, interval = _ledger(facts).vitals.ticked, facts.settings.reconcile_seconds
+    ledger, interval = _ledger(facts), facts.settings.reconcile_seconds
+    ticked, heard = ledger.vitals.ticked, heard_for(ledger.workers, ledger.vitals.clock)
     known = facts.held if not isinstance(facts.held, Unknown) else {}
-    state = of_beat(ticked, interval, known.get(CONTROL_QUEUE, 0))
+    state = of_beat(ticked, interval, known.get(CONTROL_QUEUE, 0), heard)
+    said = (
+        "no tick of it has come so far"
+        if ticked is None
+        else f"its last tick has come {_ago(ticked)}"
+    )
     if state is Beat.TICKS:
-        return _fine(f"its last tick has come {_ago(ticked)}")
-    limit = f"more than {patience_with_beat(interval):g} s"
+        return _fine(said)
+    if heard is not None and state is Beat.IS_AWAITED:
+        return _warning(*_too_early(said, heard, interval))
     held = _known(facts.held, "the broker")[CONTROL_QUEUE]
     if state is Beat.IS_NOT_HEARD:
         return _wrong(
-            f"its last tick has come {_ago(ticked)}, and {_count(held, 'message')} "
+            f"{said}, and {_count(held, 'message')} "
             f"{'lies' if held == 1 else 'lie'} in the queue {CONTROL_QUEUE!r}: nobody takes "
             f"{'it' if held == 1 else 'them'}",
             f"see the workers that consume {CONTROL_QUEUE!r}, or start one: "
             f"celery -A tasks worker -Q {CONTROL_QUEUE}",
         )
+    limit = "" if ticked is None else f" (more than {patience_with_beat(interval):g} s)"
     return _wrong(
-        f"its last tick has come {_ago(ticked)} ({limit}), and its queue is empty: beat does not "
-        "run",
+        f"{said}{limit}, and its queue is empty: beat does not run",
         "start it: celery -A tasks beat",
     )
 
 
+def _too_early(said: str, heard: float, interval: float) -> tuple[str, str]:
+    """Return what is said where workers have been up for too short a time to say more."""
+    left = patience_with_beat(interval) - heard
+    return (
+        f"{said}; but the workers have been up for {heard:.0f} s only",
+        f"ask again in {max(left, 0) + 1:.0f} s",
+    )
+
+
 def _reconciler(facts: Facts) -> Said:
-    vitals, interval = _ledger(facts).vitals, facts.settings.reconcile_seconds
-    if vitals.passed is not None and vitals.passed <= patience_with_beat(interval):
-        return _fine(f"its last pass began {_ago(vitals.passed)}")
-    if vitals.ticked is None or vitals.ticked > patience_with_beat(interval):
-        return _wrong(f"its last pass began {_ago(vitals.passed)}", "see to beat first")
+    ledger, interval = _ledger(facts), facts.settings.reconcile_seconds
+    vitals, patience = ledger.vitals, patience_with_beat(interval)
+    heard = heard_for(ledger.workers, vitals.clock)
+    said = (
+        "it has begun no pass so far"
+        if vitals.passed is None
+        else f"its last pass began {_ago(vitals.passed)}"
+    )
+    if vitals.passed is not None and vitals.passed <= patience:
+        return _fine(said)
+    if heard is not None and heard <= patience:
+        return _warning(*_too_early(said, heard, interval))
+    if vitals.ticked is None or vitals.ticked > patience:
+        return _wrong(said, "see to beat first")
     return _wrong(
-        f"its last pass began {_ago(vitals.passed)}, though beat sends for it: its passes fail",
+        f"{said}, though beat sends for it: its passes fail",
         "look for errors of flowstone.reconcile in the logs of the workers, or in Flower",
     )
 
@@ -363,8 +391,8 @@ def _apart(ahead: float) -> str:
     return f"is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'}"
 
 
-def _ago(seconds: float | None) -> str:
-    return "never" if seconds is None else f"{seconds:.0f} s ago"
+def _ago(seconds: float) -> str:
+    return f"{seconds:.0f} s ago"
 
 
 def _count(number: int, what: str) -> str:

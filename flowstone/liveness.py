@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Final
 
+from flowstone.queues import CONTROL_QUEUE
 from flowstone.store.workers import Worker
 
 PATIENCE_SECONDS: Final = 30.0
@@ -22,6 +23,8 @@ class Beat(StrEnum):
     IS_SILENT = "is silent"
     IS_NOT_HEARD = "is not heard"
     """It may send, but nobody takes what lies in its queue."""
+    IS_AWAITED = "is awaited"
+    """Those who take what it sends have just started."""
 
 
 def left_waiting(worker: Worker, waits: Mapping[str, float], held: Mapping[str, int]) -> list[str]:
@@ -56,11 +59,23 @@ def patience_with_beat(interval: float) -> float:
     return 3 * interval + SLACK_SECONDS
 
 
-def of_beat(ticked: float | None, interval: float, held: int) -> Beat:
+def heard_for(workers: Iterable[Worker], clock: float) -> float | None:
+    """Return for how many seconds somebody has taken what beat sends; None if nobody does.
+
+    `clock` is that of the ledger.
+    """
+    up = (clock - one.started_at.timestamp() for one in workers if CONTROL_QUEUE in one.queues)
+    return max(up, default=None)
+
+
+def of_beat(ticked: float | None, interval: float, held: int, heard: float | None) -> Beat:
     """Return what can be said of beat, whose last message has come `ticked` seconds ago.
 
     `held` is how many messages lie in its queue: then it is not beat's fault that none comes.
+    `heard` is for how many seconds somebody takes them: after a start, none can have come yet.
     """
     if ticked is not None and ticked <= patience_with_beat(interval):
         return Beat.TICKS
+    if heard is not None and heard <= patience_with_beat(interval):
+        return Beat.IS_AWAITED
     return Beat.IS_NOT_HEARD if held else Beat.IS_SILENT

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from flowstone import health as parts
+from flowstone.checkup import check_settings
 from flowstone.health import Health
-from flowstone.settings import load_settings
+from flowstone.settings import Settings, load_settings
 
 app = typer.Typer(
     help="Whether one part is alive, for orchestrators: exit code 0, or 1.", no_args_is_help=True
@@ -24,16 +25,20 @@ def health() -> None:
 def worker(
     name: Annotated[
         str | None,
-        typer.Argument(help="The worker; by default celery@HOSTNAME.", show_default=False),
+        typer.Argument(
+            help="As in `celery worker -n NAME`; by default celery@HOSTNAME, or the only worker of "
+            "this host.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
     """Tell whether a worker has been seen lately, and takes messages.
 
     Where the ledger or the broker is away, that is no fault of the worker's: the exit code is 0.
 
-    Example: flowstone health worker celery@host1
+    Example: flowstone health worker w1@%h
     """
-    _tell(parts.of_worker(load_settings(), name or parts.own_worker()))
+    _tell(parts.of_worker(_settings(), name))
 
 
 @app.command()
@@ -44,7 +49,7 @@ def beat() -> None:
 
     Example: flowstone health beat
     """
-    _tell(parts.of_beat_service(load_settings()))
+    _tell(parts.of_beat_service(_settings()))
 
 
 @app.command()
@@ -53,7 +58,14 @@ def ledger() -> None:
 
     Example: flowstone health ledger
     """
-    _tell(parts.of_ledger(load_settings()))
+    _tell(parts.of_ledger(_settings()))
+
+
+def _settings() -> Settings:
+    """Return the settings; raise BadConfig also for what would look like a server that is away."""
+    settings = load_settings()
+    check_settings(settings)
+    return settings
 
 
 def _tell(health: Health) -> None:

@@ -13,12 +13,12 @@ from redis import Redis
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from flowstone import __version__, checkup, health, probe, runtime
-from flowstone.cli import app
+from flowstone import __version__, canvas, checkup, health, probe, runtime
+from flowstone.cli import app, exit_code
 from flowstone.doctor import CHECKS, Finding, Level, diagnose
 from flowstone.embedded import ValkeyServer
 from flowstone.embedded.place import socket_folder
-from flowstone.errors import BrokerUnavailable
+from flowstone.errors import BadConfig, BrokerUnavailable
 from flowstone.queues import QUEUES
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings, load_settings
@@ -30,6 +30,7 @@ from tests.store.runs_by_hand import HandRun
 
 Look = Callable[[], dict[str, Finding]]
 Ask = Callable[..., tuple[int, str]]
+HOST = socket.gethostname()
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def running(ledger: Ledger, redis: Redis) -> None:
     """An installation in which all is well, as far as the ledger can tell."""
     with ledger.begin() as conn:
         work = Work(__version__, processes=2, busy=0, taken=1, clock=time.time())
-        workers.report(conn, "celery@a", list(QUEUES), up=5, work=work)
+        workers.report(conn, "celery@a", list(QUEUES), up=1000, work=work)
         watch.look(conn, 60)
         vitals.tick(conn)
 
@@ -148,7 +149,7 @@ def test_the_libraries_are_told_not_to_wait_for_long_either(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """So that no thread is left behind in a process that asks more than once."""
-    monkeypatch.setattr(probe, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(canvas, "ANSWER_SECONDS", 0.2)
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -279,7 +280,7 @@ def test_a_schema_of_another_version_is_an_error_with_the_remedy(
 def test_what_is_alive_is_told_in_one_line(ask: Ask, running: None) -> None:
     cases = {
         ("worker", "celery@a"): (0, "celery@a was seen "),
-        ("worker",): (1, f"{health.own_worker()} is silent"),
+        ("worker",): (1, f"celery@{HOST} is silent"),
         ("beat",): (0, "the last tick has come "),
         ("ledger",): (0, "the ledger at "),
     }
@@ -287,6 +288,82 @@ def test_what_is_alive_is_told_in_one_line(ask: Ask, running: None) -> None:
         told = ask("health", *part)
         assert (told[0], len(told[1].splitlines())) == (code, 1)
         assert told[1].startswith(said)
+
+
+def start(ledger: Ledger, *names: str) -> None:
+    with ledger.begin() as conn:
+        for name in names:
+            workers.report(conn, name, list(QUEUES), up=5)
+
+
+@pytest.mark.parametrize(
+    ("option", "worker"),
+    [
+        ("w1", "celery@w1"),
+        ("w1@%h", f"w1@{HOST}"),
+        ("w1@host1", "w1@host1"),
+        ("", f"celery@{HOST}"),
+    ],
+)
+def test_a_worker_is_found_by_what_it_was_started_with(
+    ask: Ask, ledger: Ledger, option: str, worker: str
+) -> None:
+    start(ledger, worker, "other@there")
+    code, out = ask("health", "worker", option)
+    assert (code, out.partition(" was seen")[0]) == (0, worker)
+
+
+def test_without_a_name_it_is_about_the_only_worker_of_this_host(ask: Ask, ledger: Ledger) -> None:
+    assert ask("health", "worker")[1].endswith("; nor has any other worker\n")
+    # As `flowstone dev` does it.
+    start(ledger, f"flowstone@{HOST}", "celery@there")
+    code, out = ask("health", "worker")
+    assert (code, out.partition(" was seen")[0]) == (0, f"flowstone@{HOST}")
+    # Of two it could be either.
+    start(ledger, f"other@{HOST}")
+    code, out = ask("health", "worker")
+    there = f"those that have: celery@there, flowstone@{HOST}, other@{HOST}"
+    assert (code, out.startswith(f"celery@{HOST} is silent"), there in out) == (1, True, True)
+    # That of Celery's own name comes first.
+    start(ledger, f"celery@{HOST}")
+    assert ask("health", "worker")[0] == 0
+    assert ask("health", "worker", "gone@%h")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"database_url": "mysql://me:hunter2@host/x"}, "FLOWSTONE_DATABASE_URL starts with mysql"),
+        ({"broker_url": "foo://me:hunter2@host"}, "FLOWSTONE_BROKER_URL is no address"),
+        ({"broker_url": "redis://:hun/ter2@host"}, "FLOWSTONE_BROKER_URL is no address"),
+        ({"result_url": "redis://:hun/ter2@host"}, "FLOWSTONE_RESULT_URL is no address"),
+    ],
+)
+@pytest.mark.parametrize("command", ["worker", "beat", "ledger"])
+def test_wrong_settings_are_no_illness_and_have_an_exit_code_of_their_own(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, str], part: str, command: str
+) -> None:
+    for name, value in wrong.items():
+        monkeypatch.setenv(f"FLOWSTONE_{name.upper()}", value)
+    with pytest.raises(BadConfig, match=part) as raised:
+        CliRunner().invoke(app, ["health", command], catch_exceptions=False)
+    assert exit_code(raised.value) == 2
+    assert "hun" not in str(raised.value)
+
+
+def test_the_doctor_tells_how_an_address_is_written() -> None:
+    settings = load_settings(database_url="mysql://me:hunter2@host/x", broker_url="foo://x",
+                             result_url="redis://host")  # fmt: skip
+    found = {one.check: one for one in diagnose(checkup.examine(Runtime(settings)))}
+    assert found["ledger"].remedy.endswith("postgresql://user:password@host:port/name")
+    assert "amqp://user:password@host//" in found["broker"].remedy
+
+
+def test_both_servers_are_shown_by_the_address_that_is_set(settings: Settings) -> None:
+    settings = settings.model_copy(update={"result_url": SecretStr(settings.broker)})
+    assert settings.broker.startswith("redis+socket:///")
+    assert probe.broker(settings).address == probe.results(settings).address
+    assert probe.broker(settings).address.startswith("redis+socket:///")
 
 
 def test_a_worker_is_alive_while_the_broker_is_away(running: None, settings: Settings) -> None:

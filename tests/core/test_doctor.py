@@ -34,7 +34,7 @@ WORKER = Worker(
     clock_ahead=0.1,
 )
 LEDGER = LedgerFacts(
-    vitals=Vitals(clock=0.0, ticked=4.0, passed=4.0),
+    vitals=Vitals(clock=WORKER.started_at.timestamp() + 1000, ticked=4.0, passed=4.0),
     workers=(WORKER,),
     unattended=(),
     waits={},
@@ -213,7 +213,13 @@ FAULTS: list[tuple[str, Level, Change, str, str]] = [
     ("versions", Level.WARNING, worker(version="9.9"), "9.9 on celery@a", "flowstone db upgrade"),
     ("versions", Level.WARNING, worker(version=None), "on celery@a", "one version"),
     ("beat", Level.ERROR, ticked(46.0), "beat does not run", "celery -A tasks beat"),
-    ("beat", Level.ERROR, ticked(None), "never", "celery -A tasks beat"),
+    (
+        "beat",
+        Level.ERROR,
+        ticked(None),
+        "no tick of it has come so far, and its queue is empty: beat does not run",
+        "celery -A tasks beat",
+    ),
     (
         "beat",
         Level.ERROR,
@@ -224,7 +230,7 @@ FAULTS: list[tuple[str, Level, Change, str, str]] = [
     (
         "reconciler",
         Level.ERROR,
-        ledger(vitals=Vitals(clock=0, ticked=4, passed=100)),
+        ledger(vitals=replace(LEDGER.vitals, passed=100.0)),
         "its passes fail",
         "logs of the workers",
     ),
@@ -279,6 +285,26 @@ def test_what_one_pass_repairs_is_no_fault() -> None:
         findings = diagnose(replace(HEALTHY, backlog=due))
         assert is_healthy(findings, strict=True)
         assert "due for the next pass" in by_name(findings)["backlog"].seen
+
+
+@pytest.mark.parametrize("before", [None, 300.0])
+def test_beat_and_the_reconciler_have_time_after_a_start(before: float | None) -> None:
+    def after(seconds: float) -> dict[str, Finding]:
+        clock = WORKER.started_at.timestamp() + seconds
+        seen = ledger(vitals=Vitals(clock, ticked=before, passed=before))
+        return by_name(diagnose(seen(HEALTHY)))
+
+    found = after(1.0)
+    bad = {one.check: one for one in found.values() if one.level is not Level.OK}
+    assert {check: one.level for check, one in bad.items()} == {
+        "beat": Level.WARNING, "reconciler": Level.WARNING,
+    }  # fmt: skip
+    for one in bad.values():
+        assert "the workers have been up for 1 s only" in one.seen
+        assert "never" not in one.seen
+        assert one.remedy == "ask again in 45 s"
+    late = after(46.0)
+    assert [late[check].level for check in ("beat", "reconciler")] == [Level.ERROR] * 2
 
 
 def test_a_rabbitmq_is_no_redis() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from flowstone.liveness import (
     PATIENCE_SECONDS,
     Beat,
     half_dead,
+    heard_for,
     left_waiting,
     of_beat,
     patience_with_beat,
@@ -69,11 +70,27 @@ def test_it_takes_both_a_long_idleness_and_a_long_wait_before_its_last_report(
     assert blamed is (min(idle, had_waited) >= PATIENCE_SECONDS and held > 0)
 
 
-@given(st.one_of(st.none(), st.floats(0, 1000)), st.floats(0.1, 60), st.integers(0, 10))
-def test_beat_is_called_silent_only_where_nothing_of_it_lies_about(
-    ticked: float | None, interval: float, held: int
+SECONDS = st.one_of(st.none(), st.floats(0, 1000))
+
+
+@given(SECONDS, st.floats(0.1, 60), st.integers(0, 10), SECONDS)
+def test_beat_is_called_silent_only_where_nothing_of_it_lies_about_and_it_was_waited_for(
+    ticked: float | None, interval: float, held: int, heard: float | None
 ) -> None:
-    state = of_beat(ticked, interval, held)
+    state = of_beat(ticked, interval, held, heard)
     late = ticked is None or ticked > patience_with_beat(interval)
+    fresh = heard is not None and heard <= patience_with_beat(interval)
     assert (state is Beat.TICKS) is not late
-    assert (state is Beat.IS_SILENT) is (late and held == 0)
+    assert (state is Beat.IS_AWAITED) is (late and fresh)
+    assert (state is Beat.IS_SILENT) is (late and not fresh and held == 0)
+
+
+def test_beat_is_heard_by_who_consumes_its_queue_and_the_oldest_counts() -> None:
+    start = WORKER.started_at.timestamp()
+    other = replace(WORKER, queues=("assets",), started_at=WORKER.started_at - timedelta(hours=1))
+    young = replace(WORKER, queues=("control",))
+    old = replace(young, started_at=WORKER.started_at - timedelta(seconds=5))
+    assert heard_for([], start) is None
+    assert heard_for([other], start) is None
+    assert heard_for([young, other], start + 1) == 1
+    assert heard_for([young, old, other], start + 1) == 6

@@ -119,6 +119,13 @@ def test_a_worker_tells_what_it_is_and_does(
 def test_beat_is_known_by_what_it_sends_and_by_nothing_else(
     celery_setup: CeleryTestSetup, here: Runtime, view: LedgerView, broker: Broker
 ) -> None:
+    wait_until(lambda: listed(view), "the worker is listed")
+    well = health.of_beat_service(here.settings)
+    assert well.is_alive
+    assert well.said.startswith("beat has never ticked; but the workers have been up for ")
+    assert [found(here, check).level for check in ("beat", "reconciler")] == ["warning"] * 2
+
+    let_pass(here, "workers.started_at")
     ill = health.of_beat_service(here.settings)
     assert (ill.is_alive, ill.said) == (False, "beat has never ticked, and its queue is empty")
     assert found(here, "beat").level == "error"
@@ -126,6 +133,7 @@ def test_beat_is_known_by_what_it_sends_and_by_nothing_else(
     # As a worker does that has killed a process.
     celery_setup.app.send_task(RECONCILE, queue=CONTROL_QUEUE, ignore_result=True)
     wait_until(lambda: view.rows("SELECT * FROM flowstone.watch"), "the reconciler comes")
+    let_pass(here, "workers.started_at")
     assert not health.of_beat_service(here.settings).is_alive
 
     tick(celery_setup.app)
@@ -134,7 +142,7 @@ def test_beat_is_known_by_what_it_sends_and_by_nothing_else(
 
     # It goes on, but nobody hears it.
     celery_setup.worker.container.kill()
-    let_pass(here, "watch.ticked_at", "watch.seen_at")
+    let_pass(here, "watch.ticked_at", "watch.seen_at", "workers.started_at")
     tick(celery_setup.app)
     assert health.of_beat_service(here.settings).is_alive
     beat = found(here, "beat")
