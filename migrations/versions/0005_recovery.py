@@ -50,12 +50,21 @@ def upgrade() -> None:
         sa.Column(
             "broker_mark", sa.Text(), comment="What the broker knows as long as it keeps messages"
         ),
+        sa.Column("passed_at", TIME, comment="When the reconciler has begun its last full pass"),
     ):
         op.add_column("watch", column, schema=SCHEMA)
+    op.add_column(
+        "steps",
+        sa.Column(
+            "level", sa.SmallInteger(), comment="The urgency of its last message, 0 for the first"
+        ),
+        schema=SCHEMA,
+    )
 
 
 def downgrade() -> None:
-    for column in ("broker_mark", "ticked_at"):
+    op.drop_column("steps", "level", schema=SCHEMA)
+    for column in ("passed_at", "broker_mark", "ticked_at"):
         op.drop_column("watch", column, schema=SCHEMA)
     for column in ("clock_ahead", "taken_at", "taken", "busy", "processes", "version"):
         op.drop_column("workers", column, schema=SCHEMA)
