@@ -80,14 +80,14 @@ def _rows(
     return [
         {
             "rule": rule,
-            "invariant": invariants.get(rule),
+            "invariant": invariants[rule],
             "count": counts.get(rule, 0),
             "names": [str(one) for one in found.get(rule, ())[:_NAMED]],
             "so_far": so_far[rule].repaired if rule in so_far else 0,
             "last_at": so_far[rule].last_at.isoformat() if rule in so_far else None,
         }
-        # A task of its own counts there, too, see `collector.sweep`.
-        for rule in dict.fromkeys([*invariants, *so_far])
+        # What a sweep has deleted is counted there, too, but found by `flowstone gc --dry-run`.
+        for rule in invariants
     ]
 
 

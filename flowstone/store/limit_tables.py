@@ -96,6 +96,15 @@ watch = Table(
     comment="One row: since when the reconciler could see whether leases are renewed",
 )
 
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("io", Text, primary_key=True),
+    Column("place", BigInteger, nullable=False, comment="How many values lie before it"),
+    Column("swept_at", TIME, nullable=False, server_default=NOW),
+    comment="One row for each IO manager: where the next sweep goes on in its storage",
+)
+
 repairs = Table(
     "repairs",
     metadata,

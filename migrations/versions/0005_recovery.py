@@ -28,6 +28,17 @@ def upgrade() -> None:
         schema=SCHEMA,
         comment="One row for each rule of the reconciler that has put something right",
     )
+    op.create_table(
+        "sweeps",
+        sa.Column("io", sa.Text(), nullable=False),
+        sa.Column(
+            "place", sa.BigInteger(), nullable=False, comment="How many values lie before it"
+        ),
+        sa.Column("swept_at", TIME, nullable=False, server_default=sa.text("now()")),
+        sa.PrimaryKeyConstraint("io", name=op.f("pk_sweeps")),
+        schema=SCHEMA,
+        comment="One row for each IO manager: where the next sweep goes on in its storage",
+    )
     for column in (
         sa.Column("version", sa.Text(), comment="The version of FlowStone that it runs"),
         sa.Column("processes", sa.Integer(), comment="How many steps it can run at once"),
@@ -68,4 +79,5 @@ def downgrade() -> None:
         op.drop_column("watch", column, schema=SCHEMA)
     for column in ("clock_ahead", "taken_at", "taken", "busy", "processes", "version"):
         op.drop_column("workers", column, schema=SCHEMA)
+    op.drop_table("sweeps", schema=SCHEMA)
     op.drop_table("repairs", schema=SCHEMA)
