@@ -10,7 +10,7 @@ RABBITMQ := /usr/lib/rabbitmq/bin/rabbitmq-server
 PATHS := flowstone tasks examples benchmarks migrations tests celeryconfig.py
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test test-chaos test-rabbitmq lint types bench browser lock clean
+.PHONY: help install demo dev test test-slow test-chaos test-rabbitmq lint types bench browser lock clean
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,17 +30,21 @@ demo: $(READY) ## Run a month of real flights through real workers, and show the
 dev: $(READY) ## Run PostgreSQL, Valkey, worker, beat and Flower until Ctrl-C, with the flights
 	FLOWSTONE_ASSETS=$${FLOWSTONE_ASSETS:-examples.flights.assets} $(BIN)/flowstone dev
 
-test: $(READY) lint types ## Check style, types and layers, then run every test
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup
+test: $(READY) lint types ## Check style, types and layers, then run the tests, four random scenarios included
+	$(BIN)/python -m pytest --numprocesses 3 -m "not slow" --ignore tests/chaos
+	$(BIN)/python -m pytest tests/chaos
+
+test-slow: $(READY) ## The tests that take long: deaths, stops, outages and long queues on real workers
+	$(BIN)/python -m pytest --numprocesses 3 -m slow
 
 test-chaos: $(READY) ## Random graphs under random faults: 200 scenarios, or N=20, or SEED=29
 	CHAOS_N=$(or $(N),200) CHAOS_SEED=$(SEED) $(BIN)/python -m pytest tests/chaos
 
 test-rabbitmq: $(RABBITMQ) $(READY) ## The tests of workers on RabbitMQ, which is installed for that (Debian, as root)
 	@echo "The tests start a RabbitMQ of their own on 127.0.0.1, and stop it. First with Valkey for results:"
-	TEST_BROKER=rabbitmq $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/worker
+	TEST_BROKER=rabbitmq $(BIN)/python -m pytest --numprocesses 2 tests/worker
 	@echo "The same with PostgreSQL for results:"
-	TEST_BROKER=rabbitmq TEST_RESULTS=postgresql $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup tests/worker
+	TEST_BROKER=rabbitmq TEST_RESULTS=postgresql $(BIN)/python -m pytest --numprocesses 2 tests/worker
 
 $(RABBITMQ):
 	@command -v apt-get >/dev/null && test "$$(id -u)" = 0 || \

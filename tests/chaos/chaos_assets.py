@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from flowstone import Context, Dep, Retry, asset
+from tests.chaos import injected
 from tests.chaos.world import POOL, Node, scenario, value_of
 
 SEEDS: Final = "CHAOS_SEEDS"
@@ -21,7 +23,12 @@ FAILING_PART: Final = 0.3
 
 def compute(node: Node, context: Context, inputs: tuple[int | None, ...]) -> int:
     """Return the value of a node, unless this attempt is to fail."""
-    time.sleep(node.seconds)
+    mark = injected.busy(Path(os.environ[FOLDER]), os.getpid())
+    mark.touch()
+    try:
+        time.sleep(node.seconds)
+    finally:
+        mark.unlink(missing_ok=True)
     if node.breaks:
         raise ValueError(f"{node.name} fails for good")
     if context.attempt <= node.failures:
@@ -75,6 +82,4 @@ for _number, _name in enumerate(HUNDRED):
     )(_unsteady(_number))
 
 if FOLDER in os.environ:
-    from tests.chaos import injected
-
     injected.install(os.environ[FOLDER])

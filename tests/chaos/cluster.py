@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -133,19 +134,6 @@ class Cluster:
         for worker in self.workers:
             assert worker.ready(), worker.logs()
 
-    def restore(self) -> None:
-        """Start whatever does not run, as whoever looks after a cluster would."""
-        if not self.postgres.is_running():
-            self.postgres.start()
-        if not self.valkey.is_running():
-            self.valkey.start()
-        for worker in self.workers:
-            if worker.status != "running":
-                worker.launch()
-        for beat in self.beats:
-            if not beat.is_running:
-                beat.start()
-
     def ended(self) -> list[str]:
         """Return the last words of the processes that should run and do not."""
         dead = [worker.logs() for worker in self.workers if worker.status != "running"]
@@ -153,7 +141,7 @@ class Cluster:
         return [log[-5000:] for log in dead]
 
     def stop(self) -> list[psutil.Process]:
-        """End all processes, and return those that are left of them."""
+        """End all processes, and return those that are left."""
         ours = list(self.processes())
         for beat in self.beats:
             beat.kill()
@@ -164,14 +152,16 @@ class Cluster:
         return psutil.wait_procs(ours, timeout=10)[1]
 
     def processes(self) -> Iterator[psutil.Process]:
-        """Yield every process that runs for this cluster."""
-        pids = [self.postgres.pid, self.valkey.pid]
-        pids += [w.pid for w in self.workers if w.status == "running"]
-        pids += [b.pid for b in self.beats if b.is_running]
-        for pid in pids:
-            if pid is not None:
-                process = psutil.Process(pid)
+        """Yield every process that was ever started for this cluster and still runs."""
+        for server in (self.postgres.pid, self.valkey.pid):
+            if server is not None:
+                process = psutil.Process(server)
                 yield from (process, *process.children(recursive=True))
+        # By what they were given, as those whose parent has died are nobody's children.
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(chaos_assets.FOLDER) == str(self.orders):
+                    yield process
 
     def pool(self) -> list[psutil.Process]:
         """Return the processes of the pools of all workers that run."""

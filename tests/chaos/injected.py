@@ -39,6 +39,16 @@ def order(folder: Path, what: str) -> None:
     (folder / what).touch()
 
 
+def busy(folder: Path, pid: int) -> Path:
+    """Return the file that is there while a process runs the function of an asset."""
+    return folder / f"busy-{pid}"
+
+
+def is_busy(folder: Path, pid: int) -> bool:
+    """Return whether a process runs the function of an asset."""
+    return busy(folder, pid).exists()
+
+
 def withdraw(folder: Path) -> None:
     """Withdraw all faults that have been ordered and have not come."""
     for file in folder.iterdir():

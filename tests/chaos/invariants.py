@@ -14,7 +14,7 @@ from psycopg.rows import namedtuple_row
 
 from flowstone import RunHandle
 from tests.chaos.director import Played
-from tests.chaos.world import End, ends
+from tests.chaos.world import POOL, POOL_SLOTS, End, ends
 
 DONE: Final = {"succeeded", "skipped"}
 
@@ -63,6 +63,28 @@ _NEVER: Final = {
     "a dependency counts as open": """
         SELECT asset, open_deps FROM flowstone.steps
         WHERE run_id = ANY(%(runs)s) AND state IN ('succeeded', 'skipped') AND open_deps <> 0""",
+    "the lineage of a step names what it has not read": """
+        SELECT d.asset, l.upstream_output_id FROM flowstone.steps d
+        JOIN flowstone.lineage l ON l.step_id = d.id
+        WHERE d.run_id = ANY(%(runs)s) AND NOT EXISTS (
+            SELECT FROM flowstone.edges e JOIN flowstone.steps u ON u.id = e.upstream
+            JOIN flowstone.outputs made ON made.step_id = coalesce(u.reuses, u.id)
+            WHERE e.downstream = d.id AND made.id = l.upstream_output_id)""",
+    "more slots of the pool were taken than there are": f"""
+        SELECT a.step_id, a.started_at, sum((t.takes->>'{POOL}')::int) FROM flowstone.steps s
+        JOIN flowstone.attempts a ON a.step_id = s.id
+        JOIN flowstone.attempts b ON b.started_at <= a.started_at AND b.finished_at > a.started_at
+        JOIN flowstone.steps t ON t.id = b.step_id AND t.takes ? '{POOL}'
+        WHERE s.run_id = ANY(%(runs)s) AND s.takes ? '{POOL}'
+        GROUP BY a.step_id, a.number, a.started_at
+        HAVING sum((t.takes->>'{POOL}')::int) > {POOL_SLOTS}""",
+    "two runs have computed the same at once": """
+        SELECT s.asset, a.step_id, b.step_id FROM flowstone.steps s
+        JOIN flowstone.attempts a ON a.step_id = s.id
+        JOIN flowstone.steps t ON t.asset = s.asset AND t.id <> s.id
+        JOIN flowstone.attempts b ON b.step_id = t.id
+          AND b.started_at <= a.started_at AND b.finished_at > a.started_at
+        WHERE s.run_id = ANY(%(runs)s)""",
     "a run was closed twice": """
         SELECT run_id, count(*) FROM flowstone.audit
         WHERE run_id = ANY(%(runs)s)
@@ -90,6 +112,7 @@ def broken(url: str, outputs: Path, played: Played) -> list[str]:
         mine = [row for row in rows if row.run_id in of_runs]
         mine.sort(key=lambda row: row.run_id == handle.id)
         found += _wrong_ends(handle, mine, expected)
+    found += _wrong_before_the_end(rows, {handle.id for handle in played.cancelled}, expected)
     return found
 
 
@@ -125,6 +148,16 @@ def _wrong_ends(handle: RunHandle, rows: list[Any], expected: Mapping[str, End])
         state = state_of.get(name)
         if state != end.state and not (end.state == "succeeded" and state in DONE):
             yield f"run {handle.id}: {name} should be {end.state} and is {state}"
+
+
+def _wrong_before_the_end(
+    rows: list[Any], cancelled: set[UUID], expected: Mapping[str, End]
+) -> Iterator[str]:
+    """Yield what a run that was cancelled has come to, and could not have."""
+    for row in rows:
+        end = "succeeded" if row.state in DONE else row.state
+        if row.run_id in cancelled and end not in ("cancelled", expected[row.asset].state):
+            yield f"run {row.run_id}, cancelled: {row.asset} is {row.state}"
 
 
 def _wrong_values(outputs: Path, rows: list[Any], expected: Mapping[str, End]) -> Iterator[str]:

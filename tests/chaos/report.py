@@ -53,6 +53,8 @@ def write(seen: Sequence[Seen], failed: Sequence[int]) -> None:
     found = {"python": platform.python_version(), "failed_seeds": list(failed), **_sums(seen)}
     JSON.write_text(json.dumps({**found, "scenarios": [asdict(one) for one in seen]}, indent=1))
     if len(seen) >= FULL and not failed:
+        missed = set(KINDS) - {kind for one in seen for kind in one.faults}
+        assert not missed, f"no scenario has met these faults: {missed}"
         text = PAGE.read_text()
         before, rest = text.split(BEGIN)
         PAGE.write_text(before + BEGIN + table(seen) + END + rest.split(END)[1])

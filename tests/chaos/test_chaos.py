@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from sqlalchemy import text
 
 from flowstone.runtime import Runtime
@@ -14,9 +13,6 @@ from tests.chaos.invariants import broken
 from tests.chaos.report import Seen
 from tests.chaos.world import scenario
 from tests.worker.waiting import wait_until
-
-# All on one cluster: one process of the tests runs them.
-pytestmark = pytest.mark.xdist_group("chaos")
 
 
 def test_nothing_is_lost(cluster: Cluster, here: Runtime, seen: list[Seen], seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from sqlalchemy import text
 
 import flowstone
@@ -11,9 +10,6 @@ from flowstone.runtime import Runtime
 from tests.chaos.chaos_assets import HUNDRED
 from tests.chaos.cluster import Cluster
 from tests.chaos.invariants import seen_though_never
-
-# On the cluster of the scenarios.
-pytestmark = pytest.mark.xdist_group("chaos")
 
 COUNTS = """
     SELECT count(DISTINCT s.id) AS steps, count(DISTINCT o.id) AS outputs,

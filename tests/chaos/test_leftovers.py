@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 from sqlalchemy import text
 
 import flowstone
 from flowstone import audit
 from flowstone.runtime import Runtime
 from tests.chaos.cluster import Cluster
-
-# On the cluster of the scenarios, when they have been played.
-pytestmark = pytest.mark.xdist_group("chaos")
 
 
 def test_the_collector_leaves_what_was_committed_and_nothing_else(
