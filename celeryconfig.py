@@ -26,6 +26,9 @@ result_serializer = "json"
 
 # How long a message may stay unacknowledged must outlast any task.
 _patience = int(_settings.time_limit) + 600
+# A pass takes a moment, and beat sends for the next one soon: one that hangs must not take one
+# process after the other.
+_of_a_pass = min(60, _settings.soft_time_limit)
 task_queues = [as_queue(name) for name in all_queues(_settings.queues)]
 task_default_queue = "assets"
 task_create_missing_queues = False
@@ -51,7 +54,10 @@ task_time_limit = _settings.time_limit
 task_annotations = {
     STEP: {"time_limit": _settings.time_limit + KILL_LATER},
     COORDINATE: {"soft_time_limit": _settings.soft_time_limit},
-    RECONCILE: {"soft_time_limit": _settings.soft_time_limit},
+    RECONCILE: {
+        "soft_time_limit": _of_a_pass,
+        "time_limit": min(_of_a_pass + 30, _settings.time_limit),
+    },
     PRUNE: {"soft_time_limit": _settings.soft_time_limit},
     SWEEP: {"soft_time_limit": _settings.soft_time_limit},
 }

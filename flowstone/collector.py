@@ -13,7 +13,7 @@ from flowstone.collectable import without_readers
 from flowstone.errors import BadConfig, FlowStoneError, LedgerUnavailable, StorageUnavailable
 from flowstone.log import get_logger
 from flowstone.runtime import Runtime, whoami
-from flowstone.store import collection, repair_counts
+from flowstone.store import collection, repair_counts, sweeps
 from flowstone.store.collection import Table, Value
 
 log = get_logger("flowstone.collector")
@@ -24,7 +24,7 @@ GRACE_SECONDS: Final = 3600.0
 QUARANTINE_DAYS: Final = 30.0
 
 SWEEP_SECONDS: Final = 600.0
-"""How long a sweep that beat sends for goes on; what is left then is left to the next one."""
+"""How long a sweep that beat sends for goes on; the next one goes on from there."""
 
 STAGED_FILE: Final = "staged_file"
 """The name under which a sweep counts what it has deleted, beside the rules of the reconciler."""
@@ -88,18 +88,26 @@ def sweep(here: Runtime, *, seconds: float = SWEEP_SECONDS) -> int:
     """Delete what attempts that have ended have staged and not committed; return how much.
 
     Nothing else is touched: no version, no quarantine, nothing of an attempt that has not ended.
-    After `seconds` no further batch is begun. A storage that is away is left to the next sweep.
-    Raises LedgerUnavailable.
+    After `seconds` no further batch is begun: the next sweep goes on there, when it has looked at
+    the storages that were swept longer ago. So is one that is away. Raises LedgerUnavailable.
     """
     end = time.monotonic() + seconds
     deleted = 0
-    for io in here.outputs.names:
+    with here.ledger.begin() as conn:
+        places = sweeps.places(conn)
+    swept = [io for io in places if io in here.outputs.names]
+    for io in [*(io for io in here.outputs.names if io not in places), *swept]:
+        place = places.get(io, 0)
         try:
-            for batch in _batches(here.outputs.manager(io).stored()):
-                deleted += _sweep(here, io, batch)
+            for batch in _batches(islice(here.outputs.manager(io).stored(), place, None)):
+                gone = _sweep(here, io, batch, place)
+                deleted += gone
+                place += len(batch) - gone
                 if time.monotonic() >= end:
                     log.warning("the sweep has not come to its end", io=io, seconds=seconds)
                     return deleted
+            with here.ledger.begin() as conn:
+                sweeps.note(conn, io, 0)
         except LedgerUnavailable:
             raise
         except FlowStoneError as error:
@@ -107,12 +115,13 @@ def sweep(here: Runtime, *, seconds: float = SWEEP_SECONDS) -> int:
     return deleted
 
 
-def _sweep(here: Runtime, io: str, locations: Sequence[str]) -> int:
+def _sweep(here: Runtime, io: str, locations: Sequence[str], place: int) -> int:
     with here.ledger.begin() as conn:
         unreferenced = collection.unreferenced(conn, locations)
     deleted = sum(_delete(here, io, location) for location in unreferenced)
     with here.ledger.begin() as conn:
         repair_counts.add(conn, STAGED_FILE, deleted)
+        sweeps.note(conn, io, place + len(locations) - deleted)
     return deleted
 
 

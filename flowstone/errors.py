@@ -197,6 +197,8 @@ class LedgerUnavailable(FlowStoneError):
     retryable = True
     is_overtaken = False
     """Whether another transaction came first, so that the same may succeed at once."""
+    is_locked = False
+    """Whether another transaction holds what this one would not wait for any longer."""
 
 
 class LedgerRefused(FlowStoneError):

@@ -99,6 +99,14 @@ def _pause_rate(runtime: Runtime, claim: Claim, outcome: Outcome) -> None:
         rates.pause(conn, claim.step_id, seconds)
 
 
+def policy_of(runtime: Runtime, asset: str) -> Retry | None:
+    """Return when an asset is tried again, or None where this process has not its definition."""
+    try:
+        return runtime.registry.graph[asset].retry
+    except FlowStoneError:
+        return None
+
+
 def end_overdue(
     runtime: Runtime, claim: Claim, count: Callable[[Connection], None]
 ) -> frozenset[UUID] | None:
@@ -106,13 +114,11 @@ def end_overdue(
 
     What follows is what follows from any error, except that a retry leaves the canvas, as
     nobody has its message any more. To `count` it is part of the same transaction. Returns the
-    runs to wake, or None if it had ended.
+    runs to wake, or None if it had ended, or this process does not know the asset.
     """
-    try:
-        policy = runtime.registry.graph[claim.asset].retry
-    except FlowStoneError:
-        # This process may have other definitions than the one that ran it.
-        policy = Retry()
+    policy = policy_of(runtime, claim.asset)
+    if policy is None:
+        return None
     error = time_limit(runtime, claim).killed
     outcome = failure_of(runtime, claim, error, policy, park_after=-1)
 

@@ -1,7 +1,9 @@
 """The rules of the reconciler: each names an invariant, and puts right what breaks it.
 
 A rule is bounded, changes rows by guarded statements, and skips those that somebody else has
-locked. So any number of reconcilers may apply it at once, and each fault is put right once.
+locked. So any number of reconcilers may apply it at once, and each fault is put right once. What a
+row takes with it, such as the rest of its canvas, may be locked as well: then all that the rule
+has found is left to the next pass.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ from typing import Final
 from uuid import UUID
 
 from flowstone import execution
+from flowstone.errors import LedgerUnavailable
 from flowstone.log import get_logger
+from flowstone.partition_key import step_name
 from flowstone.runtime import Runtime
 from flowstone.store import (
     ageing,
@@ -29,6 +33,7 @@ from flowstone.store import (
 from flowstone.store.found import Found
 from flowstone.store.ledger import Connection
 from flowstone.store.losses import Freed
+from flowstone.store.steps import Claim
 
 log = get_logger("flowstone.reconcile")
 
@@ -62,7 +67,7 @@ class Sight:
     idle_after: float
     """The seconds that a new run is left to the message that its client has sent."""
     lost_after: float
-    """The seconds after which a message is lost where nothing else of its run moves."""
+    """The seconds after which a message is lost that was overtaken, or a retry that was due."""
     told: Told | None = None
     """None where the broker was not asked, or is away."""
 
@@ -81,8 +86,13 @@ class Repaired:
 NOTHING: Final = Repaired()
 
 Find = Callable[[Connection, Sight], Sequence[Found]]
+Work = Callable[[Connection, Sight], Repaired]
 Count = Callable[[Connection, int], None]
 """Counts repairs, in the transaction that makes them."""
+
+
+def _always(_: Sight) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -92,18 +102,24 @@ class Rule:
     name: str
     invariant: str
     """What always holds, or does again after the next pass."""
-    find: Find = field(repr=False)
+    look: Find = field(repr=False)
     """Returns what `repair` would put right now, and changes nothing."""
     repair: Callable[[Sight, Count], Repaired] = field(repr=False)
+    when: Callable[[Sight], bool] = field(default=_always, repr=False)
+    """Whether a pass knows enough for the rule; neither of the two is asked else."""
+
+    def find(self, conn: Connection, sight: Sight) -> Sequence[Found]:
+        """Return what `apply` would put right now, and change nothing."""
+        return self.look(conn, sight) if self.when(sight) else ()
 
     def apply(self, sight: Sight) -> Repaired:
         """Put right what is found, and count it; raise LedgerUnavailable."""
+        if not self.when(sight):
+            return NOTHING
         return self.repair(sight, lambda conn, count: repair_counts.add(conn, self.name, count))
 
 
-def _at_once(
-    work: Callable[[Connection, Sight], Repaired],
-) -> Callable[[Sight, Count], Repaired]:
+def _at_once(work: Work) -> Callable[[Sight, Count], Repaired]:
     """Return a repair that is one transaction, the counting included."""
 
     def repair(sight: Sight, count: Count) -> Repaired:
@@ -121,18 +137,30 @@ def _freed(steps: Sequence[Freed]) -> Repaired:
     return Repaired(len(steps), frozenset(step.run_id for step in steps))
 
 
-def _end_late(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001 - each rule has it
+def _plain(look: Callable[[Connection], Sequence[Found]]) -> Find:
+    return lambda conn, _: look(conn)
+
+
+def _plainly(work: Callable[[Connection], Repaired]) -> Callable[[Sight, Count], Repaired]:
+    return _at_once(lambda conn, _: work(conn))
+
+
+def _tells_deaths(sight: Sight) -> bool:
+    return sight.tells_deaths
+
+
+def _end_late(conn: Connection) -> Repaired:
     return Repaired(len(deadlines.passed(conn, actor=ACTOR)))
 
 
-def _end_cancelled(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001
+def _end_cancelled(conn: Connection) -> Repaired:
     ended = cancellation.overdue(conn, actor=ACTOR)
     return Repaired(
         len(ended), to_kill=[(step.step_id, step.canvas) for run in ended for step in run.taken]
     )
 
 
-def _forget_workers(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001
+def _forget_workers(conn: Connection) -> Repaired:
     gone = workers.gone(conn)
     for name in gone:
         log.warning("a worker is gone", worker=name)
@@ -145,6 +173,8 @@ def _find_queue_timeouts(conn: Connection, sight: Sight) -> Sequence[Found]:
 
 def _time_out_queues(conn: Connection, sight: Sight) -> Repaired:
     late = queue_timeout.time_out(conn, sight.runtime.settings.queue_timeout)
+    if late:
+        log.warning("steps have failed, as no worker consumes their queue", steps=len(late))
     return Repaired(len(late))
 
 
@@ -156,64 +186,81 @@ def _age(conn: Connection, sight: Sight) -> Repaired:
     return Repaired(len(ageing.age(conn, sight.runtime.settings.ageing)))
 
 
-def _free_due(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001
+def _free_due(conn: Connection) -> Repaired:
     return _freed(repairs.due_retries(conn))
+
+
+def _overdue(conn: Connection, sight: Sight) -> Sequence[Claim]:
+    """Return the claims that are overdue, of assets whose policy this process knows."""
+    runtime = sight.runtime
+    return [c for c in repairs.timed_out(conn) if execution.policy_of(runtime, c.asset) is not None]
+
+
+def _find_timed_out(conn: Connection, sight: Sight) -> Sequence[Found]:
+    return [
+        Found(step_name(claim.asset, claim.partition), claim.run_id)
+        for claim in _overdue(conn, sight)
+    ]
 
 
 def _end_timed_out(sight: Sight, count: Count) -> Repaired:
     """End each attempt in a transaction of its own, as that is what ends one anywhere else."""
     with sight.runtime.ledger.begin() as conn:
-        overdue = repairs.timed_out(conn)
+        overdue = _overdue(conn, sight)
     ended, to_wake = [], set[UUID]()
     for claim in overdue:
-        waiting = execution.end_overdue(sight.runtime, claim, lambda conn: count(conn, 1))
+        try:
+            waiting = execution.end_overdue(sight.runtime, claim, lambda conn: count(conn, 1))
+        except LedgerUnavailable as error:
+            if not error.is_locked:
+                raise
+            # The processes of those that were ended are still to be killed.
+            log.warning("what is left of a rule is left to the next pass", rule="timed_out")
+            break
         if waiting is not None:
             ended.append((claim.step_id, claim.canvas))
             to_wake |= waiting
     return Repaired(len(ended), frozenset(to_wake), ended)
 
 
-def _find_abandoned(conn: Connection, sight: Sight) -> Sequence[Found]:
-    return cancellation.find_abandoned(conn) if sight.tells_deaths else ()
+def _end_abandoned(conn: Connection) -> Repaired:
+    return Repaired(len(cancellation.abandoned(conn, actor=ACTOR)))
 
 
-def _end_abandoned(conn: Connection, sight: Sight) -> Repaired:
-    return Repaired(len(cancellation.abandoned(conn, actor=ACTOR)) if sight.tells_deaths else 0)
+def _free_expired(conn: Connection) -> Repaired:
+    return Repaired(len(repairs.expired_leases(conn)))
 
 
-def _find_expired(conn: Connection, sight: Sight) -> Sequence[Found]:
-    return repairs.find_expired_leases(conn) if sight.tells_deaths else ()
+def _has_new_mark(sight: Sight) -> bool:
+    return sight.told is not None and sight.told.new_mark is not None
 
 
-def _free_expired(conn: Connection, sight: Sight) -> Repaired:
-    return Repaired(len(repairs.expired_leases(conn)) if sight.tells_deaths else 0)
+def _has_lost_all(sight: Sight) -> bool:
+    return sight.told is not None and sight.told.has_lost_all
 
 
 def _find_all_lost(conn: Connection, sight: Sight) -> Sequence[Found]:
-    lost_all = sight.told is not None and sight.told.has_lost_all
-    return lost_messages.find_all_lost(conn) if lost_all else ()
+    return lost_messages.find_all_lost(conn) if _has_lost_all(sight) else ()
 
 
 def _free_all_lost(conn: Connection, sight: Sight) -> Repaired:
-    told = sight.told
-    if told is None or told.new_mark is None:
-        return NOTHING
-    is_first = lost_messages.mark_anew(conn, told.mark, told.new_mark)
-    return _freed(lost_messages.all_lost(conn)) if is_first and told.has_lost_all else NOTHING
+    assert sight.told is not None
+    assert sight.told.new_mark is not None
+    # The first mark is only noted.
+    is_first = lost_messages.mark_anew(conn, sight.told.mark, sight.told.new_mark)
+    return _freed(lost_messages.all_lost(conn)) if is_first and _has_lost_all(sight) else NOTHING
+
+
+def _empty(sight: Sight) -> Sequence[str]:
+    return () if sight.told is None else sight.told.empty
 
 
 def _find_lost(conn: Connection, sight: Sight) -> Sequence[Found]:
-    if sight.told is None or not sight.told.empty:
-        return ()
-    patience = sight.runtime.settings.message_seconds
-    return lost_messages.find_lost(conn, patience, sight.told.empty)
+    return lost_messages.find_lost(conn, sight.runtime.settings.message_seconds, _empty(sight))
 
 
 def _free_lost(conn: Connection, sight: Sight) -> Repaired:
-    if sight.told is None or not sight.told.empty:
-        return NOTHING
-    patience = sight.runtime.settings.message_seconds
-    return _freed(lost_messages.lost(conn, patience, sight.told.empty))
+    return _freed(lost_messages.lost(conn, sight.runtime.settings.message_seconds, _empty(sight)))
 
 
 def _find_overdue_retries(conn: Connection, sight: Sight) -> Sequence[Found]:
@@ -232,7 +279,7 @@ def _free_stranded(conn: Connection, sight: Sight) -> Repaired:
     return Repaired(len(repairs.stranded(conn, sight.lost_after)))
 
 
-def _settle_left(conn: Connection, sight: Sight) -> Repaired:  # noqa: ARG001
+def _settle_left(conn: Connection) -> Repaired:
     settled = flights.left(conn, actor=ACTOR)
     return Repaired(len(settled), flights.to_wake(settled))
 
@@ -241,7 +288,7 @@ def _old_enough(find: Callable[[Connection, float], Sequence[Found]]) -> Find:
     return lambda conn, sight: find(conn, sight.idle_after)
 
 
-def _find_slots(conn: Connection, sight: Sight) -> Sequence[Found]:  # noqa: ARG001
+def _find_slots(conn: Connection) -> Sequence[Found]:
     return [Found(str(run_id), run_id) for run_id in sorted(slots.may_go_on(conn))]
 
 
@@ -255,36 +302,34 @@ def _waking(name: str, invariant: str, find: Find) -> Rule:
     return Rule(name, invariant, find, _at_once(lambda conn, sight: _wake(find(conn, sight))))
 
 
-def _plain(find: Callable[[Connection], Sequence[Found]]) -> Find:
-    return lambda conn, _: find(conn)
-
-
 LEFT_BEHIND: Final = (
     Rule(
         "retry_due",
         "a step whose parked retry is due is ready",
         _plain(repairs.find_due_retries),
-        _at_once(_free_due),
+        _plainly(_free_due),
     ),
     # Before the leases: who was killed in time has no fault that counts as the loss of a process.
     Rule(
         "timed_out",
         "no attempt runs on after its hard timeout",
-        _plain(repairs.find_timed_out),
+        _find_timed_out,
         _end_timed_out,
     ),
     # Before what is queued for long, so that the steps of a dead process do not count as lost.
     Rule(
         "inline_abandoned",
         "a run of materialize_sync ends with its process",
-        _find_abandoned,
-        _at_once(_end_abandoned),
+        _plain(cancellation.find_abandoned),
+        _plainly(_end_abandoned),
+        _tells_deaths,
     ),
     Rule(
         "lease_expired",
         "a step that runs has a process that renews its lease",
-        _find_expired,
-        _at_once(_free_expired),
+        _plain(repairs.find_expired_leases),
+        _plainly(_free_expired),
+        _tells_deaths,
     ),
     # Before those below, which find the same after a far longer time.
     Rule(
@@ -292,12 +337,14 @@ LEFT_BEHIND: Final = (
         "what is queued was handed to a broker that has kept what it was given",
         _find_all_lost,
         _at_once(_free_all_lost),
+        _has_new_mark,
     ),
     Rule(
         "message_lost",
         "a step that could start has a message in a queue, or in the hands of a worker",
         _find_lost,
         _at_once(_free_lost),
+        lambda sight: bool(_empty(sight)),
     ),
     Rule(
         "retry_overdue",
@@ -307,7 +354,7 @@ LEFT_BEHIND: Final = (
     ),
     Rule(
         "step_stranded",
-        "a step that could start does so, or others of its run do",
+        "no message is overtaken by one that was sent later and is not more urgent",
         _find_stranded,
         _at_once(_free_stranded),
     ),
@@ -316,10 +363,13 @@ LEFT_BEHIND: Final = (
         "followers_left",
         "a joined step waits for one that is active",
         _plain(flights.find_left),
-        _at_once(_settle_left),
+        _plainly(_settle_left),
     ),
 )
 """The rules that whoever waits for a run of its own applies, too, where there may be no worker."""
+
+ABANDONED: Final = tuple(r for r in LEFT_BEHIND if r.name in ("inline_abandoned", "followers_left"))
+"""Those that clear what stands in the way of a new run, where a process has died."""
 
 RULES: Final = (
     # First, so that a step which is to end does not count as lost.
@@ -327,19 +377,19 @@ RULES: Final = (
         "deadline_passed",
         "a run ends when its deadline has passed",
         _plain(deadlines.find),
-        _at_once(_end_late),
+        _plainly(_end_late),
     ),
     Rule(
         "cancel_overdue",
         "a run that is being cancelled ends when its grace is over",
         _plain(cancellation.find_overdue),
-        _at_once(_end_cancelled),
+        _plainly(_end_cancelled),
     ),
     Rule(
         "worker_gone",
         "a worker that is listed was seen a moment ago",
         _plain(workers.find_gone),
-        _at_once(_forget_workers),
+        _plainly(_forget_workers),
     ),
     Rule(
         "queue_timeout",
@@ -357,7 +407,9 @@ RULES: Final = (
         "a step that is ready, and for which the window has room, is dispatched",
         _old_enough(repairs.idle),
     ),
-    _waking("slots_idle", "a step that is ready, and has its slots, is dispatched", _find_slots),
+    _waking(
+        "slots_idle", "a step that is ready, and has its slots, is dispatched", _plain(_find_slots)
+    ),
     _waking("run_unclosed", "a run without open steps is closed", _old_enough(repairs.unclosed)),
 )
 """All rules, in the order in which a pass applies them."""

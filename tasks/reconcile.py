@@ -11,7 +11,6 @@ from flowstone import reconcile as reconciler
 from flowstone import runtime
 from flowstone.canvas import Publisher
 from flowstone.messages import RECONCILE, Message, parse
-from flowstone.store import vitals
 from tasks.app import app
 
 
@@ -21,7 +20,6 @@ def reconcile(self: Task, *args: Any, **kwargs: Any) -> Mapping[str, int]:  # no
     parse(RECONCILE, Message, args, kwargs)
     # What Celery's beat marks its messages with; others send for the reconciler, too.
     if self.request.get("celery_beat_task"):
-        with runtime.current().ledger.begin() as conn:
-            vitals.tick(conn)
+        reconciler.heard_beat(runtime.current())
     publisher = Publisher(app)
     return reconciler.reconcile(runtime.current(), publisher.wake, publisher.kill, publisher)

@@ -11,7 +11,7 @@ from tasks.app import app
 
 @app.task(name=SWEEP)
 def sweep(*args: Any, **kwargs: Any) -> int:  # noqa: ANN401 - parsed below
-    """Sweep for a while; what is left is left to the next day."""
+    """Sweep for a while; the next day goes on from there."""
     parse(SWEEP, Message, args, kwargs)
     here = runtime.current()
     # The task must end by itself before it is asked to.

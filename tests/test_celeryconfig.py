@@ -57,13 +57,18 @@ def test_limits_come_from_the_settings_and_nothing_expires_before_them(limit: fl
     # A step is interrupted by FlowStone itself, and killed a moment after the ledger's own limit.
     assert found["task_soft_time_limit"] is None
     assert found["step"] == [None, limit + 1]
-    for other in ("coordinate", "reconcile", "prune", "sweep"):
+    for other in ("coordinate", "prune", "sweep"):
         assert found[other] == [20, limit]
+    assert found["reconcile"] == [20, min(50, limit)]
     # A chord forgets parts that have expired, and Redis gives out again what takes longer.
     assert found["result_expires"] > limit
     assert found["broker_transport_options"]["visibility_timeout"] > limit
     # Where RabbitMQ closes the channel, the worker goes on.
     assert found["broker_channel_error_retry"] is True
+
+
+def test_a_pass_of_the_reconciler_has_a_minute() -> None:
+    assert configuration()["reconcile"] == [60, 90]
 
 
 def test_messages_are_json_acknowledged_late_and_not_held_in_reserve() -> None:

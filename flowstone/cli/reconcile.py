@@ -16,6 +16,7 @@ from flowstone import runtime
 from flowstone.canvas import Publisher, client_app
 from flowstone.cli.options import DryRun
 from flowstone.errors import BrokerUnavailable
+from flowstone.reconcile import Pass
 from flowstone.rules import RULES
 from flowstone.runtime import Runtime
 from flowstone.store.found import Found
@@ -39,14 +40,28 @@ def reconcile(
     if dry_run:
         found = _find(here, publisher)
         counts = {rule: len(these) for rule, these in found.items()}
+        done = None
     else:
         found = {}
-        counts = dict(reconciler.reconcile(here, publisher.wake, publisher.kill, broker=publisher))
+        done = reconciler.make_pass(here, publisher.wake, publisher.kill, broker=publisher)
+        counts = dict(done.counts)
     rows = _rows(here, counts, found)
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, "rules": rows}, indent=2))
     else:
         _show(rows, "would repair" if dry_run else "repaired")
+    if done is not None:
+        _tell(done)
+
+
+def _tell(done: Pass) -> None:
+    """Say which rules have failed, and raise the error of what could not be done, if there is one.
+
+    What was repaired is committed all the same, and was shown before.
+    """
+    for rule, error in done.failed.items():
+        typer.echo(f"the rule {rule} has failed: {type(error).__name__}: {error}", err=True)
+    done.check()
 
 
 def _find(here: Runtime, publisher: Publisher) -> Mapping[str, Sequence[Found]]:
@@ -65,14 +80,14 @@ def _rows(
     return [
         {
             "rule": rule,
-            "invariant": invariants.get(rule),
+            "invariant": invariants[rule],
             "count": counts.get(rule, 0),
             "names": [str(one) for one in found.get(rule, ())[:_NAMED]],
             "so_far": so_far[rule].repaired if rule in so_far else 0,
             "last_at": so_far[rule].last_at.isoformat() if rule in so_far else None,
         }
-        # A task of its own counts there, too, see `collector.sweep`.
-        for rule in dict.fromkeys([*invariants, *so_far])
+        # What a sweep has deleted is counted there, too, but found by `flowstone gc --dry-run`.
+        for rule in invariants
     ]
 
 

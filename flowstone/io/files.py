@@ -107,7 +107,8 @@ class FileOutputs:
         """Yield the locations of all files; raise StorageUnavailable."""
         with self._translated(self._root):
             found = self._fs.find(self._root)
-        for path in found:
+        # In one order each time, so that a sweep can go on where the last one has ended.
+        for path in sorted(found):
             yield path.removeprefix(f"{self._root}/")
 
     def _path(self, location: str) -> str:

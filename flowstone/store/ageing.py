@@ -14,12 +14,15 @@ from uuid import UUID
 from sqlalchemy import Connection, select, text
 
 from flowstone.priority import FIRST, MAX_BOOST
-from flowstone.store import audit, dispatch, found
+from flowstone.store import dispatch, found
 from flowstone.store.found import Found
 from flowstone.store.tables import SCHEMA, runs
 from flowstone.store.waiting import BEHIND_OTHERS, GOES_ON, QUEUED
 
 ACTOR = "reconciler"
+
+BATCH = 500
+"""The most runs that one pass moves, the first few steps of each."""
 
 # Whoever waits for a worker that is not there would gain nothing. And who waits for slots waits
 # for its turn in a pool, where priority would be worth nothing if all who wait moved up.
@@ -54,8 +57,9 @@ _SEEN = f"""
     )
 """
 
-_STARVING = f"{_SEEN} SELECT id FROM seen WHERE how = 'starves'"
+_STARVING = f"{_SEEN} SELECT id FROM seen WHERE how = 'starves' LIMIT :batch"
 
+# Those that starve first, then those that were looked at longest ago, so that all have their turn.
 # A run that another reconciler has moved up at this moment is not moved up once more.
 _AGE = text(
     f"""
@@ -63,13 +67,21 @@ _AGE = text(
         SELECT r.id, r.boost AS was, seen.how FROM {SCHEMA}.runs r JOIN seen ON seen.id = r.id
         WHERE r.boost = seen.boost AND (seen.how IN ('moves', 'starves')
             OR seen.how IS NOT NULL AND r.waits_since IS NOT NULL)
-        ORDER BY r.id FOR NO KEY UPDATE OF r SKIP LOCKED
+        ORDER BY seen.how = 'starves' DESC, r.waits_since NULLS FIRST LIMIT :batch
+        FOR NO KEY UPDATE OF r SKIP LOCKED
+    ), aged AS (
+        UPDATE {SCHEMA}.runs r
+        SET boost = CASE how WHEN 'starves' THEN was + 1 ELSE 0 END,
+            waits_since = CASE how WHEN 'starves' THEN waits_since WHEN 'moves' THEN now() END
+        FROM locked WHERE r.id = locked.id
+        RETURNING r.id, was, r.boost, how = 'starves' AS starves
+    ), recorded AS (
+        INSERT INTO {SCHEMA}.audit (actor, action, run_id, details, before, after)
+        SELECT '{ACTOR}', CASE WHEN starves THEN 'run.aged' ELSE 'run.unaged' END, id, '{{}}',
+            jsonb_build_object('boost', was), jsonb_build_object('boost', boost)
+        FROM aged WHERE was <> boost ORDER BY id
     )
-    UPDATE {SCHEMA}.runs r
-    SET boost = CASE how WHEN 'starves' THEN was + 1 ELSE 0 END,
-        waits_since = CASE how WHEN 'starves' THEN waits_since WHEN 'moves' THEN now() END
-    FROM locked WHERE r.id = locked.id
-    RETURNING r.id, was, r.boost, how = 'starves' AS starves
+    SELECT id, boost FROM aged WHERE starves ORDER BY id
     """
 )
 
@@ -108,7 +120,7 @@ def of_runs(conn: Connection, run_ids: Iterable[UUID]) -> dict[UUID, tuple[int, 
 
 def find(conn: Connection, ageing: float) -> list[Found]:
     """Return the runs that starve since `ageing` seconds, or since that once more."""
-    return found.runs(conn, _STARVING, ageing=ageing)
+    return found.runs(conn, _STARVING, ageing=ageing, batch=BATCH)
 
 
 def age(conn: Connection, ageing: float) -> list[Aged]:
@@ -116,18 +128,8 @@ def age(conn: Connection, ageing: float) -> list[Aged]:
 
     Those that have started a step meanwhile go back to where they were.
     """
-    seen = conn.execute(_AGE, {"ageing": ageing}).all()
-    aged = [Aged(row.id, row.boost) for row in seen if row.starves]
-    for row in seen:
-        if row.was != row.boost:
-            audit.record(
-                conn,
-                actor=ACTOR,
-                action="run.aged" if row.starves else "run.unaged",
-                run_id=row.id,
-                before={"boost": row.was},
-                after={"boost": row.boost},
-            )
+    seen = conn.execute(_AGE, {"ageing": ageing, "batch": BATCH})
+    aged = [Aged(row.id, row.boost) for row in seen]
     if aged:
         canvases = conn.scalars(_FREE, {"runs": [run.run_id for run in aged]}).all()
         dispatch.release(conn, set(canvases))

@@ -55,6 +55,8 @@ def lines(
     if latest is not None:
         given["latest"] = latest
     query = text(_select(f"WHERE {where} ORDER BY {order}"))
+    # Who reads it page by page locks nothing, and may take longer than others are given.
+    conn.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     # Closed here, as who takes the lines may stop before the last.
     with conn.execute(query, given, execution_options=STREAMED) as found:
         for row in found:

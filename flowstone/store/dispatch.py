@@ -116,18 +116,19 @@ _AHEAD = Prepared(
 _MARK = Prepared(
     f"""
     WITH locked AS (
-        SELECT s.id, s.asset, s.partition, n.canvas
+        SELECT s.id, s.asset, s.partition, n.canvas, n.level
         FROM (
-            SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[]))
-                AS m(id, canvas) ORDER BY id
+            SELECT * FROM unnest(CAST(:ids AS bigint[]), CAST(:canvases AS uuid[]),
+                CAST(:levels AS int[])) AS m(id, canvas, level) ORDER BY id
         ) n CROSS JOIN LATERAL (
             SELECT id, asset, partition FROM {SCHEMA}.steps
             WHERE id = n.id AND {in_state("state", StepState.PENDING)} FOR NO KEY UPDATE) s
     )
     UPDATE {SCHEMA}.steps s
     -- The time of the transaction would be that of a coordinator which then waited for the lock.
-    SET state = 'queued', queued_at = clock_timestamp(), canvas = marked.canvas
-    FROM (SELECT id, canvas FROM locked ORDER BY asset, partition) AS marked
+    SET state = 'queued', queued_at = clock_timestamp(), canvas = marked.canvas,
+        level = marked.level
+    FROM (SELECT id, canvas, level FROM locked ORDER BY asset, partition) AS marked
     CROSS JOIN set_config('synchronous_commit', 'off', true)
     WHERE s.id = marked.id
     RETURNING s.id, s.asset, s.partition, s.queue, s.run_id, s.hard_timeout
@@ -271,8 +272,15 @@ def mark(
         for canvas_id in [uuid4()]
         for step in members(canvas)
     }
-    marked = _MARK.all(conn, {"ids": list(canvas_of), "canvases": list(canvas_of.values())})
-    level_of = levels or {}
+    level_of = {step: (levels or {}).get(step, LEVELS - 1) for step in canvas_of}
+    marked = _MARK.all(
+        conn,
+        {
+            "ids": list(canvas_of),
+            "canvases": list(canvas_of.values()),
+            "levels": list(level_of.values()),
+        },
+    )
     return {
         row.id: DispatchedStep(
             row.id,
@@ -281,7 +289,7 @@ def mark(
             row.partition,
             row.queue,
             canvas_of[row.id],
-            level_of.get(row.id, LEVELS - 1),
+            level_of[row.id],
             row.hard_timeout,
         )
         for row in marked

@@ -164,7 +164,7 @@ def _leaders_that_ended(condition: str) -> str:
     return f"""
     SELECT DISTINCT l.id FROM {SCHEMA}.steps f JOIN {SCHEMA}.steps l ON l.id = f.joined_to
     WHERE f.state = 'joined' AND NOT {in_state("l.state", *ACTIVE_STEP_STATES)} {condition}
-    ORDER BY l.id LIMIT {BATCH}
+    ORDER BY l.id LIMIT :batch
     """
 
 
@@ -173,7 +173,7 @@ _LEFT = f"""
     SELECT f.id, f.run_id, f.asset, f.partition
     FROM {SCHEMA}.steps f JOIN {SCHEMA}.steps l ON l.id = f.joined_to
     WHERE f.state = 'joined' AND NOT {in_state("l.state", *ACTIVE_STEP_STATES)}
-    ORDER BY f.id LIMIT {BATCH}
+    ORDER BY f.id LIMIT :batch
 """
 # As text, so that the leaders are found by their ids, and not by all steps of the run.
 _ENDED_IN_RUN = text(_leaders_that_ended("AND l.run_id::text = CAST(:run_id AS text)"))
@@ -253,18 +253,18 @@ def settle(conn: Connection, leaders: Sequence[int], *, actor: str) -> list[Sett
 
 def leave(conn: Connection, run_id: UUID, actor: str) -> frozenset[UUID]:
     """Settle what is joined to steps of a run that have ended; return the runs to wake."""
-    ended = conn.scalars(_ENDED_IN_RUN, {"run_id": run_id}).all()
+    ended = conn.scalars(_ENDED_IN_RUN, {"run_id": run_id, "batch": BATCH}).all()
     return to_wake(settle(conn, ended, actor=actor)) if ended else frozenset()
 
 
 def find_left(conn: Connection) -> list[Found]:
     """Return the steps that are still joined to one that is no longer active."""
-    return found.steps(conn, _LEFT)
+    return found.steps(conn, _LEFT, batch=BATCH)
 
 
 def left(conn: Connection, *, actor: str) -> list[Settled]:
     """Settle whatever is still joined to a step that is no longer active."""
-    ended = conn.scalars(_ENDED).all()
+    ended = conn.scalars(_ENDED, {"batch": BATCH}).all()
     return settle(conn, ended, actor=actor) if ended else []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,13 @@ IDLE_SECONDS: Final = 0.1
 CONNECT_TIMEOUT: Final = 5
 """Seconds after which a database that does not answer counts as away."""
 
+IDLE_IN_TRANSACTION: Final = 120
+"""Seconds after which PostgreSQL ends a transaction whose client says nothing.
+
+A process that is paused, or whose network is cut, would keep its locks for ever otherwise. To plan
+100,000 steps takes a few seconds.
+"""
+
 TRIES: Final = 10
 """How often work is tried for which PostgreSQL gives another transaction precedence."""
 
@@ -63,9 +71,12 @@ class Ledger:
         self.engine: Engine = _engine(url, patience)
         if patience is not None:
             event.listen(self.engine, "connect", partial(_bound, patience))
-        event.listen(self.engine, "connect", _plan_by_index)
+        event.listen(self.engine, "connect", _set_up)
         event.listen(self.engine, "checkin", self._take_back)
         event.listen(self.engine, "checkout", _ping_if_idle)
+        event.listen(self.engine, "checkout", self._bound_locks)
+        self._lock_timeout = _milliseconds(patience)
+        self._of_thread = threading.local()
         self._checked = False
         self._closed = False
 
@@ -85,6 +96,22 @@ class Ledger:
             self._check(conn)
             with _interruptible(conn):
                 yield conn
+
+    @contextmanager
+    def impatient(self, seconds: float) -> Iterator[None]:
+        """Let this thread wait for no lock longer than `seconds` in the block.
+
+        What needs one that somebody else keeps raises LedgerUnavailable (is_locked).
+        """
+        before = self._patience_of_thread()
+        self._of_thread.lock_timeout = _milliseconds(seconds)
+        try:
+            yield
+        finally:
+            self._of_thread.lock_timeout = before
+
+    def _patience_of_thread(self) -> int:
+        return int(getattr(self._of_thread, "lock_timeout", self._lock_timeout))
 
     def in_turn(self, work: Callable[[Connection], T]) -> T:
         """Do `work` in a transaction; where another one comes first, do it anew after that.
@@ -125,6 +152,22 @@ class Ledger:
             # A thread was late with it, and nobody would close it any more.
             record.invalidate()
 
+    def _bound_locks(
+        self,
+        connection: psycopg.Connection[Any],
+        record: ConnectionPoolEntry,
+        proxy: object,  # noqa: ARG002 - the signature of the event
+    ) -> None:
+        """Tell a connection how long its next user waits for a lock, if the last one differed.
+
+        To say so in each transaction would cost a round trip for each.
+        """
+        wanted = self._patience_of_thread()
+        if record.info.get("lock_timeout", self._lock_timeout) != wanted:
+            connection.execute(f"SET lock_timeout = {wanted}")
+            connection.commit()
+            record.info["lock_timeout"] = wanted
+
     def close(self) -> None:
         """Close all connections, those in use as soon as they are given back."""
         self._closed = True
@@ -154,16 +197,18 @@ def _engine(url: str, patience: float | None) -> Engine:
 _JOINS: Final = ("enable_hashjoin", "enable_mergejoin")
 
 
-def _plan_by_index(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:  # noqa: ARG001
-    """Have PostgreSQL look rows up one by one through indexes, which every query here has.
+def _set_up(connection: psycopg.Connection[Any], record: ConnectionPoolEntry) -> None:  # noqa: ARG001
+    """Bound how long a transaction may be idle, and have rows looked up through indexes.
 
-    It has no statistics of a plan that was just written. It would guess that reading a whole
-    table is cheap, and a prepared statement would keep that guess while the table grows: the
-    cost of a run would be the square of its steps.
+    Every query here has one. PostgreSQL has no statistics of a plan that was just written. It
+    would guess that reading a whole table is cheap, and a prepared statement would keep that
+    guess while the table grows: the cost of a run would be the square of its steps.
     """
     try:
         for setting in ("enable_seqscan", "enable_bitmapscan", *_JOINS, "enable_material", "jit"):
             connection.execute(f"SET {setting} = off")
+        idle = _milliseconds(IDLE_IN_TRANSACTION)
+        connection.execute(f"SET idle_in_transaction_session_timeout = {idle}")
         connection.commit()
     except BaseException:
         # SQLAlchemy forgets one that was interrupted here.
@@ -177,8 +222,13 @@ def _bound(
     record: ConnectionPoolEntry,  # noqa: ARG001 - the signature of the event
 ) -> None:
     for setting in ("statement_timeout", "lock_timeout"):
-        connection.execute(f"SET {setting} = {int(1000 * patience)}")
+        connection.execute(f"SET {setting} = {_milliseconds(patience)}")
     connection.commit()
+
+
+def _milliseconds(seconds: float | None) -> int:
+    """Return what PostgreSQL calls so many seconds; 0 is no bound."""
+    return 0 if seconds is None else max(1, int(1000 * seconds))
 
 
 def _ping_if_idle(
@@ -231,6 +281,7 @@ def translated(engine: Engine) -> Iterator[None]:
             original=error,
         )
         unavailable.is_overtaken = isinstance(error.orig, psycopg.errors.DeadlockDetected)
+        unavailable.is_locked = isinstance(error.orig, psycopg.errors.LockNotAvailable)
         raise unavailable from error
     except IntegrityError as error:
         if not _is_single_flight(error):

@@ -91,8 +91,18 @@ watch = Table(
     Column("waits_since", TIME, comment="When leases were given time, as passes had been missing"),
     Column("ticked_at", TIME, comment="When beat has sent for the reconciler last"),
     Column("broker_mark", Text, comment="What the broker knows as long as it keeps messages"),
+    Column("passed_at", TIME, comment="When the reconciler has begun its last full pass"),
     CheckConstraint("one", "one"),
     comment="One row: since when the reconciler could see whether leases are renewed",
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("io", Text, primary_key=True),
+    Column("place", BigInteger, nullable=False, comment="How many values lie before it"),
+    Column("swept_at", TIME, nullable=False, server_default=NOW),
+    comment="One row for each IO manager: where the next sweep goes on in its storage",
 )
 
 repairs = Table(

@@ -44,6 +44,7 @@ _NOTE = text(
     ON CONFLICT (queue) DO UPDATE SET seen_at = now(), since = CASE
         WHEN u.seen_at > now() - interval '{GONE_SECONDS:g} seconds' THEN u.since
         ELSE now() END
+    RETURNING queue, xmax = 0 AS is_new
     """
 )
 
@@ -85,12 +86,16 @@ class TimedOut:
 
 
 def note(conn: Connection) -> list[Unattended]:
-    """Note which queues hold steps that could start, and are consumed by no worker."""
+    """Note which queues hold steps that could start, and are consumed by no worker.
+
+    Returns those of which it was not known yet.
+    """
     waiting = [Unattended(row.queue, row.steps) for row in conn.execute(_WAITING)]
     queues = {"queues": [one.queue for one in waiting]}
     conn.execute(_FORGET, queues)
-    conn.execute(_NOTE, queues)
-    return waiting
+    noted = conn.execute(_NOTE, queues)
+    new = {row.queue for row in noted if row.is_new}
+    return [one for one in waiting if one.queue in new]
 
 
 def find(conn: Connection, timeout: float) -> list[Found]:

@@ -12,6 +12,7 @@ from flowstone.store.found import LOCKED, LOCKED_STEPS, Found
 from flowstone.store.losses import Freed
 from flowstone.store.steps import Claim, timeout_of
 from flowstone.store.tables import SCHEMA
+from flowstone.store.waiting import GOES_ON
 
 ACTOR = "reconciler"
 
@@ -58,21 +59,37 @@ _OVERDUE = f"""
     ORDER BY s.id LIMIT :batch
 """
 
-# A full queue is no fault: only where nothing of the run has moved for as long is a message lost.
-# Nor is one that no worker consumes: a new message would not help, and its time is counted.
-# A step that takes slots keeps others off them: its message is lost, too, if one of its run has
-# overtaken it, as none that was sent later should.
+OVERTAKEN_SECONDS = 60.0
+"""How much later a message must have been sent to show that an earlier one is lost.
+
+A step is marked before its message is sent, and those of one dispatch go out one after the other.
+"""
+
+# A full queue is no fault, however long it is: within a level it gives its messages out in the
+# order in which they were sent. So one is lost where another that was sent later, and is not more
+# urgent, has overtaken it. What runs at this moment shows that, of which there is no more than
+# workers have processes: where a queue is never empty, some of it always runs. A new message for
+# a queue that no worker consumes would not help. What waits for its rate is in a worker's memory.
 _STRANDED = f"""
-    SELECT s.id, s.run_id, s.asset, s.partition, s.canvas FROM {SCHEMA}.steps s
-    WHERE s.state = 'queued' AND s.open_deps = 0
-      AND s.queued_at < now() - make_interval(secs => :patience)
+    WITH begun AS (
+        SELECT o.queue, o.level, max(o.queued_at) AS queued_at
+        FROM {SCHEMA}.steps o JOIN {SCHEMA}.runs r ON r.id = o.run_id
+        WHERE o.state = 'running' AND o.lease_until > '-infinity' AND o.started_at > o.queued_at
+          AND r.driver = 'celery'
+        GROUP BY o.queue, o.level
+    )
+    SELECT s.id, s.run_id, s.asset, s.partition, s.canvas
+    FROM {SCHEMA}.runs r CROSS JOIN LATERAL (
+        SELECT * FROM {SCHEMA}.steps
+        WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying') AND canvas IS NOT NULL
+    ) f JOIN {SCHEMA}.steps s ON s.id = f.id
+    WHERE {GOES_ON} AND s.state = 'queued' AND s.open_deps = 0
+      AND greatest(s.queued_at, s.starts_at) < now() - make_interval(secs => :patience)
+      AND EXISTS (
+        SELECT FROM begun b WHERE b.queue = s.queue AND b.level >= s.level
+          AND b.queued_at > greatest(s.queued_at, s.starts_at)
+            + interval '{OVERTAKEN_SECONDS:g} seconds')
       AND NOT EXISTS (SELECT FROM {SCHEMA}.unattended u WHERE u.queue = s.queue)
-      AND (NOT EXISTS (
-            SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id
-            AND greatest(o.started_at, o.finished_at) > now() - make_interval(secs => :patience))
-        OR s.takes IS NOT NULL AND EXISTS (
-            SELECT FROM {SCHEMA}.steps o WHERE o.run_id = s.run_id AND o.queue = s.queue
-            AND o.queued_at > s.queued_at AND o.started_at > o.queued_at))
     ORDER BY s.id LIMIT :batch
 """
 
@@ -134,7 +151,10 @@ _UNCLOSED = _open_runs(
 
 
 def timed_out(conn: Connection) -> list[Claim]:
-    """Return the claims of the attempts that should have been killed by now; nothing is locked."""
+    """Return the claims of the attempts that should have been killed by now.
+
+    What somebody else has locked is left out, and the rest is locked until the transaction ends.
+    """
     return [
         Claim(
             step_id=row.id,
@@ -154,13 +174,8 @@ def timed_out(conn: Connection) -> list[Claim]:
             timeout=timeout_of(row.soft_timeout, row.hard_timeout),
             takes=row.takes or {},
         )
-        for row in conn.execute(text(_TIMED_OUT), {"batch": BATCH})
+        for row in conn.execute(text(_TIMED_OUT + LOCKED_STEPS), {"batch": BATCH})
     ]
-
-
-def find_timed_out(conn: Connection) -> list[Found]:
-    """Return the steps whose attempts should have been killed by now."""
-    return found.steps(conn, _TIMED_OUT, batch=BATCH)
 
 
 def find_expired_leases(conn: Connection) -> list[Found]:
@@ -198,12 +213,12 @@ def overdue_retries(conn: Connection, patience: float) -> list[Freed]:
 
 
 def find_stranded(conn: Connection, patience: float) -> list[Found]:
-    """Return the dispatched steps of runs in which nothing has moved for `patience` seconds."""
+    """Return the steps that were overtaken, and whose messages were sent `patience` seconds ago."""
     return found.steps(conn, _STRANDED, batch=BATCH, patience=patience)
 
 
 def stranded(conn: Connection, patience: float) -> list[Freed]:
-    """Free the dispatched steps of runs in which nothing has moved for `patience` seconds."""
+    """Free the steps that were overtaken, and whose messages were sent `patience` seconds ago."""
     return _reset(conn, _STRANDED, _WAS_STRANDED, patience=patience)
 
 

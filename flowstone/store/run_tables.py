@@ -162,6 +162,7 @@ steps = Table(
     ),
     Column("starts_at", TIME, comment="The start that its rate has promised to the next attempt"),
     Column("ends_by", TIME, comment="When the process of the running attempt is killed"),
+    Column("level", SmallInteger, comment="The urgency of its last message, 0 for the first"),
     UniqueConstraint("run_id", "asset", "partition"),
     CheckConstraint(only("state", StepState), "state"),
     CheckConstraint("open_deps >= 0", "open_deps"),

@@ -16,7 +16,7 @@ _WATCH: Final = text(
     f"""
     SELECT extract(epoch FROM clock_timestamp()) AS clock,
         extract(epoch FROM now() - w.ticked_at) AS ticked,
-        extract(epoch FROM now() - w.seen_at) AS passed
+        extract(epoch FROM now() - w.passed_at) AS passed
     FROM (VALUES (1)) AS one LEFT JOIN {SCHEMA}.watch w ON true
     """
 )

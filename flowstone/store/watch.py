@@ -21,20 +21,24 @@ _WAITS_SINCE = """CASE
 END"""
 _LOOK = text(
     f"""
-    INSERT INTO {SCHEMA}.watch AS w (one) VALUES (true)
-    ON CONFLICT (one) DO UPDATE SET seen_at = now(), waits_since = {_WAITS_SINCE}
+    INSERT INTO {SCHEMA}.watch AS w (one, passed_at)
+    VALUES (true, CASE WHEN :is_pass THEN now() END)
+    ON CONFLICT (one) DO UPDATE SET seen_at = now(), waits_since = {_WAITS_SINCE},
+        passed_at = coalesce(excluded.passed_at, w.passed_at)
     RETURNING waits_since IS NULL
     """
 )
 _GLANCE = text(f"SELECT {_WAITS_SINCE} IS NULL FROM {SCHEMA}.watch w")
 
 
-def look(conn: Connection, lease: float) -> bool:
-    """Note a pass of the reconciler, and return whether leases that have ended mean a death.
+def look(conn: Connection, lease: float, *, is_pass: bool = True) -> bool:
+    """Note that somebody looks at the leases, and return whether those that ended mean a death.
 
-    Where passes were missing, processes are given `lease` seconds to renew theirs first.
+    Where nobody has looked, processes are given `lease` seconds to renew theirs first. It
+    `is_pass` where the reconciler does so, and not one who waits for a run of its own. The row is
+    locked until the end of the transaction, so it should have no other statement.
     """
-    return bool(conn.scalar(_LOOK, {"lease": lease}))
+    return bool(conn.scalar(_LOOK, {"lease": lease, "is_pass": is_pass}))
 
 
 def glance(conn: Connection, lease: float) -> bool:

@@ -43,8 +43,16 @@ _REPORT = text(
     """
 )
 
-_GONE = text(f"DELETE FROM {SCHEMA}.workers WHERE NOT ({IS_THERE}) RETURNING name")
-_SILENT = text(f"SELECT name FROM {SCHEMA}.workers WHERE NOT ({IS_THERE}) ORDER BY name")
+BATCH: Final = 500
+"""The most workers that one pass forgets."""
+
+_SILENT = f"SELECT name FROM {SCHEMA}.workers WHERE NOT ({IS_THERE}) ORDER BY name LIMIT :batch"
+_GONE = text(
+    f"""
+    WITH silent AS ({_SILENT} FOR UPDATE SKIP LOCKED)
+    DELETE FROM {SCHEMA}.workers w USING silent WHERE w.name = silent.name RETURNING w.name
+    """
+)
 
 
 def is_attended(queue: str) -> str:
@@ -150,12 +158,12 @@ def remove(conn: Connection, name: str) -> None:
 
 def find_gone(conn: Connection) -> list[Found]:
     """Return the workers that are silent."""
-    return [Found(name) for name in conn.scalars(_SILENT)]
+    return [Found(name) for name in conn.scalars(text(_SILENT), {"batch": BATCH})]
 
 
 def gone(conn: Connection) -> list[str]:
     """Forget the workers that are silent, and return their names."""
-    return list(conn.scalars(_GONE))
+    return list(conn.scalars(_GONE, {"batch": BATCH}))
 
 
 def listed(conn: Connection) -> list[Worker]:

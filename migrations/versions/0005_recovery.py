@@ -28,6 +28,17 @@ def upgrade() -> None:
         schema=SCHEMA,
         comment="One row for each rule of the reconciler that has put something right",
     )
+    op.create_table(
+        "sweeps",
+        sa.Column("io", sa.Text(), nullable=False),
+        sa.Column(
+            "place", sa.BigInteger(), nullable=False, comment="How many values lie before it"
+        ),
+        sa.Column("swept_at", TIME, nullable=False, server_default=sa.text("now()")),
+        sa.PrimaryKeyConstraint("io", name=op.f("pk_sweeps")),
+        schema=SCHEMA,
+        comment="One row for each IO manager: where the next sweep goes on in its storage",
+    )
     for column in (
         sa.Column("version", sa.Text(), comment="The version of FlowStone that it runs"),
         sa.Column("processes", sa.Integer(), comment="How many steps it can run at once"),
@@ -50,13 +61,23 @@ def upgrade() -> None:
         sa.Column(
             "broker_mark", sa.Text(), comment="What the broker knows as long as it keeps messages"
         ),
+        sa.Column("passed_at", TIME, comment="When the reconciler has begun its last full pass"),
     ):
         op.add_column("watch", column, schema=SCHEMA)
+    op.add_column(
+        "steps",
+        sa.Column(
+            "level", sa.SmallInteger(), comment="The urgency of its last message, 0 for the first"
+        ),
+        schema=SCHEMA,
+    )
 
 
 def downgrade() -> None:
-    for column in ("broker_mark", "ticked_at"):
+    op.drop_column("steps", "level", schema=SCHEMA)
+    for column in ("passed_at", "broker_mark", "ticked_at"):
         op.drop_column("watch", column, schema=SCHEMA)
     for column in ("clock_ahead", "taken_at", "taken", "busy", "processes", "version"):
         op.drop_column("workers", column, schema=SCHEMA)
+    op.drop_table("sweeps", schema=SCHEMA)
     op.drop_table("repairs", schema=SCHEMA)

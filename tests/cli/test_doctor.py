@@ -202,7 +202,7 @@ def test_what_nobody_repairs_is_told(running: None, ledger: Ledger, look: Look) 
         )
         long_ago = "now() - interval '50 s'"
         conn.execute(
-            text(f"UPDATE flowstone.watch SET seen_at = {long_ago}, ticked_at = {long_ago}")
+            text(f"UPDATE flowstone.watch SET passed_at = {long_ago}, ticked_at = {long_ago}")
         )
     found = look()
     assert {check: one.level for check, one in found.items()} == {

@@ -47,10 +47,16 @@ def test_one_pass_by_hand_and_what_it_would_do(flowstone: Any, ledger: Ledger) -
     assert run.states() == {1: "pending", 2: "pending"}
     # Without a broker, too, one can look; a pass says that nobody could be woken.
     away = {"broker_url": "redis://127.0.0.1:1/0", "result_url": "redis://127.0.0.1:1/1"}
+    run.dispatch()
+    run.claim(1)
+    age(ledger, 1000)
+    told = rule(flowstone("reconcile", "--json", **away).out, "lease_expired")
+    assert (told["count"], told["so_far"]) == (1, 2)
     look = flowstone("reconcile", "--dry-run", **away)
     assert (look.code, "run_idle" in look.out) == (0, True), look
     assert "nobody looks for lost messages" in look.err
-    refused = flowstone("reconcile", **away)
+    refused = flowstone("reconcile", "--json", **away)
     assert refused.code == 3
+    assert rule(refused.out, "run_idle")["count"] == 1
     assert refused.err.splitlines()[-1].startswith("error: the broker at redis://")
     assert "Traceback" not in refused.err

@@ -19,7 +19,7 @@ from flowstone.states import FINAL_STEP_STATES, RUN_MOVES, STEP_MOVES, RunState,
 from flowstone.store import cancellation, failing, flights, repairs, resumption, runs, steps
 from flowstone.store.failing import Reason
 from flowstone.store.ledger import Ledger
-from tests.store.runs_by_hand import HandRun, query, run_sql
+from tests.store.runs_by_hand import HandRun, overtake, query, run_sql
 
 DISPATCHED = {StepState.PENDING, StepState.QUEUED}
 
@@ -203,6 +203,7 @@ def test_each_repair_is_told(ledger: Ledger) -> None:
     with ledger.begin() as conn:
         steps.retry(conn, due.claim(1), Failure("E", "m", "", retryable=True), -1, park=True)
         run_sql(conn, "UPDATE flowstone.steps SET queued_at = now() - interval '1 day'")
+    overtake(ledger)
     with ledger.begin() as conn:
         repairs.due_retries(conn)
         repairs.expired_leases(conn)

@@ -12,6 +12,7 @@ import pytest
 import flowstone
 from flowstone import (
     collect,
+    collector,
     coordinator,
     invalidate,
     materialize_sync,
@@ -222,6 +223,36 @@ def test_a_sweep_deletes_what_was_left_behind_and_counts_it(
     assert [flowstone.get("number", version=one.id) for one in (latest, older)] == [1, 1]
     assert sweep(here) == 0
     assert reconcile.repaired(here)["staged_file"].repaired == 1
+
+
+def test_a_sweep_goes_on_where_the_last_one_has_stopped_and_round_all_storages(
+    make_runtime: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = make_runtime(
+        build_registry([]), io={name: str(tmp_path / name) for name in ("lake", "pond")}
+    )
+    listed = {"lake": ["a", "b", "c", "d", "e"], "pond": ["x"]}
+    looked: list[str] = []
+
+    def unreferenced(_: object, batch: list[str]) -> list[str]:
+        looked.extend(batch)
+        return [one for one in batch if one == "b"]
+
+    for name in here.outputs.names:
+        manager = here.outputs.manager(name)
+        monkeypatch.setattr(manager, "stored", lambda name=name: iter(list(listed.get(name, []))))
+        monkeypatch.setattr(manager, "delete", listed.get(name, []).remove)
+    monkeypatch.setattr(collector, "_BATCH", 2)
+    monkeypatch.setattr(collection, "unreferenced", unreferenced)
+    for _ in range(6):
+        # Time for one batch.
+        sweep(here, seconds=0)
+    assert set(looked) == {"a", "b", "c", "d", "e", "x"}
+    assert listed["lake"] == ["a", "c", "d", "e"]
+    looked.clear()
+    for _ in range(6):
+        sweep(here, seconds=0)
+    assert {"a", "c", "d", "e"} <= set(looked)
 
 
 def test_what_could_not_be_deleted_is_found_the_next_time(

@@ -11,7 +11,7 @@ from flowstone.store import cancellation, queue_timeout, repairs, runs, steps, w
 from flowstone.store.ledger import Ledger
 from flowstone.store.steps import Refused
 from flowstone.store.workers import GONE_SECONDS
-from tests.store.runs_by_hand import HandRun, query, run_sql
+from tests.store.runs_by_hand import HandRun, overtake, query, run_sql
 
 TIMEOUT = 3600.0
 READ = {1: (), 2: (1,), 3: ()}
@@ -135,7 +135,8 @@ def test_a_step_whose_queue_nobody_has_consumed_for_too_long_fails_with_its_read
     let_pass(ledger, TIMEOUT - 1)
     assert fail_late(ledger) == []
     let_pass(ledger, 2)
-    assert look(ledger) == ["gpu"]
+    # It is known already.
+    assert look(ledger) == []
     assert fail_late(ledger) == [run.ids[1], run.ids[3]]
     assert run.states() == {1: "failed", 2: "upstream_failed", 3: "failed"}
     error = run.rows()[1]["error"]
@@ -176,7 +177,7 @@ def test_only_time_counts_in_which_somebody_has_looked(ledger: Ledger) -> None:
     look(ledger)
     let_pass(ledger, 3 * TIMEOUT, while_looking=False)
     # All was down for days; the first worker that is back is not the one for this queue.
-    assert look(ledger) == ["gpu"]
+    look(ledger)
     assert fail_late(ledger) == []
     let_pass(ledger, TIMEOUT + 1)
     look(ledger)
@@ -231,6 +232,7 @@ def test_a_message_that_nobody_could_take_is_not_taken_for_lost(ledger: Ledger) 
         assert repairs.stranded(conn, 300) == []
     attend(ledger, "one@host", "gpu")
     look(ledger)
+    overtake(ledger, "gpu")
     with ledger.begin() as conn:
         assert len(repairs.stranded(conn, 300)) == 2
 

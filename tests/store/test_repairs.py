@@ -14,7 +14,7 @@ from flowstone.request import Request
 from flowstone.rules import RULES
 from flowstone.store import repairs, runs, workers
 from flowstone.store.ledger import Connection, Ledger
-from tests.store.runs_by_hand import HandRun, query, run_sql
+from tests.store.runs_by_hand import HandRun, overtake, query, run_sql
 
 CHORD = {1: (), 2: (1,), 3: (), 4: (2, 3)}
 
@@ -73,17 +73,55 @@ def test_a_retry_that_never_came_is_free_again(ledger: Ledger) -> None:
     assert query(ledger, "SELECT outcome FROM flowstone.attempts") == [("retrying",)]
 
 
-def test_messages_are_lost_only_where_nothing_of_the_run_moves(ledger: Ledger) -> None:
-    still, moving = HandRun(ledger, CHORD), HandRun(ledger, CHORD, name="b")
-    still.dispatch()
-    moving.dispatch()
-    age(ledger, 301)
-    moving.commit(moving.claim(3))
+def stranded(ledger: Ledger, patience: float = 300) -> set[int]:
     with ledger.begin() as conn:
-        found = repairs.stranded(conn, 300)
-    assert [r.step_id for r in found] == [still.ids[1], still.ids[3]]
-    assert set(still.states().values()) == {"pending"}
-    assert moving.states() == {1: "queued", 2: "queued", 3: "succeeded", 4: "queued"}
+        return {step.step_id for step in repairs.stranded(conn, patience)}
+
+
+def test_a_message_is_lost_where_one_that_was_sent_later_has_begun(ledger: Ledger) -> None:
+    run = HandRun(ledger, CHORD)
+    run.dispatch()
+    age(ledger, 301)
+    elsewhere = HandRun(ledger, {1: ()}, name="c", queue="backfill")
+    elsewhere.dispatch()
+    elsewhere.claim(1)
+    inline = HandRun(ledger, {1: ()}, name="d", driver="inline")
+    inline.dispatch()
+    inline.claim(1)
+    assert stranded(ledger) == set()
+    overtake(ledger)
+    assert stranded(ledger, 302) == set()
+    assert stranded(ledger) == {run.ids[1], run.ids[3]}
+    assert set(run.states().values()) == {"pending"}
+    # What is sent anew is behind it.
+    run.dispatch()
+    assert stranded(ledger, 0) == set()
+
+
+def test_a_full_queue_is_no_fault_however_long_it_is(ledger: Ledger) -> None:
+    made = [HandRun(ledger, dict.fromkeys(range(1, 31), ()), name=name) for name in "abc"]
+    for run in made:
+        run.dispatch()
+    busy = made[0].claim(1, lease=10_000)
+    for _ in range(30):
+        age(ledger, 60)
+        assert stranded(ledger) == set()
+    # The next in the line were sent at the same time, in whatever order.
+    made[0].commit(busy)
+    made[2].claim(30)
+    assert stranded(ledger) == set()
+
+
+@pytest.mark.parametrize(("level", "is_lost"), [(3, False), (4, True), (9, True)])
+def test_what_is_more_urgent_overtakes_nothing(ledger: Ledger, level: int, is_lost: bool) -> None:
+    waits = HandRun(ledger, {1: ()})
+    waits.dispatch()
+    age(ledger, 400)
+    overtake(ledger)
+    sql = "UPDATE flowstone.steps SET level = CASE state WHEN 'queued' THEN 4 ELSE :l END"
+    with ledger.begin() as conn:
+        run_sql(conn, sql, l=level)
+    assert (stranded(ledger) == {waits.ids[1]}) is is_lost
 
 
 def test_what_is_well_is_left_alone(ledger: Ledger) -> None:
@@ -199,7 +237,9 @@ def test_a_message_counts_as_lost_only_after_its_run_has_moved_up(
     run = HandRun(ledger, {1: ()})
     run.dispatch()
     age(ledger, after - 10)
+    overtake(ledger)
     assert reconcile(runtime, lambda *_: None)["step_stranded"] == 0
     assert run.states() == {1: "queued"}
-    age(ledger, 20)
+    with ledger.begin() as conn:
+        run_sql(conn, "UPDATE flowstone.steps SET queued_at = queued_at - interval '20 s'")
     assert reconcile(runtime, lambda *_: None)["step_stranded"] == 1

@@ -10,13 +10,24 @@ from typing import Any
 import pytest
 
 from flowstone import reconcile as reconciler
+from flowstone.asset import Asset, asset
 from flowstone.registry import build_registry
 from flowstone.rules import RULES
 from flowstone.runtime import Runtime
-from flowstone.store import cancellation, queue_timeout, steps, workers
+from flowstone.store import (
+    ageing,
+    cancellation,
+    deadlines,
+    flights,
+    lost_messages,
+    queue_timeout,
+    repairs,
+    steps,
+    workers,
+)
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
-from tests.store.runs_by_hand import FAILURE, HandRun, query, run_sql
+from tests.store.runs_by_hand import FAILURE, HandRun, overtake, query, run_sql
 from tests.store.test_lost_messages import Told
 
 WAKING = {"run_unplanned", "run_idle", "slots_idle", "run_unclosed"}
@@ -113,9 +124,11 @@ def retries_late(ledger: Ledger, name: str) -> None:
     )
 
 
-def moves_nowhere(ledger: Ledger, name: str) -> None:
-    run = begun(ledger, name, queue="backfill")
+def is_overtaken(ledger: Ledger, name: str) -> None:
+    run = begun(ledger, name, queue="other")
     change(ledger, "steps", "queued_at = now() - interval '400 s'", step_of(run))
+    if not query(ledger, "SELECT FROM flowstone.steps WHERE asset = 'overtaker1'"):
+        overtake(ledger, "other")
 
 
 def follows_nobody(ledger: Ledger, name: str) -> None:
@@ -136,9 +149,26 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
     "lease_expired": is_silent,
     "message_lost": has_no_message,
     "retry_overdue": retries_late,
-    "step_stranded": moves_nowhere,
+    "step_stranded": is_overtaken,
     "followers_left": follows_nobody,
 }
+
+
+BATCHES = (
+    ageing, cancellation, deadlines, flights, lost_messages, queue_timeout, repairs, workers,
+)  # fmt: skip
+
+NAMES = [f"{rule}_{number}_" for number, rule in enumerate(CASES)]
+SECOND = [f"{name}second_" for name in NAMES]
+
+
+def known(name: str) -> Asset:
+    """Define the first asset of a case: what times out is ended by who knows it."""
+
+    @asset(name=f"{name}1")
+    def made() -> None: ...
+
+    return made
 
 
 @pytest.fixture
@@ -149,13 +179,13 @@ def told() -> Told:
 @pytest.fixture
 def here(make_runtime: RuntimeFactory, ledger: Ledger, told: Told) -> Runtime:
     """A ledger in which each rule finds one thing amiss."""
-    made = make_runtime(build_registry([]))
+    made = make_runtime(build_registry([known(name) for name in (*NAMES, *SECOND)]))
     with ledger.begin() as conn:
-        workers.report(conn, "w", ["assets", "backfill"], up=0)
+        workers.report(conn, "w", ["assets", "backfill", "other"], up=0)
     # The first pass gives the broker its mark.
     reconciler.reconcile(made, lambda *_: None, broker=told)
-    for number, (rule, break_it) in enumerate(CASES.items()):
-        break_it(ledger, f"{rule}_{number}_")
+    for rule, name in zip(CASES, NAMES, strict=True):
+        CASES[rule](ledger, name)
     return made
 
 
@@ -181,6 +211,23 @@ def test_each_rule_finds_its_case_and_many_passes_at_once_repair_each_once(
     # Nothing is left to do but by the coordinators, who were woken.
     left = {rule for rule, number in reconciler.backlog(here).items() if number}
     assert left <= WAKING
+
+
+def test_each_rule_is_bounded(
+    here: Runtime, ledger: Ledger, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rule, name in zip(CASES, SECOND, strict=True):
+        CASES[rule](ledger, name)
+    for module in BATCHES:
+        for name in {"BATCH", "DUE_BATCH"}.intersection(vars(module)):
+            monkeypatch.setattr(module, name, 1)
+    found = reconciler.find(here, told)
+    assert {rule: len(found[rule]) for rule in CASES} == dict.fromkeys(CASES, 1)
+    for _ in range(2):
+        done = reconciler.reconcile(here, lambda *_: None, broker=told)
+        assert {rule: done[rule] for rule in CASES} == dict.fromkeys(CASES, 1)
+    done = reconciler.reconcile(here, lambda *_: None, broker=told)
+    assert {rule: done[rule] for rule in CASES} == dict.fromkeys(CASES, 0)
 
 
 def test_no_rule_is_without_a_case() -> None:

@@ -328,17 +328,15 @@ def test_after_its_last_attempt_it_fails_and_what_reads_it_does_not_run(
     ]
 
 
-def test_an_asset_that_the_reconciler_does_not_know_is_tried_again_by_default(
+def test_an_asset_that_the_reconciler_does_not_know_is_left_to_one_that_does(
     ledger: Ledger, put_right: Callable[[], dict[str, int]]
 ) -> None:
     run = HandRun(ledger, {1: ()}, name="b")
     run.dispatch()
     run.claim(1)
     let_time_pass(ledger)
-    put_right()
-    assert run.states() == {1: "retrying"}
-    (row,) = query(ledger, "SELECT retry_at - now() AS delay FROM flowstone.steps")
-    assert 20 < row.delay.total_seconds() <= 30
+    assert put_right()["timed_out"] == 0
+    assert run.states() == {1: "running"}
 
 
 def test_a_run_that_is_being_cancelled_does_not_try_again(

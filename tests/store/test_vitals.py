@@ -76,7 +76,12 @@ def test_beat_and_the_reconciler_are_told_apart(ledger: Ledger) -> None:
 
     assert seen() == (False, False)
     with ledger.begin() as conn:
+        # One who waits for a run of its own looks after some of it.
+        watch.look(conn, 60, is_pass=False)
+    assert seen() == (False, False)
+    with ledger.begin() as conn:
         watch.look(conn, 60)
+        watch.look(conn, 60, is_pass=False)
     assert seen() == (False, True)
     with ledger.begin() as conn:
         vitals.tick(conn)

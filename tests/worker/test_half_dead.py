@@ -142,7 +142,7 @@ def test_beat_is_known_by_what_it_sends_and_by_nothing_else(
 
     # It goes on, but nobody hears it.
     celery_setup.worker.container.kill()
-    let_pass(here, "watch.ticked_at", "watch.seen_at", "workers.started_at")
+    let_pass(here, "watch.ticked_at", "watch.passed_at", "watch.seen_at", "workers.started_at")
     tick(celery_setup.app)
     assert health.of_beat_service(here.settings).is_alive
     beat = found(here, "beat")

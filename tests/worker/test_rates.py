@@ -10,6 +10,8 @@ from pytest_celery import CeleryTestSetup
 
 import flowstone
 from flowstone import RunState
+from flowstone import reconcile as reconciler
+from flowstone.canvas import Publisher
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
@@ -97,7 +99,7 @@ def test_messages_that_are_lost_while_they_wait_are_sent_again(
     here: Runtime,
     view: LedgerView,
     broker: Broker,
-    reconcile: Callable[[], Mapping[str, int]],
+    publisher: Publisher,
 ) -> None:
     handle = flowstone.materialize_all("all_slow", force=True)
 
@@ -109,7 +111,8 @@ def test_messages_that_are_lost_while_they_wait_are_sent_again(
     celery_setup.worker.kill()
     broker.lose_all()
     later(here.ledger, 1000)
-    assert reconcile()["step_stranded"] == 2
+    counts = reconciler.reconcile(here, publisher.wake, broker=publisher)
+    assert counts["message_lost"] == 2
     celery_setup.worker.container.start()
     assert handle.result(timeout=60) == 3
     assert_kept(starts(view), 4)
