@@ -11,6 +11,8 @@ from flowstone.store.waiting import BEHIND_OTHERS, STARTABLE
 from tests.store.runs_by_hand import HandRun, query
 from tests.strategies import Dag
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 10
 
 # What one backend has read, told by PostgreSQL's own statistics; they are written out before.

@@ -19,6 +19,8 @@ from tests.worker.deadly_assets import AFTER_COMMIT, BEFORE_COMMIT, COMMITTING, 
 from tests.worker.ledger_view import LedgerView
 from tests.worker.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 READERS_VALUE = 20 * 1000
 
 SLOW_COMMIT = f"""

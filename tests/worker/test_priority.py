@@ -31,6 +31,8 @@ from tests.worker.ledger_view import LedgerView
 from tests.worker.priority_assets import BACKFILL_STEPS
 from tests.worker.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 WINDOW = 200
 NORMAL, LOW = Priority.NORMAL.level, Priority.LOW.level
 

@@ -24,6 +24,8 @@ from tests.worker.ledger_view import LedgerView
 from tests.worker.nodes import WorkerProcess
 from tests.worker.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 LEASE_SECONDS = 600.0
 """Longer than any of these tests; and nobody runs the reconciler."""
 
