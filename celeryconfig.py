@@ -26,9 +26,6 @@ result_serializer = "json"
 
 # How long a message may stay unacknowledged must outlast any task.
 _patience = int(_settings.time_limit) + 600
-# A pass takes a moment, and beat sends for the next one soon: one that hangs must not take one
-# process after the other.
-_of_a_pass = min(60, _settings.soft_time_limit)
 task_queues = [as_queue(name) for name in all_queues(_settings.queues)]
 task_default_queue = "assets"
 task_create_missing_queues = False
@@ -48,6 +45,9 @@ task_reject_on_worker_lost = False
 # milliseconds, its processes would wait for the broker without a reserve.
 worker_prefetch_multiplier = _settings.prefetch
 
+# A pass takes a moment, and beat sends for the next one soon: one that hangs must not take one
+# process after the other.
+_of_a_pass = min(60, _settings.soft_time_limit)
 # Celery asks none of the steps to stop: FlowStone does so itself, as Celery's exception may come
 # while the outcome is recorded. It kills what does not, a moment after the ledger's own limit.
 task_time_limit = _settings.time_limit

@@ -9,12 +9,15 @@ import sys
 from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import text
 
 from flowstone.embedded import ValkeyServer
 from flowstone.store.ledger import Ledger
 from tests.cli.conftest import DEADLINE, ROOT, Cli, wait_until
 from tests.store.runs_by_hand import HandRun, query, run_sql
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_run_is_cancelled_in_one_line_and_again_without_harm(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from flowstone.coordinator import coordinate
 from flowstone.registry import load_registry
 from flowstone.store.ledger import Ledger
 from tests.cli import small_assets
 from tests.store.runs_by_hand import query
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_same_key_prints_the_same_run(flowstone: Any, ledger: Ledger) -> None:

@@ -19,6 +19,7 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_whatever_ends_dev_leaves_no_process_behind(
     cli: Cli, start_dev: Callable[..., Dev], number: signal.Signals
@@ -34,6 +35,7 @@ def test_whatever_ends_dev_leaves_no_process_behind(
     wait_until(lambda: gone(children), "all parts to end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [[signal.SIGKILL], [signal.SIGINT, signal.SIGINT]])
 def test_a_step_that_runs_does_not_keep_its_worker_alive(
     cli: Cli, start_dev: Callable[..., Dev], numbers: list[signal.Signals]
@@ -51,6 +53,7 @@ def test_a_step_that_runs_does_not_keep_its_worker_alive(
     wait_until(lambda: gone(children), "all parts to end")
 
 
+@pytest.mark.slow
 def test_a_step_that_was_cut_off_goes_on_with_the_next_dev(
     cli: Cli, start_dev: Callable[..., Dev]
 ) -> None:

@@ -141,6 +141,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_said_in_one_line(asked: Asked) -> None:
     for arguments, says in WRONG:
         assert says in asked(*arguments).refused(2)

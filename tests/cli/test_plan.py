@@ -150,6 +150,7 @@ def test_a_missing_optional_input_is_told(project: Project) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_saved_plan_is_a_paused_run_whose_plan_does_not_change(
     project: Project, ledger: Ledger
 ) -> None:
