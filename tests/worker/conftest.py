@@ -211,3 +211,11 @@ def reconcile(
     """One pass of the reconciler, which need not wait until a run is old enough for it."""
     monkeypatch.setattr(reconciler, "IDLE_SECONDS", 0)
     return lambda: reconciler.reconcile(here, publisher.wake)
+
+
+@pytest.fixture
+def full_pass(
+    here: Runtime, publisher: Publisher, reconcile: object
+) -> Callable[[], Mapping[str, int]]:
+    """The same as beat has it done, which also asks the broker and ends processes."""
+    return lambda: reconciler.reconcile(here, publisher.wake, publisher.kill, publisher)

@@ -13,7 +13,6 @@ from redis import Redis
 
 import flowstone
 from flowstone import RunHandle, coordinator, submission
-from flowstone import reconcile as reconciler
 from flowstone.canvas import Publisher
 from flowstone.embedded import ValkeyServer
 from flowstone.errors import BrokerUnavailable
@@ -30,14 +29,6 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"message_seconds": 1.0})
 
 
-@pytest.fixture
-def reconcile(
-    here: Runtime, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Mapping[str, int]]:
-    monkeypatch.setattr(reconciler, "IDLE_SECONDS", 0)
-    return lambda: reconciler.reconcile(here, publisher.wake, publisher.kill, publisher)
-
-
 def request(here: Runtime, asset: str) -> RunHandle:
     """Record a request whose message to a coordinator is lost."""
     asked = submission.request(asset, flowstone.UNPARTITIONED, upstream=True, force=True)
@@ -51,7 +42,7 @@ def test_a_worker_goes_on_when_the_broker_has_lost_everything(
     view: LedgerView,
     redis: Redis,
     broker: Broker,
-    reconcile: Callable[[], Mapping[str, int]],
+    full_pass: Callable[[], Mapping[str, int]],
     tmp_path: Path,
 ) -> None:
     control = celery_setup.app.control
@@ -61,23 +52,23 @@ def test_a_worker_goes_on_when_the_broker_has_lost_everything(
     queued = flowstone.materialize_all("tail")
     wait_until(lambda: broker.waiting("assets") == 2, "two messages wait")
     requested = request(here, "bottom")
-    assert reconcile()["broker_lost_messages"] == 0
+    assert full_pass()["broker_lost_messages"] == 0
 
     redis.flushall()
     control.add_consumer("assets", reply=True)
-    assert reconcile()["broker_lost_messages"] == 2
+    assert full_pass()["broker_lost_messages"] == 2
     assert queued.result(timeout=30) == "(a1 a2, b1) tail"
     assert requested.result(timeout=30) == [2, 3]
     # What was computed meanwhile is not disturbed.
     (tmp_path / "open").touch()
     assert running.result(timeout=30) == 3
     assert view.attempts(running.id, "gate") == [(1, "succeeded")]
-    assert reconcile()["broker_lost_messages"] == 0
+    assert full_pass()["broker_lost_messages"] == 0
 
     # One message is lost, be it on the way to the broker.
     lost = request(here, "a2")
     coordinator.coordinate(here, lost.id, lambda *_: None)
-    wait_until(lambda: reconcile()["message_lost"] == 1, "the message counts as lost")
+    wait_until(lambda: full_pass()["message_lost"] == 1, "the message counts as lost")
     assert lost.result(timeout=30) == "a1 a2"
 
 

@@ -10,9 +10,6 @@ from pytest_celery import CeleryTestSetup
 
 import flowstone
 from flowstone import RunState
-from flowstone import reconcile as reconciler
-from flowstone.canvas import Publisher
-from flowstone.runtime import Runtime
 from flowstone.settings import Settings
 from tests.worker.ledger_view import LedgerView
 from tests.worker.test_outcomes import Gate
@@ -24,18 +21,10 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"message_seconds": 1.0})
 
 
-@pytest.fixture
-def reconcile(
-    here: Runtime, publisher: Publisher, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Mapping[str, int]]:
-    monkeypatch.setattr(reconciler, "IDLE_SECONDS", 0)
-    return lambda: reconciler.reconcile(here, publisher.wake, publisher.kill, publisher)
-
-
 def test_what_is_asked_for_and_what_ends_while_the_broker_is_away_goes_on_when_it_is_back(
     celery_setup: CeleryTestSetup,
     view: LedgerView,
-    reconcile: Callable[[], Mapping[str, int]],
+    full_pass: Callable[[], Mapping[str, int]],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -72,7 +61,7 @@ def test_what_is_asked_for_and_what_ends_while_the_broker_is_away_goes_on_when_i
     broker.restart()
     assert broker.container.id != old
     # As in production: it is lost since the queue is empty in which its message should lie.
-    wait_until(lambda: reconcile()["message_lost"], "the next step counts as lost")
+    wait_until(lambda: full_pass()["message_lost"], "the next step counts as lost")
     assert [run.wait(timeout=30) for run in (new, saved, gate.handle)] == ["succeeded"] * 3
     assert worker.container.pid == process
     assert resumed.wait(timeout=30) == RunState.FAILED

@@ -52,7 +52,7 @@ def test_what_a_newer_version_sends_is_refused_and_comes_again_in_a_form_that_is
     view: LedgerView,
     broker: Broker,
     publisher: Publisher,
-    reconcile: Callable[[], Mapping[str, int]],
+    full_pass: Callable[[], Mapping[str, int]],
     monkeypatch: pytest.MonkeyPatch,
     what: str,
     newer: object,
@@ -75,7 +75,7 @@ def test_what_a_newer_version_sends_is_refused_and_comes_again_in_a_form_that_is
 
     with here.ledger.begin() as conn:
         conn.exec_driver_sql("UPDATE flowstone.steps SET queued_at = queued_at - interval '1 hour'")
-    reconcile()
+    full_pass()
 
     def has_succeeded() -> bool:
         coordinate(here, handle.id, publisher.publish)
