@@ -77,11 +77,13 @@ def install_for_messages(folder: Path) -> None:
 
 def _around(module: Any, name: str, *, after: str) -> None:
     inner = getattr(module, name)
+    main = os.getpid()
 
     @wraps(inner)
     def outer(*args: Any, **kwargs: Any) -> Any:
         answer = inner(*args, **kwargs)
-        if _taken(f"kill-{after}"):
+        # The main process claims, too, on behalf of a process that has died; it is not meant.
+        if os.getpid() != main and _taken(f"kill-{after}"):
             os.kill(os.getpid(), signal.SIGKILL)
         return answer
 
