@@ -128,10 +128,15 @@ print(json.dumps([[e["task"], e["task"] in tasks.app.tasks, e["options"]["queue"
     str(e["schedule"])] for e in entries]))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env=os.environ | {"FLOWSTONE_RECONCILE_SECONDS": "7"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert json.loads(done.stdout) == [
-        ["flowstone.reconcile", True, "control", "10.0"],
+        ["flowstone.reconcile", True, "control", "7.0"],
         ["flowstone.prune", True, "control", "<crontab: 30 3 * * * (m/h/dM/MY/d)>"],
         ["flowstone.sweep", True, "control", "<crontab: 0 3 * * * (m/h/dM/MY/d)>"],
     ]

@@ -30,8 +30,6 @@ LEASE_SECONDS: Final = 3.0
 RECONCILE_SECONDS: Final = 1.0
 MESSAGE_SECONDS: Final = 2.0
 PARK_AFTER: Final = 0.3
-PROCESSES: Final = 2
-"""Processes of the pool of each worker."""
 
 
 class BeatProcess:

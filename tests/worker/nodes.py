@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import celery
 import psutil
@@ -22,13 +22,24 @@ from tests.worker.waiting import wait_until
 ROOT = Path(__file__).parents[2]
 
 
-class ValkeyNode:
-    """One database of an embedded Valkey server; the server itself outlives the test."""
+class ServerOfNode(Protocol):
+    """A broker that the tests have started; it outlives each of them."""
 
-    def __init__(self, server: ValkeyServer, name: str, db: int) -> None:
-        self.server = server
-        self.name = name
-        self.url = valkey_url(server.home, db)
+    log_path: Path
+
+    @property
+    def pid(self) -> int | None:
+        """Its process id, or None if it does not run."""
+
+    def is_running(self) -> bool:
+        """Return whether it runs."""
+
+
+class BrokerNode:
+    """What pytest-celery asks of any broker."""
+
+    server: ServerOfNode
+    url: str
 
     @property
     def celeryconfig(self) -> dict[str, str]:
@@ -48,14 +59,25 @@ class ValkeyNode:
     def ready(self) -> bool:
         return self.server.is_running()
 
+    def reload(self) -> None:
+        """Nothing is cached here."""
+
+
+class ValkeyNode(BrokerNode):
+    """One database of an embedded Valkey server; the server itself outlives the test."""
+
+    server: ValkeyServer
+
+    def __init__(self, server: ValkeyServer, name: str, db: int) -> None:
+        self.server = server
+        self.name = name
+        self.url = valkey_url(server.home, db)
+
     def kill(self, signal: str = "SIGKILL") -> None:
         if signal == "SIGKILL":
             self.server.kill()
         else:
             self.server.stop()
-
-    def reload(self) -> None:
-        """Nothing is cached here."""
 
     def restart(self, timeout: float = 0) -> None:  # noqa: ARG002 - the signature is Docker's
         self.server.stop()

@@ -22,6 +22,7 @@ from flowstone.embedded.account import own_account
 from flowstone.embedded.process import end, launch
 from flowstone.queues import MAX_MESSAGE_PRIORITY
 from tests.worker.broker_view import Sent
+from tests.worker.nodes import BrokerNode
 from tests.worker.waiting import wait_until
 
 PROGRAM: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -151,10 +152,12 @@ class RabbitServer:
         }
 
 
-class RabbitNode:
+class RabbitNode(BrokerNode):
     """A virtual host of a RabbitMQ server, which itself outlives the test."""
 
     name = "broker"
+
+    server: RabbitServer
 
     def __init__(self, server: RabbitServer, vhost: str) -> None:
         self.server = server
@@ -162,29 +165,8 @@ class RabbitNode:
         self.url = server.url(vhost)
         server.ask(f"vhosts/{vhost}", "PUT")
 
-    @property
-    def celeryconfig(self) -> dict[str, str]:
-        return {"url": self.url, "host_url": self.url}
-
-    @property
-    def id(self) -> str:
-        return str(self.server.pid)
-
-    @property
-    def status(self) -> str:
-        return "running" if self.server.is_running() else "exited"
-
-    def logs(self) -> str:
-        return self.server.log_path.read_text()
-
-    def ready(self) -> bool:
-        return self.server.is_running()
-
     def kill(self, signal: str = "SIGKILL") -> None:  # noqa: ARG002 - the signature is Docker's
         self.server.kill()
-
-    def reload(self) -> None:
-        """Nothing is cached here."""
 
     def restart(self, timeout: float = 0) -> None:  # noqa: ARG002 - the same
         self.server.kill()
