@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any, Final
 
+from flowstone.approval import Approval, Decision, Escalation, wait_for_approval
 from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
@@ -20,6 +21,7 @@ from flowstone.partition import (
 )
 from flowstone.resource import Env, resource
 from flowstone.retry import Retry
+from flowstone.signalling import Signal, wait_for_signal
 from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "UNPARTITIONED",
+    "Approval",
     "Asset",
     "AssetStatus",
     "Cancellation",
@@ -53,8 +56,10 @@ __all__ = [
     "Collected",
     "Context",
     "DailyPartitions",
+    "Decision",
     "Dep",
     "Env",
+    "Escalation",
     "FlowStoneError",
     "Month",
     "MonthlyPartitions",
@@ -65,6 +70,7 @@ __all__ = [
     "RetryAfter",
     "RunHandle",
     "RunState",
+    "Signal",
     "StaticPartitions",
     "StepState",
     "StepTimeout",
@@ -94,6 +100,8 @@ __all__ = [
     "set_pool",
     "status",
     "versions",
+    "wait_for_approval",
+    "wait_for_signal",
 ]
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.

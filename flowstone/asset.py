@@ -6,9 +6,9 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import CodeType
 from typing import Any, Final, Protocol, cast, overload
 
+from flowstone.approval import Approval
 from flowstone.errors import BadSignature, DefinitionError
 from flowstone.freshness import digest
 from flowstone.limits import Policy, Rate, Timeout, asset_key, rate_key
@@ -16,7 +16,11 @@ from flowstone.mapping import PartitionMapping
 from flowstone.names import DEFAULT_IO, NAME
 from flowstone.partition import PartitionSet, UnpartitionedSet
 from flowstone.retry import Retry
+from flowstone.signature import check_handler, code_of, location_of, parameters
 from flowstone.source import code_hash
+
+Handler = Callable[..., Any]
+"""A function that makes the value of an asset after an approval or a signal."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,14 @@ class Asset:
     """How many steps of the asset may be dispatched at once, over all runs."""
     rate: Rate | None = None
     """How often attempts may start."""
+    approval: Approval | None = None
+    """What people are asked before a value counts."""
+    on_approved: Handler | None = None
+    """Makes the value when people have approved; without it, that is what they have approved."""
+    on_rejected: Handler | None = None
+    """Makes the value when they have rejected; without it, the step fails then."""
+    on_signal: Handler | None = None
+    """Makes the value when a signal has come; without it, that is the payload."""
 
     @cached_property
     def code_hash(self) -> str:
@@ -88,7 +100,12 @@ class Asset:
             [d.parameter, d.asset, d.mapping and type(d.mapping).__name__]
             for d in self.dependencies
         ]
-        return digest([code_hash(self.function, self.version), reads])
+        handlers = [self.on_approved, self.on_rejected, self.on_signal]
+        later = [handler and code_hash(handler, self.version) for handler in handlers]
+        # Without any it is that of older versions.
+        return digest(
+            [code_hash(self.function, self.version), reads, *([later] if any(later) else [])]
+        )
 
     def policy(self, run_pool: str | None = None) -> Policy:
         """Return what holds for the steps of the asset, in a run that shares a pool perhaps."""
@@ -149,7 +166,7 @@ class Definitions:
     def add(self, made: Definition) -> None:
         """Record a definition."""
         here = self._by_place.setdefault((made.name, made.location), [])
-        if here and _code(here[-1].function) is not _code(made.function):
+        if here and code_of(here[-1].function) is not code_of(made.function):
             here.clear()
         here.append(made)
 
@@ -185,6 +202,10 @@ def asset(
     weight: int = ...,
     max_running: int | None = ...,
     rate: Rate | None = ...,
+    approval: Approval | None = ...,
+    on_approved: Handler | None = ...,
+    on_rejected: Handler | None = ...,
+    on_signal: Handler | None = ...,
     description: str | None = ...,
 ) -> Callable[[Callable[..., Any]], Asset]: ...
 def asset(
@@ -209,6 +230,10 @@ def asset(
     weight: int = 1,
     max_running: int | None = None,
     rate: Rate | None = None,
+    approval: Approval | None = None,
+    on_approved: Handler | None = None,
+    on_rejected: Handler | None = None,
+    on_signal: Handler | None = None,
     description: str | None = None,
 ) -> Asset | Callable[[Callable[..., Any]], Asset]:
     """Declare that a function makes an asset.
@@ -234,18 +259,23 @@ def asset(
     `timeout` is how many seconds an attempt may take, `pool` names the pool of which it takes
     `weight` slots, `max_running` is how many steps of the asset may run at once, and `rate` how
     often attempts may start.
+
+    `approval` has people approve each value before it counts. `on_approved`, `on_rejected` and
+    `on_signal` are functions that make the value when an approval was decided, or a signal has
+    come; they may take what the function takes, and `decision`, or `payload` and `signal`.
     Raises BadSignature for a function that cannot be called that way, and DefinitionError for
     numbers that make no sense.
     """
 
     def declare(function: Callable[..., Any]) -> Asset:
         needed = _requires(function, requires)
+        _check_handlers(function, needed, on_approved, on_rejected, on_signal)
         made = Asset(
             name=checked_name(function.__name__ if name is None else name),
             function=function,
             dependencies=_dependencies(function, deps, needed),
             partitions=partitions or UnpartitionedSet(),
-            context_parameter="context" if "context" in _parameters(function) else None,
+            context_parameter="context" if "context" in _filled(function) else None,
             requires=needed,
             config=config,
             retry=retry or Retry(),
@@ -262,17 +292,34 @@ def asset(
             pickle=pickle,
             keep=_checked_keep(function, keep),
             columns=_columns(function, columns or {}),
-            injected=tuple(name for name in _parameters(function) if name in needed),
+            injected=tuple(name for name in _filled(function) if name in needed),
             timeout=timeout if isinstance(timeout, Timeout | None) else Timeout(timeout),
             pool=_checked_pool(function, pool, weight),
             weight=weight,
             max_running=_checked_max_running(function, max_running),
             rate=rate,
+            approval=approval,
+            on_approved=on_approved,
+            on_rejected=on_rejected,
+            on_signal=on_signal,
         )
         DEFINED.add(made)
         return made
 
     return declare if function is None else declare(function)
+
+
+def _check_handlers(
+    function: Callable[..., Any],
+    needed: Sequence[str],
+    on_approved: Handler | None,
+    on_rejected: Handler | None,
+    on_signal: Handler | None,
+) -> None:
+    known = {*_filled(function), *needed, "context"}
+    check_handler("on_approved=", on_approved, known, ["decision"])
+    check_handler("on_rejected=", on_rejected, known, ["decision"])
+    check_handler("on_signal=", on_signal, known, ["payload", "signal"])
 
 
 def _checked_keep(function: Callable[..., Any], keep: int | None) -> int | None:
@@ -309,36 +356,8 @@ def checked_name(name: str) -> str:
     )
 
 
-def location_of(function: Callable[..., Any]) -> str:
-    """Return where a function is defined, as file:line."""
-    code = _code(function)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else function.__module__
-
-
-def _code(function: Callable[..., Any]) -> CodeType | None:
-    code: CodeType | None = getattr(inspect.unwrap(function), "__code__", None)
-    return code
-
-
-def _parameters(function: Callable[..., Any]) -> list[str]:
-    """Return the parameters that are to be filled, or raise BadSignature."""
-    where = f"asset {function.__name__!r} ({location_of(function)})"
-    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
-    if any(is_kind(function) for is_kind in kinds):
-        raise BadSignature(f"{where} must be a plain function, not async and not a generator")
-    names = []
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise BadSignature(f"{where} takes *{parameter.name}; name each asset that it reads")
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise BadSignature(f"{where}: {parameter.name!r} is positional-only; remove the '/'")
-        if parameter.default is not parameter.empty:
-            raise BadSignature(
-                f"{where}: {parameter.name!r} has a default, but parameters name assets; "
-                "take settings through config="
-            )
-        names.append(parameter.name)
-    return names
+def _filled(function: Callable[..., Any]) -> list[str]:
+    return parameters(function, f"asset {function.__name__!r} ({location_of(function)})")
 
 
 def _requires(function: Callable[..., Any], requires: Sequence[str]) -> tuple[str, ...]:
@@ -356,11 +375,11 @@ def _dependencies(
         raise BadSignature(f"asset {function.__name__!r}: deps= takes a list, not a string")
     named = {k: _dep(v) for k, v in deps.items()} if isinstance(deps, Mapping) else {}
     unnamed = [] if isinstance(deps, Mapping) else [_dep(d) for d in cast("Sequence[str]", deps)]
-    parameters = [name for name in _parameters(function) if name != "context"]
+    filled = [name for name in _filled(function) if name != "context"]
     _refuse_both(function, {*named, *(d.asset for d in (*named.values(), *unnamed))}, requires)
-    parameters = [name for name in parameters if name not in requires]
+    filled = [name for name in filled if name not in requires]
     _refuse_twice(function, unnamed)
-    stray = sorted(set(named) - set(parameters))
+    stray = sorted(set(named) - set(filled))
     if stray:
         raise BadSignature(
             f"asset {function.__name__!r} ({location_of(function)}): deps= names the parameter "
@@ -368,7 +387,7 @@ def _dependencies(
         )
     found = [
         Dependency(dep.asset, parameter, dep.mapping, dep.optional)
-        for parameter in parameters
+        for parameter in filled
         for dep in [named.get(parameter) or _listed(unnamed, parameter) or Dep(parameter)]
     ]
     received = {d.asset for d in found}

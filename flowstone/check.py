@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flowstone import hints
-from flowstone.asset import DEFINED, Asset, checked_name, location_of
+from flowstone.asset import DEFINED, Asset, checked_name
 from flowstone.errors import BadSignature, Cancelled, is_time_limit
+from flowstone.signature import location_of
 from flowstone.texts import MAX_MESSAGE, storable, storable_json
 
 Severity = Literal["warn", "error"]

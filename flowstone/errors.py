@@ -280,6 +280,66 @@ class Cancelled(FlowStoneError):
     type = "cancelled"
 
 
+class UnknownApproval(FlowStoneError):
+    """An approval that there is not."""
+
+    type = "unknown_approval"
+
+
+class AlreadyDecided(FlowStoneError):
+    """An approval that has been decided already, or is not asked for any more."""
+
+    type = "already_decided"
+
+
+class ApprovalVoid(FlowStoneError):
+    """What was to be approved has changed meanwhile; it is asked again."""
+
+    type = "approval_void"
+
+
+class NotAllowed(FlowStoneError):
+    """Somebody who may not decide, or not once more."""
+
+    type = "not_allowed"
+
+
+class BadDecision(FlowStoneError):
+    """A decision that does not fit what was asked: an option that there is not, for one."""
+
+    type = "bad_decision"
+
+
+class ApprovalRejected(FlowStoneError):
+    """A step whose approval was rejected."""
+
+    type = "approval_rejected"
+
+
+class ApprovalExpired(FlowStoneError):
+    """A step whose approval nobody has decided in time."""
+
+    type = "approval_expired"
+
+
+class UnknownSignal(FlowStoneError):
+    """A signal that no step waits for, or that has come already."""
+
+    type = "unknown_signal"
+
+
+class BadSignal(FlowStoneError):
+    """A signal whose payload or signature is not what was asked for."""
+
+    type = "bad_signal"
+
+
+class SignalExpired(FlowStoneError):
+    """A step whose signal has not come in time."""
+
+    type = "signal_expired"
+
+
 class RetryAfter(FlowStoneError):
     """Raised by an asset that is to be tried again after so many seconds.
 

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from flowstone import claiming
@@ -22,18 +23,24 @@ from flowstone.errors import (
 from flowstone.limits import is_rate
 from flowstone.outcome import (
     Failed,
+    Failure,
     Outcome,
     Retrying,
     Skipped,
     Stopped,
     Succeeded,
+    Waiting,
 )
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, failing, flights, rates, slots, steps
+from flowstone.store import cancellation, dispatch, failing, flights, gates, rates, slots, steps
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
+
+_NOT_ASKED: Final = Failure(
+    "cancelled", "the run is being cancelled, so that nobody is asked", "", retryable=False
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +162,7 @@ def _settle(
     match outcome:
         case Retrying(parked=False):
             return frozenset()
-        case Retrying() | Failed() | Stopped():
+        case Waiting() | Retrying() | Failed() | Stopped():
             # With the step, others of its run have ended, or have left its canvas.
             return runtime.ledger.in_turn(
                 lambda conn: flights.leave(conn, claim.run_id, claim.worker)
@@ -197,15 +204,20 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
 
 
 def _write_unless_stopped(
-    conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying | Stopped
+    conn: Connection, claim: Claim, outcome: Waiting | Skipped | Failed | Retrying | Stopped
 ) -> Outcome | None:
-    if isinstance(outcome, Retrying) and cancellation.is_requested(conn, claim.run_id):
-        outcome = Stopped(outcome.failure)
+    goes_on = isinstance(outcome, Retrying | Waiting)
+    if goes_on and cancellation.is_requested(conn, claim.run_id):
+        outcome = Stopped(outcome.failure if isinstance(outcome, Retrying) else _NOT_ASKED)
     return outcome if _write(conn, claim, outcome) else None
 
 
-def _write(conn: Connection, claim: Claim, outcome: Skipped | Failed | Retrying | Stopped) -> bool:
+def _write(
+    conn: Connection, claim: Claim, outcome: Waiting | Skipped | Failed | Retrying | Stopped
+) -> bool:
     match outcome:
+        case Waiting():
+            return gates.ask(conn, claim, outcome)
         case Skipped(reuses):
             return steps.skip(conn, claim, reuses)
         case Retrying(failure, delay, parked):
@@ -225,4 +237,5 @@ def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
         Stopped: StepState.CANCELLED,
     }
     with runtime.ledger.autocommit() as conn:
-        return steps.is_recorded(conn, claim, states[type(outcome)])
+        state = outcome.state if isinstance(outcome, Waiting) else states[type(outcome)]
+        return steps.is_recorded(conn, claim, state)

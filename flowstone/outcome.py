@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from flowstone.approval import Ask
 from flowstone.check import Checked
 from flowstone.classification import classify, error_text
 from flowstone.errors import Cancelled
 from flowstone.freshness import Fingerprint
 from flowstone.names import DEFAULT_IO
 from flowstone.retry import Retry
+from flowstone.signalling import SignalAsk
+from flowstone.states import StepState
 from flowstone.texts import MAX_MESSAGE, storable
+
+_S = StepState
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,24 @@ class Succeeded:
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """The step waits outside of all workers until what it asks for was decided, or has come.
+
+    `value` is what was staged to be approved, if anything was; `fingerprint` is of all that it
+    was made of.
+    """
+
+    ask: Ask | SignalAsk
+    fingerprint: Fingerprint
+    value: Succeeded | None = None
+
+    @property
+    def state(self) -> StepState:
+        """That of the step, meanwhile."""
+        return _S.WAITING_APPROVAL if isinstance(self.ask, Ask) else _S.WAITING_SIGNAL
+
+
+@dataclass(frozen=True)
 class Skipped:
     """The step need not run: what the step `reuses` has made would come out the same."""
 
@@ -105,7 +128,7 @@ class Stopped:
     failure: Failure
 
 
-Outcome = Succeeded | Skipped | Failed | Retrying | Stopped
+Outcome = Succeeded | Waiting | Skipped | Failed | Retrying | Stopped
 
 
 def decide(

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, overload
 
-from flowstone.asset import DEFINED, checked_name, location_of
+from flowstone.asset import DEFINED, checked_name
 from flowstone.errors import BadSignature, DefinitionError
+from flowstone.signature import location_of
 
 
 @dataclass(frozen=True)

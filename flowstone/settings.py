@@ -40,6 +40,7 @@ from flowstone.urls import NO_BROKER, NO_RESULTS, readable
 PREFIX = "FLOWSTONE_"
 FILE = "flowstone.toml"
 MAX_DAYS = 36_500
+MIN_SECRET = 32
 
 
 class Retention(BaseModel):
@@ -165,6 +166,20 @@ class Settings(BaseSettings):
         repr=False,
         description="Configs of resources, by name: tables of flowstone.toml, or JSON.",
     )
+    secret: SecretStr | None = Field(
+        None,
+        description="Signs links and tokens, and checks signals; several, the newest first, "
+        "separated by commas.",
+    )
+    roles: Mapping[str, tuple[str, ...]] = Field(
+        {}, description="Who has which role, for approvals: names by role, as JSON."
+    )
+    notify: Mapping[str, SecretStr] = Field(
+        {}, description="Who is told of approvals: addresses by name, as JSON."
+    )
+    web_url: str | None = Field(
+        None, description="Where people reach `flowstone serve`, for the links that they are sent."
+    )
     flower_port: int = Field(5555, ge=1, le=65535, description="Where `flowstone dev` puts Flower.")
 
     @field_validator("assets", "queues", mode="before")
@@ -215,6 +230,32 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name!r} has no address; give it a folder or an fsspec URL")
             _refuse_password(address)
         return value
+
+    @field_validator("secret")
+    @classmethod
+    def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
+        for secret in () if value is None else value.get_secret_value().split(","):
+            if len(secret.strip()) < MIN_SECRET:
+                raise ValueError(
+                    f"each secret has at least {MIN_SECRET} characters; make one with "
+                    "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
+                )
+        return value
+
+    @field_validator("roles", "notify")
+    @classmethod
+    def _with_names(cls, value: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in value:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a name; use letters, digits, '_', '.' and '-'")
+        return value
+
+    @field_validator("web_url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"https?://[^\s@?#]+", value):
+            raise ValueError("it is no address; write it as https://flowstone.example.com")
+        return value and value.rstrip("/")
 
     @field_validator("pools")
     @classmethod
@@ -309,6 +350,12 @@ class Settings(BaseSettings):
         return self.results.startswith(REDIS)
 
     @cached_property
+    def secrets(self) -> tuple[bytes, ...]:
+        """The secrets, the newest first: that one signs, and any of them is believed."""
+        given = "" if self.secret is None else self.secret.get_secret_value()
+        return tuple(secret.strip().encode() for secret in given.split(",") if secret.strip())
+
+    @cached_property
     def outputs(self) -> str:
         """The folder or URL below which outputs are stored."""
         return self.output_url or str(self.home / "outputs")
@@ -338,8 +385,10 @@ def _refuse_password(address: str) -> None:
 
 _JSON = {
     "io": '{"lake": "s3://bucket/folder"}',
+    "notify": '{"team": "https://chat.example.com/hook"}',
     "pools": '{"warehouse": 4}',
     "resources": '{"name": {"field": "value"}}',
+    "roles": '{"finance": ["ann", "bob"]}',
 }
 """The settings that are JSON in the environment, and what that looks like."""
 

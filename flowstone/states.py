@@ -28,6 +28,18 @@ class StepState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class GateState(StrEnum):
+    """Where that stands which a step waits for: an approval, or a signal."""
+
+    OPEN = "open"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    RECEIVED = "received"
+    VOID = "void"
+    WITHDRAWN = "withdrawn"
+
+
 class RunState(StrEnum):
     """Where a run stands."""
 
@@ -43,6 +55,7 @@ class RunState(StrEnum):
 
 _S = StepState
 _R = RunState
+_G = GateState
 
 STEP_MOVES: Final[Mapping[StepState, frozenset[StepState]]] = {
     _S.PENDING: frozenset(
@@ -62,8 +75,8 @@ STEP_MOVES: Final[Mapping[StepState, frozenset[StepState]]] = {
         }
     ),
     _S.RETRYING: frozenset({_S.RUNNING, _S.PENDING, _S.CANCELLED}),
-    _S.WAITING_APPROVAL: frozenset({_S.PENDING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
-    _S.WAITING_SIGNAL: frozenset({_S.PENDING, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.WAITING_APPROVAL: frozenset({_S.QUEUED, _S.PENDING, _S.CANCELLED}),
+    _S.WAITING_SIGNAL: frozenset({_S.QUEUED, _S.PENDING, _S.CANCELLED}),
     _S.JOINED: frozenset({_S.PENDING, _S.SUCCEEDED, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
     _S.SKIPPED: frozenset(),
@@ -83,8 +96,28 @@ RUN_MOVES: Final[Mapping[RunState, frozenset[RunState]]] = {
     _R.CANCELLED: frozenset(),
 }
 
+GATE_MOVES: Final[Mapping[GateState, frozenset[GateState]]] = {
+    _G.OPEN: frozenset({_G.APPROVED, _G.REJECTED, _G.EXPIRED, _G.RECEIVED, _G.VOID, _G.WITHDRAWN}),
+    # Until the step has gone on, what was decided about may change, and its run may be cancelled.
+    _G.APPROVED: frozenset({_G.VOID, _G.WITHDRAWN}),
+    _G.REJECTED: frozenset({_G.VOID, _G.WITHDRAWN}),
+    _G.EXPIRED: frozenset({_G.VOID, _G.WITHDRAWN}),
+    _G.RECEIVED: frozenset({_G.VOID, _G.WITHDRAWN}),
+    _G.VOID: frozenset(),
+    _G.WITHDRAWN: frozenset(),
+}
+
+DECIDED_GATE_STATES: Final = frozenset({_G.APPROVED, _G.REJECTED, _G.EXPIRED, _G.RECEIVED})
+"""The states of a gate after which its step goes on."""
+
 FINAL_STEP_STATES: Final = frozenset(s for s, moves in STEP_MOVES.items() if not moves)
 FINAL_RUN_STATES: Final = frozenset(s for s, moves in RUN_MOVES.items() if not moves)
+
+WORKING_RUN_STATES: Final = frozenset({_R.PLANNED, _R.RUNNING, _R.WAITING})
+"""The states of a run that the coordinator goes on with."""
+
+WAITING_STEP_STATES: Final = frozenset({_S.WAITING_APPROVAL, _S.WAITING_SIGNAL})
+"""The states of a step that waits for a person, or for a signal from outside."""
 
 DONE_STEP_STATES: Final = frozenset({_S.SUCCEEDED, _S.SKIPPED})
 """The final states after which the steps that depend on this one may start."""
@@ -94,7 +127,7 @@ ACTIVE_STEP_STATES: Final = frozenset(
 )
 """The states of which at most one step of an asset x partition is at any time, over all runs."""
 
-State = TypeVar("State", StepState, RunState)
+State = TypeVar("State", StepState, RunState, GateState)
 
 
 def sources(target: State, moves: Mapping[State, frozenset[State]]) -> list[State]:

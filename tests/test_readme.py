@@ -18,7 +18,7 @@ from flowstone import DailyPartitions, MonthlyPartitions, asset
 from flowstone.cli import app
 from flowstone.registry import build_registry
 from flowstone.settings import Settings
-from flowstone.states import RUN_MOVES, STEP_MOVES, mermaid
+from flowstone.states import GATE_MOVES, RUN_MOVES, STEP_MOVES, mermaid
 from flowstone.store.cancellation import GRACE_SECONDS
 from tests.conftest import RuntimeFactory
 from tests.pages import ROOT, block, blocks, section
@@ -26,7 +26,8 @@ from tests.scripts import run_script
 
 
 def test_the_diagrams_are_those_of_the_tables_of_moves() -> None:
-    assert blocks("mermaid") == [mermaid(STEP_MOVES) + "\n", mermaid(RUN_MOVES) + "\n"]
+    tables = [mermaid(STEP_MOVES), mermaid(RUN_MOVES), mermaid(GATE_MOVES)]
+    assert blocks("mermaid") == [f"{table}\n" for table in tables]
 
 
 def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:

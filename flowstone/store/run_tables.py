@@ -29,6 +29,7 @@ from flowstone.states import (
     ACTIVE_STEP_STATES,
     FINAL_RUN_STATES,
     FINAL_STEP_STATES,
+    WAITING_STEP_STATES,
     RunState,
     StepState,
     is_open,
@@ -163,6 +164,8 @@ steps = Table(
     Column("starts_at", TIME, comment="The start that its rate has promised to the next attempt"),
     Column("ends_by", TIME, comment="When the process of the running attempt is killed"),
     Column("level", SmallInteger, comment="The urgency of its last message, 0 for the first"),
+    # No foreign key: the gate has one to its step.
+    Column("gate", BigInteger, comment="The gate that it waits at, or goes on behind"),
     UniqueConstraint("run_id", "asset", "partition"),
     CheckConstraint(only("state", StepState), "state"),
     CheckConstraint("open_deps >= 0", "open_deps"),
@@ -174,6 +177,10 @@ steps = Table(
     ),
     CheckConstraint("(state = 'retrying') = (retry_at IS NOT NULL)", "retry_at"),
     CheckConstraint("state <> 'joined' OR joined_to IS NOT NULL", "joined_to"),
+    CheckConstraint(
+        f"state NOT IN ({sql_list(WAITING_STEP_STATES)}) OR gate IS NOT NULL AND canvas IS NULL",
+        "gate",
+    ),
     Index(
         SINGLE_FLIGHT,
         "asset",
@@ -202,6 +209,11 @@ steps = Table(
     Index("ix_steps_retry_at", "retry_at", postgresql_where=text("state = 'retrying'")),
     Index("ix_steps_lease", "lease_until", postgresql_where=text("state = 'running'")),
     Index("ix_steps_canvas", "canvas", postgresql_where=text("state = 'queued'")),
+    Index(
+        "ix_steps_waiting",
+        "run_id",
+        postgresql_where=text(f"state IN ({sql_list(WAITING_STEP_STATES)})"),
+    ),
     Index("ix_steps_asset", "asset", "partition"),
     Index("ix_steps_reuses", "reuses", postgresql_where=text("reuses IS NOT NULL")),
     Index("ix_steps_has_joined", "joined_to", postgresql_where=text("joined_to IS NOT NULL")),

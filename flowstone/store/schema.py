@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import DateTime, MetaData, text
 
-from flowstone.states import RunState, StepState, sql_list
+from flowstone.states import GateState, RunState, StepState, sql_list
 
 SCHEMA: Final = "flowstone"
 
@@ -25,7 +25,7 @@ TIME = DateTime(timezone=True)
 NOW = text("now()")
 
 
-def only(column: str, states: type[RunState | StepState]) -> str:
+def only(column: str, states: type[RunState | StepState | GateState]) -> str:
     """Return the condition that a column holds nothing else."""
     return f"{column} IN ({sql_list(states)})"
 

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from flowstone.admission import Group, Slots, share_out
 from flowstone.limits import is_rate
-from flowstone.states import RunState, StepState, in_state, sql_list
+from flowstone.states import WORKING_RUN_STATES, StepState, in_state, sql_list
 from flowstone.store import rates
 from flowstone.store.dispatch import Follower
 from flowstone.store.tables import SCHEMA
@@ -77,7 +77,7 @@ _WAITING = text(
                 WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
                   AND canvas IS NOT NULL) AS room
         FROM {SCHEMA}.runs r
-        WHERE r.id = g.run_id AND r.state IN ({sql_list({RunState.PLANNED, RunState.RUNNING})})
+        WHERE r.id = g.run_id AND r.state IN ({sql_list(WORKING_RUN_STATES)})
           AND r.cancel_requested_at IS NULL
           AND (r.driver <> 'inline' OR r.lease_until > now())
         OFFSET 0

@@ -9,11 +9,12 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Connection, select, text, update
 
+from flowstone.gate import Gate
 from flowstone.limits import RATE, Timeout, is_rate
 from flowstone.outcome import Failure, StoredOutput, Succeeded
 from flowstone.partition_key import step_name
 from flowstone.plan import Node
-from flowstone.states import StepState, in_state
+from flowstone.states import DECIDED_GATE_STATES, StepState, in_state, sql_list
 from flowstone.store import audit, dispatch
 from flowstone.store.checks import CHECKED, as_json
 from flowstone.store.prepared import Prepared
@@ -63,6 +64,8 @@ class Claim:
     """How long the attempt may take; None leaves it to the settings."""
     takes: Mapping[str, int] = field(default_factory=dict)
     """The slots that the step holds while it is dispatched, by the key of the limit."""
+    gate: Gate | None = None
+    """What was decided while it waited, behind which it goes on now."""
 
     @property
     def name(self) -> str:
@@ -99,7 +102,7 @@ _CLAIM = Prepared(
             OR {in_state("state", _S.RETRYING)} AND retry_at <= now() + interval '1 second')
           AND (takes IS NULL OR :in_turn OR NOT {_HAS_RATE})
         RETURNING id, run_id, asset, partition, attempt, failures, takes, soft_timeout,
-            hard_timeout
+            hard_timeout, gate
     ), attempted AS (
         INSERT INTO {SCHEMA}.attempts (step_id, number, token, worker, release)
         SELECT id, attempt, :token, :worker, CAST(:release AS text) FROM claimed
@@ -121,7 +124,10 @@ _CLAIM = Prepared(
         JOIN {SCHEMA}.outputs o ON o.id = l.output_id
         WHERE l.asset = c.asset AND l.partition = c.partition
           AND r.request->'force' IS DISTINCT FROM 'true' AND o.stale_at IS NULL
-    ) AS earlier
+    ) AS earlier, CASE WHEN c.gate IS NOT NULL THEN (
+        SELECT to_jsonb(g) FROM {SCHEMA}.gates g
+        WHERE g.id = c.gate AND g.state IN ({sql_list(DECIDED_GATE_STATES)})
+    ) END AS gate
     FROM claimed c JOIN {SCHEMA}.runs r ON r.id = c.run_id
     """
 )
@@ -267,6 +273,7 @@ def claim(
         earlier=Earlier(*row.earlier) if row.earlier else None,
         timeout=timeout_of(row.soft_timeout, row.hard_timeout),
         takes=row.takes or {},
+        gate=Gate.of(row.gate) if row.gate else None,
     )
 
 
@@ -337,6 +344,16 @@ def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
     """Return whether this very attempt has been recorded with this outcome already."""
     query = select(attempts.c.outcome).where(attempts.c.token == claim.token)
     return conn.scalar(query) == outcome
+
+
+def holds(conn: Connection, claim: Claim) -> bool:
+    """Return whether the attempt still has its step; that stays so until the transaction ends."""
+    query = select(steps.c.id).where(
+        steps.c.id == claim.step_id,
+        steps.c.state == _S.RUNNING,
+        steps.c.token == claim.token,
+    )
+    return conn.execute(query.with_for_update(key_share=True)).one_or_none() is not None
 
 
 def retry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowstone.store.gate_tables import early_signals, gates, notifications, votes
 from flowstone.store.limit_tables import pools, rates, repairs, unattended, watch, workers
 from flowstone.store.record_tables import (
     FUNCTIONS_AND_TRIGGERS,
@@ -28,10 +29,13 @@ __all__ = [
     "audit_seals",
     "audit_unsealed",
     "check_results",
+    "early_signals",
     "edges",
+    "gates",
     "latest",
     "lineage",
     "metadata",
+    "notifications",
     "outputs",
     "pools",
     "quarantine",
@@ -42,6 +46,7 @@ __all__ = [
     "steps",
     "stored_values",
     "unattended",
+    "votes",
     "watch",
     "workers",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flowstone.states import RunState, sql_list
+from flowstone.states import WORKING_RUN_STATES, sql_list
 from flowstone.store.tables import SCHEMA
 
 WANTED: Final = "takes IS NOT NULL AND state = 'pending' AND open_deps = 0"
@@ -16,7 +16,7 @@ TAKEN: Final = """takes IS NOT NULL AND canvas IS NOT NULL
 
 GOES_ON: Final = f"""
     r.driver = 'celery' AND r.cancel_requested_at IS NULL
-    AND r.state IN ({sql_list({RunState.PLANNED, RunState.RUNNING})})
+    AND r.state IN ({sql_list(WORKING_RUN_STATES)})
 """
 """The condition that workers go on with a run `r`."""
 

@@ -1,0 +1,253 @@
+"""Approvals: what an asset asks people before its value counts, and what they have decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from flowstone.errors import MAX_WAIT, DefinitionError, FlowStoneError
+
+OnTimeout = Literal["approve", "reject", "escalate", "fail"]
+
+ON_TIMEOUT: Final = ("approve", "reject", "escalate", "fail")
+ROLE: Final = "role:"
+"""How an approver is written that is a role of FLOWSTONE_ROLES, and no name."""
+
+NO_VALUE: Final = object()
+"""Stands for the value where nothing is proposed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Escalation:
+    """Who is asked next where nobody has decided in time, and what if they do not either.
+
+    `timeout` is in seconds; without one, they are waited for without end. `on_timeout` is
+    "reject" where nothing else is said, as in `Approval`. Raises DefinitionError.
+    """
+
+    approvers: Sequence[str]
+    timeout: float | None = None
+    on_timeout: OnTimeout | None = None
+
+    def __post_init__(self) -> None:
+        _check_names("approvers", self.approvers)
+        if not self.approvers:
+            raise DefinitionError("Escalation: approvers=[] asks nobody; name who is to decide")
+        object.__setattr__(self, "approvers", tuple(self.approvers))
+        object.__setattr__(self, "on_timeout", _on_timeout(self.timeout, self.on_timeout))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What is asked of people, with all that holds for it. Times are in seconds.
+
+    `options` are what an approval chooses one of. `approvers` are names, and roles of
+    FLOWSTONE_ROLES as "role:finance"; without any, everybody may decide. `quorum` is how many
+    have to approve; one who rejects is enough. With `four_eyes`, whoever has started the run may
+    not decide. After `timeout` nobody is waited for any more, and `on_timeout` holds: "approve"
+    (with the first of the options), "reject", "fail", or "escalate" to the first of `escalation`.
+    `remind_every` is the time from one reminder to the next, `notify` names those of
+    FLOWSTONE_NOTIFY that are told, by default all.
+
+    Raises DefinitionError for what makes no sense.
+    """
+
+    message: str = ""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    options: Sequence[str] = ()
+    approvers: Sequence[str] = ()
+    quorum: int = 1
+    four_eyes: bool = False
+    timeout: float | None = None
+    on_timeout: OnTimeout | None = None
+    escalation: Sequence[Escalation] = ()
+    remind_every: float | None = None
+    notify: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        _check_names("options", self.options)
+        _check_names("approvers", self.approvers)
+        _check_names("notify", self.notify or ())
+        if len(set(self.options)) != len(self.options):
+            raise DefinitionError(f"approval: options={list(self.options)} names one twice")
+        people = [name for name in self.approvers if not name.startswith(ROLE)]
+        asked: Any = self.quorum
+        if type(asked) is not int or asked < 1:
+            raise DefinitionError(f"approval: quorum={self.quorum!r}; it is 1 or more approvers")
+        if self.approvers and len(people) == len(self.approvers) < self.quorum:
+            raise DefinitionError(
+                f"approval: quorum={self.quorum}, but only {len(people)} may approve; name more "
+                "approvers, or lower the quorum"
+            )
+        _check_seconds("remind_every", self.remind_every)
+        on_timeout = _on_timeout(self.timeout, self.on_timeout)
+        chain = [on_timeout, *(level.on_timeout for level in self.escalation)]
+        for place, what in enumerate(chain):
+            is_last = place == len(chain) - 1
+            if (what == "escalate") == is_last:
+                raise DefinitionError(
+                    "approval: on_timeout='escalate' needs an Escalation to go to"
+                    if is_last
+                    else "approval: an Escalation is never reached; what comes before it needs a "
+                    "timeout= and on_timeout='escalate'"
+                )
+        for name in ("options", "approvers", "escalation"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "on_timeout", on_timeout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Approval:
+    """Given to an asset whose value counts only when people have approved it.
+
+    `when` takes the value, and tells whether to ask; without it, that is always so. `message` and
+    `context`, which holds JSON values for those who decide, may be functions of the value, too.
+    All else is explained at `Ask`. Raises DefinitionError.
+    """
+
+    when: Callable[[Any], bool] | None = None
+    message: str | Callable[[Any], str] = ""
+    context: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] = field(default_factory=dict)
+    options: Sequence[str] = ()
+    approvers: Sequence[str] = ()
+    quorum: int = 1
+    four_eyes: bool = False
+    timeout: float | None = None
+    on_timeout: OnTimeout | None = None
+    escalation: Sequence[Escalation] = ()
+    remind_every: float | None = None
+    notify: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        self._ask("", {})
+
+    def ask(self, value: Any) -> Ask | None:  # noqa: ANN401 - any value of a user
+        """Return what to ask about a value, or None where it counts without."""
+        if self.when is not None and not self.when(value):
+            return None
+        return self._ask(
+            self.message(value) if callable(self.message) else self.message,
+            self.context(value) if callable(self.context) else self.context,
+        )
+
+    def _ask(self, message: str, context: Mapping[str, Any]) -> Ask:
+        return Ask(
+            message=message,
+            context=context,
+            options=self.options,
+            approvers=self.approvers,
+            quorum=self.quorum,
+            four_eyes=self.four_eyes,
+            timeout=self.timeout,
+            on_timeout=self.on_timeout,
+            escalation=self.escalation,
+            remind_every=self.remind_every,
+            notify=self.notify,
+        )
+
+
+class WaitForApproval(FlowStoneError):
+    """What the function of an asset returns or raises to ask people; see `wait_for_approval`."""
+
+    type = "wait_for_approval"
+
+    def __init__(self, ask: Ask, value: Any) -> None:  # noqa: ANN401
+        super().__init__(f"waits for an approval: {ask.message}")
+        self.ask = ask
+        self.value = value
+
+
+def wait_for_approval(
+    *,
+    value: Any = NO_VALUE,  # noqa: ANN401 - any value of a user
+    message: str = "",
+    context: Mapping[str, Any] | None = None,
+    options: Sequence[str] = (),
+    approvers: Sequence[str] = (),
+    quorum: int = 1,
+    four_eyes: bool = False,
+    timeout: float | None = None,
+    on_timeout: OnTimeout | None = None,
+    escalation: Sequence[Escalation] = (),
+    remind_every: float | None = None,
+    notify: Sequence[str] | None = None,
+) -> WaitForApproval:
+    """Return what the function of an asset returns, or raises, to wait for people to decide.
+
+    The `value` is what they are to approve: it becomes the asset's when they do. Without one, the
+    asset needs `on_approved=`, a function that makes the value then. All else is explained at
+    `Ask`. Raises DefinitionError.
+    """
+    ask = Ask(
+        message=message,
+        context=context or {},
+        options=options,
+        approvers=approvers,
+        quorum=quorum,
+        four_eyes=four_eyes,
+        timeout=timeout,
+        on_timeout=on_timeout,
+        escalation=escalation,
+        remind_every=remind_every,
+        notify=notify,
+    )
+    return WaitForApproval(ask, value)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What `on_approved` and `on_rejected` are told.
+
+    `value` is what was approved: the proposed value, or what a reviewer has put in its place;
+    None if nothing was proposed. `option` is the one that was chosen, `context` what was asked
+    with, `by` who has decided last, or "timeout".
+    """
+
+    approval_id: int
+    approved: bool
+    by: str
+    at: datetime
+    reason: str | None = None
+    option: str | None = None
+    value: Any = None
+    is_edited: bool = False
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+def person(actor: str) -> str:
+    """Return who an actor is, however the ledger names them: "Ann@host" is "ann".
+
+    Who may decide, and who has decided already, is told by that. Two people of one name at
+    different hosts count as one, so that nobody decides twice.
+    """
+    return actor.partition("@")[0].strip().lower()
+
+
+def _check_names(what: str, names: Any) -> None:  # noqa: ANN401 - as the caller may not check types
+    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        raise DefinitionError(f"approval: {what}= takes a list of texts, such as ['ann']")
+
+
+def _check_seconds(what: str, seconds: Any) -> None:  # noqa: ANN401
+    if seconds is not None and (type(seconds) not in (int, float) or not 0 < seconds <= MAX_WAIT):
+        raise DefinitionError(
+            f"approval: {what}={seconds!r}; it takes a number of seconds, up to a year, or None"
+        )
+
+
+def _on_timeout(timeout: Any, on_timeout: Any) -> OnTimeout | None:  # noqa: ANN401
+    _check_seconds("timeout", timeout)
+    if on_timeout is not None and on_timeout not in ON_TIMEOUT:
+        raise DefinitionError(
+            f"approval: on_timeout={on_timeout!r}; it is one of {', '.join(ON_TIMEOUT)}"
+        )
+    if timeout is None and on_timeout is not None:
+        raise DefinitionError(
+            f"approval: on_timeout={on_timeout!r} without a timeout= never holds; give it one"
+        )
+    if timeout is None:
+        return None
+    kept: OnTimeout = on_timeout or "reject"
+    return kept

@@ -1,0 +1,272 @@
+"""Gates: what steps wait for, asked for and closed. Each is closed once: one guarded UPDATE.
+
+Whoever changes a gate and its step locks the step first, and before that the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+
+from flowstone.approval import Ask
+from flowstone.errors import LedgerRefused
+from flowstone.gate import Gate, subject
+from flowstone.outcome import Waiting
+from flowstone.signalling import token_hash
+from flowstone.states import GATE_MOVES, GateState, sources
+from flowstone.store import audit, dispatch, notifications
+from flowstone.store import steps as steps_store
+from flowstone.store.gate_tables import IN_USE
+from flowstone.store.steps import Claim
+from flowstone.store.tables import SCHEMA, gates, runs, steps
+
+EVENT_OF: Final[Mapping[GateState, str]] = {
+    GateState.APPROVED: "decided",
+    GateState.REJECTED: "decided",
+    GateState.EXPIRED: "expired",
+    GateState.VOID: "void",
+    GateState.WITHDRAWN: "withdrawn",
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A gate, and the step that waits at it."""
+
+    gate: Gate
+    asset: str
+    partition: str
+    run_id: UUID
+    launcher: str
+    """Who has submitted the run."""
+    driver: str
+    hard_timeout: float | None
+    """That of the step, in seconds."""
+
+
+_SELECT = (
+    select(
+        gates,
+        steps.c.asset,
+        steps.c.partition,
+        steps.c.run_id,
+        steps.c.hard_timeout,
+        runs.c.actor.label("launcher"),
+        runs.c.driver,
+    )
+    .join(steps, steps.c.id == gates.c.step_id)
+    .join(runs, runs.c.id == steps.c.run_id)
+)
+
+_LOCK_STEP = text(
+    f"""
+    SELECT id FROM {SCHEMA}.steps
+    WHERE id = (SELECT step_id FROM {SCHEMA}.gates WHERE id = :id) FOR NO KEY UPDATE
+    """
+)
+
+# Which outputs are the latest of what the step reads: where that has changed when an approval is
+# to hold, what was approved is not what would be made now.
+INPUTS: Final = f"""
+    SELECT md5(coalesce(string_agg(coalesce(l.output_id::text, '-'), ',' ORDER BY e.position), ''))
+    FROM {SCHEMA}.edges e
+    JOIN {SCHEMA}.steps u ON u.id = e.upstream
+    LEFT JOIN {SCHEMA}.latest l ON l.asset = u.asset AND l.partition = u.partition
+    WHERE e.downstream = :step_id
+"""
+_INPUTS = text(INPUTS)
+
+
+def get(conn: Connection, gate_id: int) -> Asked | None:
+    """Return a gate, or None if there is no such."""
+    row = conn.execute(_SELECT.where(gates.c.id == gate_id)).one_or_none()
+    return None if row is None else asked_of(row)
+
+
+def lock(conn: Connection, gate_id: int) -> Asked | None:
+    """Lock a gate and its step, and return it as it is then; None if there is no such."""
+    conn.execute(_LOCK_STEP, {"id": gate_id})
+    query = _SELECT.where(gates.c.id == gate_id).with_for_update(of=gates)
+    row = conn.execute(query).one_or_none()
+    return None if row is None else asked_of(row)
+
+
+def asked_of(row: Row[*tuple[Any, ...]]) -> Asked:
+    """Return what a row of `_SELECT` tells."""
+    values = row._asdict()
+    return Asked(
+        Gate.of(values),
+        row.asset,
+        row.partition,
+        row.run_id,
+        row.launcher,
+        row.driver,
+        row.hard_timeout,
+    )
+
+
+def ask(conn: Connection, claim: Claim, waiting: Waiting) -> bool:
+    """Let a running step wait, outside of its canvas, with what it asks for; False if stale.
+
+    The rest of its canvas is released. Raises LedgerRefused for the token of a signal that another
+    step waits for, or that has come already.
+    """
+    if not steps_store.holds(conn, claim):
+        return False
+    gate_id = _insert(conn, claim, waiting)
+    said = waiting.ask.message or None
+    values = {"canvas": None, "queued_at": None, "gate": gate_id}
+    steps_store.finish(conn, claim, waiting.state, values, details={"gate": gate_id}, reason=said)
+    dispatch.release(conn, [claim.canvas])
+    asked = get(conn, gate_id)
+    assert asked is not None
+    record(conn, asked, "requested", by=claim.worker, reason=said, after={"state": GateState.OPEN})
+    if isinstance(waiting.ask, Ask):
+        notifications.tell(conn, gate_id, "requested")
+    return True
+
+
+def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:
+    ask, value, made_of = waiting.ask, waiting.value, str(waiting.fingerprint)
+    given: dict[str, Any] = {}
+    if isinstance(ask, Ask):
+        given = {
+            "kind": "approval",
+            "context": dict(ask.context),
+            "options": list(ask.options),
+            "subject": subject(
+                value.output.sha256 if value else None, made_of, ask.message, ask.context
+            ),
+            "approvers": list(ask.approvers),
+            "quorum": ask.quorum,
+            "four_eyes": ask.four_eyes,
+            "remind_every": ask.remind_every,
+            "remind_at": _after(ask.remind_every),
+            "escalation": [asdict(level) for level in ask.escalation],
+            "notify": None if ask.notify is None else list(ask.notify),
+        }
+    else:
+        empty: dict[str, Any] = {"context": {}, "options": [], "approvers": [], "escalation": []}
+        given = {"kind": "signal", "name": ask.name, "token_hash": token_hash(ask.token), **empty}
+    if value is not None:
+        given |= asdict(value.output)
+        given |= {
+            "fingerprint": str(value.fingerprint),
+            "version": value.version,
+            "checks": [asdict(check) for check in value.checks],
+        }
+    gate_id = conn.scalar(
+        insert(gates)
+        .values(
+            step_id=claim.step_id,
+            attempt=claim.attempt,
+            message=ask.message,
+            expires_at=_after(ask.timeout),
+            on_timeout=ask.on_timeout,
+            inputs=inputs_hash(conn, claim.step_id),
+            replaces=select(gates.c.id)
+            .join(steps, steps.c.gate == gates.c.id)
+            .where(steps.c.id == claim.step_id, gates.c.state == GateState.VOID)
+            .scalar_subquery(),
+            **given,
+        )
+        .on_conflict_do_nothing(index_elements=["token_hash"], index_where=text(IN_USE))
+        .returning(gates.c.id)
+    )
+    if gate_id is None:
+        raise LedgerRefused(
+            f"{claim.name} waits for a signal with a token that another step waits for, or that "
+            "has come already; a token is used once: take that of context.signal_token"
+        )
+    return int(gate_id)
+
+
+def _after(seconds: float | None) -> Any:  # noqa: ANN401 - an SQL expression
+    if seconds is None:
+        return None
+    return text("now() + make_interval(secs => :seconds)").bindparams(seconds=seconds)
+
+
+def inputs_hash(conn: Connection, step_id: int) -> str:
+    """Return the hash of which outputs are the latest of what a step reads."""
+    return str(conn.scalar(_INPUTS, {"step_id": step_id}))
+
+
+def close(
+    conn: Connection,
+    asked: Asked,
+    target: GateState,
+    *,
+    by: str,
+    channel: str | None = None,
+    reason: str | None = None,
+    event: str | None = None,
+    details: Mapping[str, Any] | None = None,
+    **values: Any,  # noqa: ANN401 - columns of gates
+) -> bool:
+    """Move a gate on, with its audit row, and have people told; return False if that is illegal.
+
+    The step stays where it is: a continuation carries it on. `details` are for the audit log, and
+    `event` is what is told where the state does not say.
+    """
+    gate = asked.gate
+    was = gate.state
+    moved = conn.execute(
+        update(gates)
+        .where(gates.c.id == gate.id, gates.c.state.in_(sources(target, GATE_MOVES)))
+        .values(
+            state=target,
+            closed_at=func.coalesce(gates.c.closed_at, func.now()),
+            closed_by=func.coalesce(gates.c.closed_by, by),
+            channel=func.coalesce(gates.c.channel, channel),
+            reason=func.coalesce(gates.c.reason, reason),
+            **values,
+        )
+        .returning(gates.c.id)
+    ).one_or_none()
+    if moved is None:
+        return False
+    record(
+        conn,
+        asked,
+        str(target),
+        by=by,
+        reason=reason,
+        before={"state": was},
+        after={"state": target},
+        details={"channel": channel, **(details or {})} if channel else details,
+    )
+    if gate.kind == "approval":
+        notifications.tell(conn, gate.id, event or EVENT_OF[target])
+    return True
+
+
+def record(
+    conn: Connection,
+    asked: Asked,
+    what: str,
+    *,
+    by: str,
+    reason: str | None = None,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
+) -> None:
+    """Append a row about a gate to the audit log: its action is such as "approval.approved"."""
+    gate = asked.gate
+    audit.record(
+        conn,
+        actor=by,
+        action=f"{gate.kind}.{what}",
+        run_id=asked.run_id,
+        step_id=gate.step_id,
+        details=audit.of_step(asked.asset, asked.partition, gate=gate.id, **(details or {})),
+        reason=reason,
+        before=before,
+        after=after,
+    )

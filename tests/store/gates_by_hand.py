@@ -1,0 +1,55 @@
+"""Steps that wait at gates on a real ledger, without a worker and without the code of assets."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import text
+
+from flowstone.approval import Ask
+from flowstone.outcome import StoredOutput, Succeeded, Waiting
+from flowstone.signalling import SignalAsk
+from flowstone.store import gates
+from flowstone.store.ledger import Ledger
+from tests.store.runs_by_hand import MADE_OF, HandRun, output
+
+
+def ask_for(
+    ledger: Ledger,
+    ask: Ask | SignalAsk | None = None,
+    *,
+    staged: StoredOutput | None = None,
+    **options: Any,
+) -> int:
+    """Have the only step of a new run wait, with a staged value perhaps; return its gate."""
+    options.setdefault("name", f"asset{uuid4().hex[:8]}_")
+    run = HandRun(ledger, {0: ()}, **options)
+    run.dispatch()
+    claim = run.claim(0)
+    value = Succeeded(staged or output(), MADE_OF) if isinstance(ask, Ask | None) else None
+    with ledger.begin() as conn:
+        assert gates.ask(conn, claim, Waiting(ask or Ask(message="May it?"), MADE_OF, value))
+        return int(
+            conn.scalar(text("SELECT id FROM flowstone.gates ORDER BY id DESC LIMIT 1")) or 0
+        )
+
+
+def row(ledger: Ledger, gate_id: int) -> Any:
+    """Return the row of a gate."""
+    with ledger.begin() as conn:
+        query = text("SELECT * FROM flowstone.gates WHERE id = :id")
+        return conn.execute(query, {"id": gate_id}).one()
+
+
+def shift(ledger: Ledger, gate_id: int, seconds: float) -> None:
+    """Let time pass for a gate: all that it waits for comes so much sooner."""
+    with ledger.begin() as conn:
+        conn.execute(
+            text(
+                "UPDATE flowstone.gates SET created_at = created_at - make_interval(secs => :s), "
+                "expires_at = expires_at - make_interval(secs => :s), "
+                "remind_at = remind_at - make_interval(secs => :s) WHERE id = :id"
+            ),
+            {"s": seconds, "id": gate_id},
+        )
