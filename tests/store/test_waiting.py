@@ -281,8 +281,9 @@ def test_an_approval_is_void_when_the_value_is_no_longer_what_was_shown(
     local: LocalWorker,
 ) -> None:
     handle, gate = waits(local, published)
-    location = local.gate(gate).value.location
-    path = Path(local.runtime.settings.outputs) / location
+    staged = local.gate(gate).value
+    assert staged is not None
+    path = Path(local.runtime.settings.outputs) / staged.location
     path.chmod(0o644)
     path.write_text('{"delay":99.0}')
     local.decide(gate, GateState.APPROVED)
