@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -206,24 +207,26 @@ def approvals_list(
     wanted = _state(state)
     if older_than < 0 or limit < 0:
         raise BadQuery("older_than and limit are numbers, 0 or more")
+    found: list[ApprovalRequest] = []
     with here.ledger.begin() as conn:
-        found: list[ApprovalRequest] = []
-        for one in store.listed(
+        every = store.listed(
             conn,
             state=wanted,
             asset=None if asset is None else str(asset),
             run_id=None if run is None else runs.find(conn, str(run)),
             older_than=older_than,
-        ):
-            if len(found) == limit:
-                break
-            if approver is None or _is_for(conn, here, one, approver):
-                found.append(one.request)
+        )
+        with closing(every):
+            for one in every:
+                if len(found) == limit:
+                    break
+                if approver is None or _is_for(conn, here, one, approver):
+                    found.append(one.request)
     return sorted(found, key=lambda one: (one.asked_at, one.id))
 
 
 def _state(state: str) -> GateState | None:
-    known = [one for one in GateState if one != GateState.RECEIVED]
+    known = [one.value for one in GateState if one != GateState.RECEIVED]
     if state != "all" and state not in known:
         raise BadQuery(
             f"no approval is {state!r}{did_you_mean(state, known)}; it is one of "

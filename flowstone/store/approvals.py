@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -102,7 +102,7 @@ def listed(
     asset: str | None = None,
     run_id: UUID | None = None,
     older_than: float = 0,
-) -> Iterator[Listed]:
+) -> Generator[Listed]:
     """Yield approvals, a few at a time: the open ones from the oldest on, others from the newest.
 
     Without a `state` they are those of all states; `older_than` is in seconds.
@@ -116,9 +116,10 @@ def listed(
         query = query.where(steps.c.run_id == run_id)
     order = (gates.c.created_at, gates.c.id)
     query = query.order_by(*(order if state == GateState.OPEN else [key.desc() for key in order]))
-    found = conn.execute(query, execution_options={"yield_per": _AT_ONCE})
-    for rows in found.partitions():
-        yield from _listed(conn, rows)
+    # Closed here, as who takes them may stop before the last.
+    with conn.execute(query, execution_options={"yield_per": _AT_ONCE}) as found:
+        for rows in found.partitions():
+            yield from _listed(conn, rows)
 
 
 def _age() -> ColumnElement[Any]:
