@@ -26,6 +26,14 @@ from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
     from flowstone import lineage
+    from flowstone.approvals import (
+        ApprovalDetails,
+        ApprovalRequest,
+        approvals_list,
+        approve,
+        get_approval,
+        reject,
+    )
     from flowstone.client import (
         cancel,
         materialize,
@@ -47,6 +55,8 @@ __version__ = "0.1.0"
 __all__ = [
     "UNPARTITIONED",
     "Approval",
+    "ApprovalDetails",
+    "ApprovalRequest",
     "Asset",
     "AssetStatus",
     "Cancellation",
@@ -77,6 +87,8 @@ __all__ = [
     "Timeout",
     "Version",
     "Window",
+    "approvals_list",
+    "approve",
     "asset",
     "cancel",
     "check",
@@ -84,6 +96,7 @@ __all__ = [
     "collect",
     "exists",
     "get",
+    "get_approval",
     "invalidate",
     "lineage",
     "list_pools",
@@ -91,6 +104,7 @@ __all__ = [
     "materialize_all",
     "materialize_sync",
     "preview",
+    "reject",
     "reset_pool",
     "resource",
     "resume",
@@ -106,6 +120,12 @@ __all__ = [
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.
 _LAZY: Final = {
+    "ApprovalDetails": "flowstone.approvals",
+    "ApprovalRequest": "flowstone.approvals",
+    "approvals_list": "flowstone.approvals",
+    "approve": "flowstone.approvals",
+    "get_approval": "flowstone.approvals",
+    "reject": "flowstone.approvals",
     "Cancellation": "flowstone.handle",
     "Progress": "flowstone.handle",
     "RunHandle": "flowstone.handle",

@@ -10,6 +10,7 @@ from flowstone.check import Checked
 from flowstone.errors import BadSignal, LedgerRefused, MissingOutput, OutputError
 from flowstone.freshness import Fingerprint
 from flowstone.gate import TIMEOUT, Gate
+from flowstone.io.edits import edited_value
 from flowstone.io.json_values import typed
 from flowstone.log import get_logger
 from flowstone.outcome import Failed, Failure, Succeeded, Waiting
@@ -141,7 +142,7 @@ def _decision(work: Work, gate: Gate) -> Decision:
 def _edited(work: Work, gate: Gate) -> Any:  # noqa: ANN401 - any value of a user
     assert gate.edited is not None
     kind = hints.of_result(work.asset.function)
-    return typed(gate.edited["value"], kind)
+    return edited_value(gate.edited, kind)
 
 
 def _asked(gate: Gate) -> str:
