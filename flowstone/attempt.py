@@ -44,6 +44,7 @@ from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.store import versions
 from flowstone.store.steps import Claim
+from flowstone.tokens import newest, signal_token
 
 log = get_logger("flowstone.attempt")
 
@@ -297,4 +298,5 @@ def _context(
         logger=get_logger("flowstone.asset", **names),
         is_cancelled=partial(runtime.leases.is_cancelled, claim.token),
         overtime=given.overtime,
+        token_of=lambda name: signal_token(newest(runtime.settings.secrets), claim.step_id, name),
     )

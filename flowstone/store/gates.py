@@ -17,9 +17,9 @@ from flowstone.approval import Ask
 from flowstone.errors import LedgerRefused
 from flowstone.gate import Gate, subject
 from flowstone.outcome import Waiting
-from flowstone.signalling import token_hash
+from flowstone.signalling import SignalAsk, token_hash
 from flowstone.states import GATE_MOVES, WAITING_STEP_STATES, GateState, in_state, sources
-from flowstone.store import audit, dispatch, notifications
+from flowstone.store import audit, dispatch, early_signals, notifications
 from flowstone.store import steps as steps_store
 from flowstone.store.gate_tables import IN_USE
 from flowstone.store.steps import Claim
@@ -165,7 +165,24 @@ def ask(conn: Connection, claim: Claim, waiting: Waiting) -> bool:
     record(conn, asked, "requested", by=claim.worker, reason=said, after={"state": GateState.OPEN})
     if isinstance(waiting.ask, Ask):
         notifications.tell(conn, gate_id, "requested")
+    else:
+        _take_early(conn, asked, waiting.ask)
     return True
+
+
+def _take_early(conn: Connection, asked: Asked, ask: SignalAsk) -> None:
+    """Close the gate of a signal that came before anybody waited; its step is to be carried on."""
+    early = early_signals.take(conn, token_hash(ask.token))
+    if early is not None:
+        close(
+            conn,
+            asked,
+            GateState.RECEIVED,
+            by=early.actor,
+            channel=early.channel,
+            details={"came_at": early.received_at.isoformat()},
+            payload=early.payload,
+        )
 
 
 def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:
