@@ -31,10 +31,10 @@ NOW = 1_800_000_000
 
 names = st.from_regex(NAME, fullmatch=True)
 steps = st.integers(1, 2**63 - 1)
-people = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=200).filter(
+people = st.text(st.characters(codec="utf-8"), min_size=1, max_size=200).filter(
     lambda name: bool(name.strip())
 )
-anything = st.characters(exclude_categories=("Cs",)) | st.characters(codec="ascii")
+anything = st.characters(codec="utf-8") | st.characters(codec="ascii")
 
 
 def changed(data: st.DataObject, text: str) -> str:
