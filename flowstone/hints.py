@@ -27,8 +27,8 @@ def of_parameter(function: Callable[..., Any], name: str, *, fan_in: bool = Fals
     return _without_none(annotation)
 
 
-def of_parameter_as_written(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
-    """Return the annotation of a parameter, which may be None, or None if it has none."""
+def of_payload(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
+    """Return the whole annotation of a parameter, None included if it says so."""
     return _hint(function, name)
 
 

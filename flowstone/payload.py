@@ -11,7 +11,7 @@ from pydantic.errors import PydanticUserError
 
 from flowstone import hints
 from flowstone.asset import Asset
-from flowstone.errors import BadSignal, FlowStoneError
+from flowstone.errors import BadSignal, FlowStoneError, is_time_limit
 from flowstone.texts import storable_json
 
 MAX_PAYLOAD: Final = 65_536
@@ -61,13 +61,15 @@ def fit(asset: Asset, payload: Any) -> Any:  # noqa: ANN401 - any value of a use
         ) from error
     except Exception as error:
         # What the user's own validators raise.
+        if is_time_limit(error):
+            raise
         said = str(error).partition("\n")[0]
         raise BadSignal(f"the payload is not what {asset.name!r} waits for: {said}") from error
 
 
 def _kind(asset: Asset) -> Any:  # noqa: ANN401 - any annotation
     if asset.on_signal is not None:
-        return hints.of_parameter_as_written(asset.on_signal, "payload")
+        return hints.of_payload(asset.on_signal, "payload")
     return _without_waiting(hints.of_result(asset.function))
 
 

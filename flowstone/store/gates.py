@@ -125,6 +125,13 @@ def get(conn: Connection, gate_id: int) -> Asked | None:
     return None if row is None else asked_of(row)
 
 
+def of_step(conn: Connection, step_id: int) -> Asked | None:
+    """Return the gate at which a step waits, or behind which it goes on; None if at none."""
+    query = _SELECT.where(steps.c.id == step_id, steps.c.gate == gates.c.id)
+    row = conn.execute(query).one_or_none()
+    return None if row is None else asked_of(row)
+
+
 def lock(conn: Connection, gate_id: int) -> Asked | None:
     """Lock a gate and its step, and return it as it is then; None if there is no such."""
     conn.execute(_LOCK_STEP, {"id": gate_id})
