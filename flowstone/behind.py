@@ -7,13 +7,14 @@ from typing import Any
 from flowstone import hints
 from flowstone.approval import Decision
 from flowstone.check import Checked
-from flowstone.errors import BadSignal, LedgerRefused, MissingOutput, OutputError
+from flowstone.errors import BadSignal, LedgerRefused, MissingOutput
 from flowstone.freshness import Fingerprint
 from flowstone.gate import TIMEOUT, Gate
 from flowstone.io.edits import edited_value
 from flowstone.io.json_values import typed
 from flowstone.log import get_logger
 from flowstone.outcome import Failed, Failure, Succeeded, Waiting
+from flowstone.payload import fit
 from flowstone.runtime import Runtime
 from flowstone.signalling import Signal
 from flowstone.states import GateState
@@ -91,16 +92,11 @@ def _rejected(work: Work, gate: Gate) -> Succeeded | Waiting | Failed:
 
 def _received(work: Work, gate: Gate) -> Succeeded | Waiting | Failed:
     assert gate.payload is not None
-    handler = work.asset.on_signal
-    kind = hints.of_payload(handler, "payload") if handler else None
-    if handler is None:
-        kind = hints.of_result(work.asset.function)
     try:
-        payload = typed(gate.payload["value"], kind)
-    except OutputError as error:
-        raise BadSignal(
-            f"{gate.label}: the payload is not what the asset takes: {error.message}"
-        ) from error
+        payload = fit(work.asset, gate.payload["value"])
+    except BadSignal as error:
+        # The definition has changed since, or who has sent it did not know it.
+        raise BadSignal(f"{gate.label}: {error.message}", original=error.original) from error
     return _signalled(work, gate, payload)
 
 
