@@ -23,11 +23,27 @@ from flowstone.broker import (
 from flowstone.errors import BrokerUnavailable
 from flowstone.expand import Canvas, Chain, members
 from flowstone.limits import KILL_LATER
-from flowstone.messages import COORDINATE, STEP, CoordinateMessage, StepMessage
+from flowstone.messages import (
+    CONTINUE_AFTER_APPROVAL,
+    CONTINUE_AFTER_SIGNAL,
+    COORDINATE,
+    STEP,
+    ApprovalMessage,
+    CoordinateMessage,
+    SignalMessage,
+    StepMessage,
+)
 from flowstone.partition_key import step_name
 from flowstone.priority import CONTROL
-from flowstone.queues import CONTROL_QUEUE, MAX_MESSAGE_PRIORITY, REDIS, message_priority
+from flowstone.queues import (
+    CHECKPOINTS_QUEUE,
+    CONTROL_QUEUE,
+    MAX_MESSAGE_PRIORITY,
+    REDIS,
+    message_priority,
+)
 from flowstone.store.dispatch import DispatchedStep
+from flowstone.store.gates import Asked
 
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
@@ -74,21 +90,21 @@ def _step(app: Celery, step: DispatchedStep) -> Signature:
         queue=step.queue,
         # Celery's retries keep it, and what follows in the canvas has its own.
         priority=message_priority(step.level, app.conf.broker_url),
-        shadow=_shadow(step),
+        shadow=shortened(step_name(step.asset, step.partition)),
         ignore_result=True,
         task_id=task_id(step.id, step.canvas),
-        **_time_limit(step),
+        **_time_limit(step.hard_timeout),
     )
 
 
-def _time_limit(step: DispatchedStep) -> dict[str, float]:
+def _time_limit(hard: float | None) -> dict[str, float]:
     """Return what the message says of the time, where the step has a timeout of its own."""
     # Celery has no part in the soft one: it would also interrupt what records the outcome.
-    return {} if step.hard_timeout is None else {"time_limit": step.hard_timeout + KILL_LATER}
+    return {} if hard is None else {"time_limit": hard + KILL_LATER}
 
 
-def _shadow(step: DispatchedStep) -> str:
-    name = step_name(step.asset, step.partition)
+def shortened(name: str) -> str:
+    """Return what Flower shows of a step, which messages carry, at most MAX_SHADOW bytes of it."""
     # A key may hold characters of which each takes six bytes, so characters do not bound bytes.
     while len(json.dumps(name)) > MAX_SHADOW:
         name = name[: min(MAX_SHADOW, len(name)) - 1]
@@ -130,6 +146,25 @@ class Publisher:
                 queue=CONTROL_QUEUE,
                 priority=message_priority(level, self.app.conf.broker_url),
                 ignore_result=True,
+            )
+
+    def carry_on(self, asked: Asked) -> None:
+        """Send the continuation of a step whose gate was decided; raise BrokerUnavailable."""
+        gate = asked.gate
+        name, message = (
+            (CONTINUE_AFTER_APPROVAL, ApprovalMessage(approval_id=gate.id, step_id=gate.step_id))
+            if gate.kind == "approval"
+            else (CONTINUE_AFTER_SIGNAL, SignalMessage(signal_id=gate.id, step_id=gate.step_id))
+        )
+        with translated(self.app):
+            self.app.send_task(
+                name,
+                kwargs=message.arguments(),
+                queue=CHECKPOINTS_QUEUE,
+                priority=message_priority(CONTROL, self.app.conf.broker_url),
+                shadow=shortened(f"{step_name(asked.asset, asked.partition)} after {gate.label}"),
+                ignore_result=True,
+                **_time_limit(asked.hard_timeout),
             )
 
     def kill(self, steps: Iterable[tuple[int, UUID]]) -> None:

@@ -15,6 +15,8 @@ STEP: Final = "flowstone.step"
 RECONCILE: Final = "flowstone.reconcile"
 PRUNE: Final = "flowstone.prune"
 SWEEP: Final = "flowstone.sweep"
+CONTINUE_AFTER_APPROVAL: Final = "flowstone.continue_after_approval"
+CONTINUE_AFTER_SIGNAL: Final = "flowstone.continue_after_signal"
 
 
 class Message(BaseModel):
@@ -38,6 +40,23 @@ class StepMessage(Message):
 
     step_id: int
     canvas: UUID
+
+
+class ApprovalMessage(Message):
+    """Carry the step of an approval on that was decided.
+
+    `step_id` tells the worker's main process what to give back where it stops.
+    """
+
+    approval_id: int
+    step_id: int | None = None
+
+
+class SignalMessage(Message):
+    """Carry the step of a signal on that has come, or has not come in time."""
+
+    signal_id: int
+    step_id: int | None = None
 
 
 M = TypeVar("M", bound=Message)

@@ -13,6 +13,7 @@ from flowstone.canvas import Publisher, client_app
 from flowstone.errors import BrokerUnavailable, FlowStoneError
 from flowstone.log import get_logger
 from flowstone.runtime import Runtime
+from flowstone.store.gates import Asked
 
 log = get_logger("flowstone.outbox")
 
@@ -35,6 +36,23 @@ def wake(sender: Publisher, run_id: UUID) -> None:
         log.warning(
             "the run is recorded, and starts as soon as the broker is back",
             run_id=str(run_id),
+            error=error.message,
+        )
+
+
+def carry_on(runtime: Runtime, asked: Asked) -> None:
+    """Send the continuation of a step whose gate was decided; the decision is recorded.
+
+    An inline run has none: its own process sees the decision.
+    """
+    if asked.driver != "celery":
+        return
+    try:
+        sender(runtime).carry_on(asked)
+    except FlowStoneError as error:
+        log.warning(
+            "decided, and the step goes on as soon as the reconciler finds it",
+            gate=asked.gate.label,
             error=error.message,
         )
 

@@ -20,6 +20,7 @@ ASSET_QUEUES: Final = ("priority", "assets", "backfill")
 """The queues that an asset may name, beside those of the settings."""
 
 CONTROL_QUEUE: Final = "control"
+CHECKPOINTS_QUEUE: Final = "checkpoints"
 
 REDIS: Final = (
     "redis://", "rediss://", "redis+socket://", "unix://", "valkey://", "valkeys://",

@@ -18,7 +18,7 @@ from flowstone.errors import LedgerRefused
 from flowstone.gate import Gate, subject
 from flowstone.outcome import Waiting
 from flowstone.signalling import token_hash
-from flowstone.states import GATE_MOVES, GateState, sources
+from flowstone.states import GATE_MOVES, WAITING_STEP_STATES, GateState, in_state, sources
 from flowstone.store import audit, dispatch, notifications
 from flowstone.store import steps as steps_store
 from flowstone.store.gate_tables import IN_USE
@@ -80,6 +80,43 @@ INPUTS: Final = f"""
     WHERE e.downstream = :step_id
 """
 _INPUTS = text(INPUTS)
+_IS_OUTDATED = text(f"SELECT inputs IS DISTINCT FROM ({INPUTS}) FROM {SCHEMA}.gates WHERE id = :id")
+
+_FREE = text(
+    f"""
+    WITH moved AS (
+        UPDATE {SCHEMA}.steps s SET state = 'pending'
+        FROM (SELECT id, state FROM {SCHEMA}.steps WHERE id = :step_id) was
+        WHERE s.id = was.id AND {in_state("s.state", *WAITING_STEP_STATES)} AND s.gate = :gate
+        RETURNING s.id, s.run_id, s.asset, s.partition, was.state AS was
+    ), recorded AS (
+        {
+        audit.recorded(
+            "moved",
+            "step.freed",
+            before="was",
+            after="'pending'",
+            reason="CAST(:reason AS text)",
+            details="'gate', CAST(:gate AS bigint)",
+        )
+    }
+    )
+    SELECT id FROM moved
+    """
+)
+
+# The same assets and partitions, in the order of the plan; whatever of them has another latest
+# output by now is read from the step that has made that.
+_READ_LATEST = text(
+    f"""
+    UPDATE {SCHEMA}.edges e SET upstream = o.step_id, pinned = true
+    FROM {SCHEMA}.steps u
+    JOIN {SCHEMA}.latest l ON l.asset = u.asset AND l.partition = u.partition
+    JOIN {SCHEMA}.outputs o ON o.id = l.output_id
+    WHERE e.downstream = :step_id AND u.id = e.upstream
+      AND o.step_id <> coalesce(u.reuses, u.id)
+    """
+)
 
 
 def get(conn: Connection, gate_id: int) -> Asked | None:
@@ -195,6 +232,24 @@ def _after(seconds: float | None) -> Any:  # noqa: ANN401 - an SQL expression
 def inputs_hash(conn: Connection, step_id: int) -> str:
     """Return the hash of which outputs are the latest of what a step reads."""
     return str(conn.scalar(_INPUTS, {"step_id": step_id}))
+
+
+def is_outdated(conn: Connection, asked: Asked) -> bool:
+    """Return whether what is to be approved was made of what is not the latest any more."""
+    return bool(conn.scalar(_IS_OUTDATED, {"id": asked.gate.id, "step_id": asked.gate.step_id}))
+
+
+def void(conn: Connection, asked: Asked, *, by: str, reason: str) -> None:
+    """Let what was approved, or is to be, count no longer; the step is computed and asked anew.
+
+    It is made of what is the latest now. The caller holds the lock on the step, and wakes the
+    run. Where the step runs already, behind its gate, it stays with its attempt.
+    """
+    if not close(conn, asked, GateState.VOID, by=by, reason=reason):
+        return
+    values = {"step_id": asked.gate.step_id, "gate": asked.gate.id, "actor": by, "reason": reason}
+    if conn.execute(_FREE, values).one_or_none() is not None:
+        conn.execute(_READ_LATEST, {"step_id": asked.gate.step_id})
 
 
 def close(
