@@ -74,7 +74,8 @@ def asks(draw: st.DrawFn, last: st.SearchStrategy[OnTimeout | None] | None = Non
     """Draw what is asked, with a chain of levels, the last of which may wait for ever."""
     end = draw(last if last is not None else st.sampled_from(ENDINGS))
     levels = draw(st.integers(0, 4))
-    ends: list[OnTimeout | None] = ["escalate"] * levels + [end]
+    escalate: OnTimeout = "escalate"
+    ends = [*[escalate] * levels, end]
     timeouts = [None if what is None else draw(seconds) for what in ends]
     return Ask(
         options=draw(st.sampled_from([(), ("a", "b")])),

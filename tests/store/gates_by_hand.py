@@ -20,13 +20,19 @@ def ask_for(
     ask: Ask | SignalAsk | None = None,
     *,
     staged: StoredOutput | None = None,
+    run: HandRun | None = None,
+    step: int = 0,
     **options: Any,
 ) -> int:
-    """Have the only step of a new run wait, with a staged value perhaps; return its gate."""
-    options.setdefault("name", f"asset{uuid4().hex[:8]}_")
-    run = HandRun(ledger, {0: ()}, **options)
-    run.dispatch()
-    claim = run.claim(0)
+    """Have a step wait, with a staged value perhaps; return its gate.
+
+    It is a step of a `run` that was dispatched, or else the only one of a new run.
+    """
+    if run is None:
+        options.setdefault("name", f"asset{uuid4().hex[:8]}_")
+        run = HandRun(ledger, {step: ()}, **options)
+        run.dispatch()
+    claim = run.claim(step)
     value = Succeeded(staged or output(), MADE_OF) if isinstance(ask, Ask | None) else None
     with ledger.begin() as conn:
         assert gates.ask(conn, claim, Waiting(ask or Ask(message="May it?"), MADE_OF, value))

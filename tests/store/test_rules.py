@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flowstone import reconcile as reconciler
+from flowstone.approval import Ask
 from flowstone.asset import Asset, asset
 from flowstone.registry import build_registry
 from flowstone.rules import RULES
@@ -19,6 +20,7 @@ from flowstone.store import (
     cancellation,
     deadlines,
     flights,
+    gate_clock,
     lost_messages,
     queue_timeout,
     repairs,
@@ -27,6 +29,7 @@ from flowstone.store import (
 )
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
+from tests.store.gates_by_hand import ask_for, shift
 from tests.store.runs_by_hand import FAILURE, HandRun, overtake, query, run_sql
 from tests.store.test_lost_messages import Told
 
@@ -93,6 +96,10 @@ def waits_in_the_ledger(ledger: Ledger, name: str) -> None:
         assert steps.retry(conn, run.claim(1), FAILURE, 0, park=True)
 
 
+def is_asked_in_vain(ledger: Ledger, name: str) -> None:
+    shift(ledger, ask_for(ledger, Ask(timeout=60), name=name), 61)
+
+
 def overruns(ledger: Ledger, name: str) -> None:
     run = begun(ledger, name)
     run.claim(1)
@@ -144,6 +151,7 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
     "queue_timeout": waits_for_nobody,
     "run_aged": starves,
     "retry_due": waits_in_the_ledger,
+    "gate_due": is_asked_in_vain,
     "timed_out": overruns,
     "inline_abandoned": has_lost_its_process,
     "lease_expired": is_silent,
@@ -155,7 +163,8 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
 
 
 BATCHES = (
-    ageing, cancellation, deadlines, flights, lost_messages, queue_timeout, repairs, workers,
+    ageing, cancellation, deadlines, flights, gate_clock, lost_messages, queue_timeout, repairs,
+    workers,
 )  # fmt: skip
 
 NAMES = [f"{rule}_{number}_" for number, rule in enumerate(CASES)]
