@@ -31,6 +31,11 @@ def of_parameter(function: Callable[..., Any], name: str, *, fan_in: bool = Fals
     return _without_none(annotation)
 
 
+def of_payload(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
+    """Return the whole annotation of a parameter, None included if it says so."""
+    return _hint(function, name)
+
+
 def nearer(wanted: Any, made_as: Any) -> Any:  # noqa: ANN401
     """Return what a value is to be read as: what its reader wants, or what the function made.
 
