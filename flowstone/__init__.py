@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from flowstone.pools import PoolStatus, list_pools, reset_pool, set_pool
     from flowstone.reading import AssetStatus, exists, get, status
     from flowstone.rechecking import run_checks
+    from flowstone.signals import SignalReceipt, signal
+    from flowstone.web.links import approval_link
 
 __version__ = "0.1.0"
 
@@ -81,12 +83,14 @@ __all__ = [
     "RunHandle",
     "RunState",
     "Signal",
+    "SignalReceipt",
     "StaticPartitions",
     "StepState",
     "StepTimeout",
     "Timeout",
     "Version",
     "Window",
+    "approval_link",
     "approvals_list",
     "approve",
     "asset",
@@ -112,6 +116,7 @@ __all__ = [
     "run_checks",
     "save_plan",
     "set_pool",
+    "signal",
     "status",
     "versions",
     "wait_for_approval",
@@ -151,6 +156,9 @@ _LAZY: Final = {
     "invalidate": "flowstone.history",
     "rollback": "flowstone.history",
     "run_checks": "flowstone.rechecking",
+    "SignalReceipt": "flowstone.signals",
+    "signal": "flowstone.signals",
+    "approval_link": "flowstone.web.links",
     "versions": "flowstone.history",
 }
 

@@ -7,13 +7,13 @@ from typing import Any
 from flowstone import hints
 from flowstone.approval import Decision
 from flowstone.check import Checked
-from flowstone.errors import BadSignal, LedgerRefused, MissingOutput, OutputError
+from flowstone.errors import BadSignal, LedgerRefused, MissingOutput
 from flowstone.freshness import Fingerprint
 from flowstone.gate import TIMEOUT, Gate
 from flowstone.io.edits import edited_value
-from flowstone.io.json_values import typed
 from flowstone.log import get_logger
 from flowstone.outcome import Failed, Failure, Succeeded, Waiting
+from flowstone.payload import fit
 from flowstone.runtime import Runtime
 from flowstone.signalling import Signal
 from flowstone.states import GateState
@@ -91,16 +91,11 @@ def _rejected(work: Work, gate: Gate) -> Succeeded | Waiting | Failed:
 
 def _received(work: Work, gate: Gate) -> Succeeded | Waiting | Failed:
     assert gate.payload is not None
-    handler = work.asset.on_signal
-    kind = hints.of_payload(handler, "payload") if handler else None
-    if handler is None:
-        kind = hints.of_result(work.asset.function)
     try:
-        payload = typed(gate.payload["value"], kind)
-    except OutputError as error:
-        raise BadSignal(
-            f"{gate.label}: the payload is not what the asset takes: {error.message}"
-        ) from error
+        payload = fit(work.asset, gate.payload["value"])
+    except BadSignal as error:
+        # The definition has changed since, or who has sent it did not know it.
+        raise BadSignal(f"{gate.label}: {error.message}", original=error.original) from error
     return _signalled(work, gate, payload)
 
 
@@ -141,7 +136,8 @@ def _decision(work: Work, gate: Gate) -> Decision:
 
 def _edited(work: Work, gate: Gate) -> Any:  # noqa: ANN401 - any value of a user
     assert gate.edited is not None
-    return edited_value(gate.edited, hints.of_result(work.asset.function))
+    kind = hints.of_result(work.asset.function)
+    return edited_value(gate.edited, kind)
 
 
 def _asked(gate: Gate) -> str:

@@ -334,6 +334,18 @@ class BadSignal(FlowStoneError):
     type = "bad_signal"
 
 
+class SignalReplayed(UnknownSignal):
+    """A signal that has come already; each is taken once."""
+
+    type = "signal_replayed"
+
+
+class BadToken(FlowStoneError):
+    """A link, a token or a signature that FlowStone has not made, or that is too old."""
+
+    type = "bad_token"
+
+
 class SignalExpired(FlowStoneError):
     """A step whose signal has not come in time."""
 

@@ -32,6 +32,7 @@ from flowstone.signalling import WaitForSignal
 from flowstone.store import versions
 from flowstone.store.steps import Claim
 from flowstone.texts import MAX_MESSAGE, storable, storable_json
+from flowstone.tokens import newest, signal_token
 
 log = get_logger("flowstone.attempt")
 
@@ -235,4 +236,8 @@ class Work:
             logger=get_logger("flowstone.asset", **names),
             is_cancelled=partial(self.runtime.leases.is_cancelled, claim.token),
             overtime=self.overtime,
+            token_of=self._token,
         )
+
+    def _token(self, name: str) -> str:
+        return signal_token(newest(self.runtime.settings.secrets), self.claim.step_id, name)

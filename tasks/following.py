@@ -13,12 +13,16 @@ from celery.utils.serialization import get_pickleable_exception
 from flowstone import coordinator, runtime
 from flowstone.canvas import Publisher
 from flowstone.claiming import Early
-from flowstone.errors import FlowStoneError
+from flowstone.errors import BrokerUnavailable, FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, Fenced
+from flowstone.log import get_logger
 from flowstone.outcome import Failed, Failure, Retrying, Stopped, Waiting
-from flowstone.states import DONE_STEP_STATES, StepState
+from flowstone.states import DONE_STEP_STATES, GateState, StepState
+from flowstone.store import gates
 from flowstone.store.steps import Refused
 from tasks.app import app
+
+log = get_logger("flowstone.worker")
 
 EARLY_SECONDS = 5
 """How long a retry that has come too early is put off."""
@@ -34,6 +38,7 @@ def follow(task: Task, ended: Ended | Fenced | Refused | Early) -> None:
     go_on(ended.wake)
     match ended.outcome:
         case Waiting(ask=ask):
+            _carry_on_at_once(ended.claim.step_id)
             # The ledger keeps the step, and the continuation is a task of its own.
             raise Retry(exc=_Waits(type(ask).__name__.removesuffix("Ask"), ask.message))
         case Stopped():
@@ -78,6 +83,20 @@ def go_on(run_ids: Iterable[UUID]) -> None:
     publisher = Publisher(app)
     for run_id in run_ids:
         coordinator.go_on_or_wake(runtime.current(), run_id, publisher.publish, publisher.wake)
+
+
+def _carry_on_at_once(step_id: int) -> None:
+    """Send the continuation of a step whose signal came before it has begun to wait.
+
+    Where nobody could, the reconciler finds it.
+    """
+    try:
+        with runtime.current().ledger.begin() as conn:
+            asked = gates.of_step(conn, step_id)
+        if asked is not None and asked.gate.state is GateState.RECEIVED:
+            Publisher(app).carry_on(asked)
+    except (BrokerUnavailable, LedgerUnavailable) as error:
+        log.warning("a signal has come, and its step goes on later", error=error.message)
 
 
 class _Waits(Exception):

@@ -1,0 +1,1 @@
+"""What `flowstone serve` answers over HTTP: signals, the page of an approval, and its health."""

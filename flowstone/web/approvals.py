@@ -1,0 +1,4 @@
+from flowstone.web.handler import Handler
+
+
+class ApprovalHandler(Handler): pass
