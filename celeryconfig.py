@@ -4,9 +4,9 @@ from celery.schedules import crontab
 
 from flowstone.canvas import as_queue
 from flowstone.limits import KILL_LATER
-from flowstone.messages import COORDINATE, PRUNE, RECONCILE, STEP, SWEEP
+from flowstone.messages import COORDINATE, NOTIFY, PRUNE, RECONCILE, STEP, SWEEP
 from flowstone.priority import CONTROL, LEVELS
-from flowstone.queues import CONTROL_QUEUE, REDIS, all_queues, message_priority
+from flowstone.queues import CHECKPOINTS_QUEUE, CONTROL_QUEUE, REDIS, all_queues, message_priority
 from flowstone.settings import load_settings
 
 _settings = load_settings()
@@ -33,6 +33,8 @@ task_create_missing_queues = False
 _control = {"queue": CONTROL_QUEUE, "priority": message_priority(CONTROL, broker_url)}
 task_routes = {
     **dict.fromkeys([COORDINATE, RECONCILE, PRUNE, SWEEP], _control),
+    # Who is told of approvals may hang, and must not keep runs from going on.
+    NOTIFY: {"queue": CHECKPOINTS_QUEUE, "priority": message_priority(CONTROL, broker_url)},
     STEP: {},
 }
 
@@ -57,6 +59,10 @@ task_annotations = {
     RECONCILE: {
         "soft_time_limit": _of_a_pass,
         "time_limit": min(_of_a_pass + 30, _settings.time_limit),
+    },
+    NOTIFY: {
+        "soft_time_limit": min(90, _settings.soft_time_limit),
+        "time_limit": min(120, _settings.time_limit),
     },
     PRUNE: {"soft_time_limit": _settings.soft_time_limit},
     SWEEP: {"soft_time_limit": _settings.soft_time_limit},
@@ -94,6 +100,11 @@ beat_schedule = {
         "task": RECONCILE,
         "schedule": _settings.reconcile_seconds,
         "options": {"queue": "control", "expires": 60, "ignore_result": True},
+    },
+    "flowstone-notify": {
+        "task": NOTIFY,
+        "schedule": _settings.reconcile_seconds,
+        "options": {"queue": "checkpoints", "expires": 60, "ignore_result": True},
     },
     # At a time of the day: an interval would begin anew whenever beat is restarted.
     "flowstone-prune": {

@@ -11,7 +11,14 @@ from tasks import heartbeat, reconnect, revision
 reconnect.install()
 app = Celery(
     "flowstone",
-    include=["tasks.coordinate", "tasks.prune", "tasks.reconcile", "tasks.step", "tasks.sweep"],
+    include=[
+        "tasks.coordinate",
+        "tasks.notify",
+        "tasks.prune",
+        "tasks.reconcile",
+        "tasks.step",
+        "tasks.sweep",
+    ],
 )
 app.config_from_object("celeryconfig")
 app.steps["worker"].add("tasks.stop:GracefulStop")
