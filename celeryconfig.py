@@ -4,7 +4,16 @@ from celery.schedules import crontab
 
 from flowstone.canvas import as_queue
 from flowstone.limits import KILL_LATER
-from flowstone.messages import COORDINATE, NOTIFY, PRUNE, RECONCILE, STEP, SWEEP
+from flowstone.messages import (
+    CONTINUE_AFTER_APPROVAL,
+    CONTINUE_AFTER_SIGNAL,
+    COORDINATE,
+    NOTIFY,
+    PRUNE,
+    RECONCILE,
+    STEP,
+    SWEEP,
+)
 from flowstone.priority import CONTROL, LEVELS
 from flowstone.queues import CHECKPOINTS_QUEUE, CONTROL_QUEUE, REDIS, all_queues, message_priority
 from flowstone.settings import load_settings
@@ -31,8 +40,11 @@ task_default_queue = "assets"
 task_create_missing_queues = False
 # What keeps the runs going comes before all steps; those bring their priority with them.
 _control = {"queue": CONTROL_QUEUE, "priority": message_priority(CONTROL, broker_url)}
+_checkpoint = {"queue": CHECKPOINTS_QUEUE}
 task_routes = {
     **dict.fromkeys([COORDINATE, RECONCILE, PRUNE, SWEEP], _control),
+    CONTINUE_AFTER_APPROVAL: _checkpoint,
+    CONTINUE_AFTER_SIGNAL: _checkpoint,
     # Who is told of approvals may hang, and must not keep runs from going on.
     NOTIFY: {"queue": CHECKPOINTS_QUEUE, "priority": message_priority(CONTROL, broker_url)},
     STEP: {},
@@ -53,8 +65,11 @@ _of_a_pass = min(60, _settings.soft_time_limit)
 # Celery asks none of the steps to stop: FlowStone does so itself, as Celery's exception may come
 # while the outcome is recorded. It kills what does not, a moment after the ledger's own limit.
 task_time_limit = _settings.time_limit
+_of_a_step = {"time_limit": _settings.time_limit + KILL_LATER}
 task_annotations = {
-    STEP: {"time_limit": _settings.time_limit + KILL_LATER},
+    STEP: _of_a_step,
+    CONTINUE_AFTER_APPROVAL: _of_a_step,
+    CONTINUE_AFTER_SIGNAL: _of_a_step,
     COORDINATE: {"soft_time_limit": _settings.soft_time_limit},
     RECONCILE: {
         "soft_time_limit": _of_a_pass,

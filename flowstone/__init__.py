@@ -26,6 +26,14 @@ from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
     from flowstone import lineage
+    from flowstone.approvals import (
+        ApprovalDetails,
+        ApprovalRequest,
+        approvals_list,
+        approve,
+        get_approval,
+        reject,
+    )
     from flowstone.client import (
         cancel,
         materialize,
@@ -41,12 +49,16 @@ if TYPE_CHECKING:
     from flowstone.pools import PoolStatus, list_pools, reset_pool, set_pool
     from flowstone.reading import AssetStatus, exists, get, status
     from flowstone.rechecking import run_checks
+    from flowstone.signals import SignalReceipt, signal
+    from flowstone.web.links import approval_link
 
 __version__ = "0.1.0"
 
 __all__ = [
     "UNPARTITIONED",
     "Approval",
+    "ApprovalDetails",
+    "ApprovalRequest",
     "Asset",
     "AssetStatus",
     "Cancellation",
@@ -71,12 +83,16 @@ __all__ = [
     "RunHandle",
     "RunState",
     "Signal",
+    "SignalReceipt",
     "StaticPartitions",
     "StepState",
     "StepTimeout",
     "Timeout",
     "Version",
     "Window",
+    "approval_link",
+    "approvals_list",
+    "approve",
     "asset",
     "cancel",
     "check",
@@ -84,6 +100,7 @@ __all__ = [
     "collect",
     "exists",
     "get",
+    "get_approval",
     "invalidate",
     "lineage",
     "list_pools",
@@ -91,6 +108,7 @@ __all__ = [
     "materialize_all",
     "materialize_sync",
     "preview",
+    "reject",
     "reset_pool",
     "resource",
     "resume",
@@ -98,6 +116,7 @@ __all__ = [
     "run_checks",
     "save_plan",
     "set_pool",
+    "signal",
     "status",
     "versions",
     "wait_for_approval",
@@ -106,6 +125,12 @@ __all__ = [
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.
 _LAZY: Final = {
+    "ApprovalDetails": "flowstone.approvals",
+    "ApprovalRequest": "flowstone.approvals",
+    "approvals_list": "flowstone.approvals",
+    "approve": "flowstone.approvals",
+    "get_approval": "flowstone.approvals",
+    "reject": "flowstone.approvals",
     "Cancellation": "flowstone.handle",
     "Progress": "flowstone.handle",
     "RunHandle": "flowstone.handle",
@@ -131,6 +156,9 @@ _LAZY: Final = {
     "invalidate": "flowstone.history",
     "rollback": "flowstone.history",
     "run_checks": "flowstone.rechecking",
+    "SignalReceipt": "flowstone.signals",
+    "signal": "flowstone.signals",
+    "approval_link": "flowstone.web.links",
     "versions": "flowstone.history",
 }
 

@@ -6,8 +6,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flowstone.errors import Cancelled, StepTimeout, UnknownResource, did_you_mean
+from flowstone.errors import (
+    BadConfig,
+    Cancelled,
+    DefinitionError,
+    StepTimeout,
+    UnknownResource,
+    did_you_mean,
+)
+from flowstone.names import NAME
 from flowstone.partition import PartitionSet, TimePartitions, Window
+from flowstone.tokens import UNSIGNED
 
 
 class Logger(Protocol):
@@ -49,6 +58,10 @@ def _in_time() -> None:
     """Say that there is still time."""
 
 
+def _unsigned(name: str) -> str:
+    raise BadConfig(f"there is no token for the signal {name!r}: {UNSIGNED}")
+
+
 @dataclass(frozen=True)
 class Context:
     """The step that an asset's function is called for.
@@ -68,6 +81,7 @@ class Context:
     logger: Logger
     is_cancelled: Callable[[], bool] = field(default=_never, repr=False, compare=False)
     overtime: Callable[[], StepTimeout | None] = field(default=_in_time, repr=False, compare=False)
+    token_of: Callable[[str], str] = field(default=_unsigned, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
@@ -87,6 +101,19 @@ class Context:
             raise Cancelled(f"{self.asset!r} was asked to stop")
         if (error := self.overtime()) is not None:
             raise error
+
+    def signal_token(self, name: str = "signal") -> str:
+        """Return the token of a signal to this step, for `wait_for_signal` and for its sender.
+
+        It is the same in each attempt, so that a job which was started by one that was lost still
+        reaches the next. Raises BadConfig without FLOWSTONE_SECRET, and DefinitionError for what
+        is no name.
+        """
+        if not NAME.fullmatch(name):
+            raise DefinitionError(
+                f"signal_token: {name!r} is not a name; use letters, digits, '_', '.' and '-'"
+            )
+        return self.token_of(name)
 
     @property
     def window(self) -> Window | None:

@@ -41,7 +41,7 @@ from flowstone.priority import FIRST, message_level
 from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
-from flowstone.states import RunState
+from flowstone.states import WORKING_RUN_STATES, RunState
 from flowstone.store import (
     cancellation,
     deadlines,
@@ -50,6 +50,7 @@ from flowstone.store import (
     flights,
     plans,
     rates,
+    run_waits,
     runs,
     slots,
 )
@@ -326,7 +327,7 @@ def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
     if run.is_being_cancelled:
         cancellation.sweep(conn, run, actor=ACTOR)
         return Taken()
-    if _end_if_late(conn, run) or run.state not in (RunState.PLANNED, RunState.RUNNING):
+    if _end_if_late(conn, run) or run.state not in WORKING_RUN_STATES:
         return Taken()
     ready = _give_way(conn, runtime, run)
     # A process can run one step at a time; what it has not begun must stand in nobody's way.
@@ -335,9 +336,10 @@ def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
     chords = not is_inline and runtime.settings.counts_chords
     canvases = expand(ready.steps, ready.nodes, budget, chords=chords)
     if not canvases:
-        runs.close_if_done(conn, run_id, actor=ACTOR)
+        if runs.close_if_done(conn, run_id, actor=ACTOR) is None:
+            run_waits.settle(conn, run, actor=ACTOR)
         return Taken(others=ready.others)
-    if run.state == RunState.PLANNED:
+    if run.state != RunState.RUNNING:
         runs.mark_running(conn, run_id, actor=ACTOR)
     marked = dispatch.mark(conn, canvases, _levels(run, ready, canvases))
     return Taken(canvases, marked, ready.others)

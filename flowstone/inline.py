@@ -6,18 +6,22 @@ import contextlib
 import time
 from uuid import UUID
 
-from flowstone import coordinator, reconcile
+from flowstone import continuation, coordinator, reconcile
+from flowstone.approval import Ask
 from flowstone.claiming import Early
 from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.expand import members
 from flowstone.handle import POLL_SECONDS, RunHandle
+from flowstone.log import get_logger
 from flowstone.outbox import wake_others
-from flowstone.outcome import Failed, Retrying
+from flowstone.outcome import Failed, Retrying, Waiting
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, StepState
 from flowstone.store import repairs, runs
-from flowstone.store.steps import Refused
+from flowstone.store.steps import Claim, Refused
+
+log = get_logger("flowstone.inline")
 
 
 def drive_to_the_end(here: Runtime, handle: RunHandle) -> BaseException | None:
@@ -85,6 +89,7 @@ class _Pause:
         if self._mine is not None:
             with contextlib.suppress(LedgerUnavailable):
                 self._here.ledger.in_turn(lambda conn: repairs.due_retries(conn, self._mine))
+                continuation.go_on_left(self._here, 0, actor=whoami(), run_id=self._mine)
 
 
 def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> BaseException | None:
@@ -93,6 +98,8 @@ def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> Ba
         ended = execute(here, step_id, canvas, worker=whoami())
         if isinstance(ended, Ended | Early):
             wake_others(here, ended.wake - {run_id})
+        if isinstance(ended, Ended) and isinstance(ended.outcome, Waiting):
+            _say(ended.outcome, ended.claim)
         if isinstance(ended, Ended) and isinstance(ended.error, KeyboardInterrupt):
             raise ended.error
         seconds = _before_next(ended)
@@ -100,6 +107,12 @@ def _execute_here(here: Runtime, run_id: UUID, step_id: int, canvas: UUID) -> Ba
             return ended.error if isinstance(ended, Ended) and _has_failed(ended) else None
         if not _wait(here, run_id, seconds):
             return None
+
+
+def _say(waiting: Waiting, claim: Claim) -> None:
+    """Tell people that they are waited for: this process does nothing else until they decide."""
+    how = "flowstone approvals list" if isinstance(waiting.ask, Ask) else waiting.ask.name
+    log.warning("waits", step=claim.name, message=waiting.ask.message, decide=how)
 
 
 def _has_failed(ended: Ended) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from flowstone import execution
+from flowstone import continuation, execution
 from flowstone.errors import LedgerUnavailable
 from flowstone.log import get_logger
 from flowstone.partition_key import step_name
@@ -21,6 +21,7 @@ from flowstone.runtime import Runtime
 from flowstone.store import (
     ageing,
     cancellation,
+    continuing,
     deadlines,
     flights,
     gate_clock,
@@ -28,6 +29,7 @@ from flowstone.store import (
     queue_timeout,
     repair_counts,
     repairs,
+    run_waits,
     slots,
     workers,
 )
@@ -285,6 +287,30 @@ def _free_stranded(conn: Connection, sight: Sight) -> Repaired:
     return Repaired(len(repairs.stranded(conn, sight.lost_after)))
 
 
+def _find_uncontinued(conn: Connection, sight: Sight) -> Sequence[Found]:
+    return continuing.find_left(conn, sight.runtime.settings.message_seconds)
+
+
+def _go_on_uncontinued(sight: Sight, count: Count) -> Repaired:
+    """Let each step go on in a transaction of its own, as each locks its run."""
+    done = 0
+
+    def counted(conn: Connection) -> None:
+        nonlocal done
+        done += 1
+        count(conn, 1)
+
+    to_wake = continuation.go_on_left(
+        sight.runtime, sight.runtime.settings.message_seconds, actor=ACTOR, count=counted
+    )
+    return Repaired(done, to_wake)
+
+
+def _free_stray(conn: Connection) -> Repaired:
+    freed = continuing.stray(conn, actor=ACTOR)
+    return Repaired(len(freed), frozenset(step.run_id for step in freed))
+
+
 def _settle_left(conn: Connection) -> Repaired:
     settled = flights.left(conn, actor=ACTOR)
     return Repaired(len(settled), flights.to_wake(settled))
@@ -370,6 +396,18 @@ LEFT_BEHIND: Final = (
         _find_stranded,
         _at_once(_free_stranded),
     ),
+    Rule(
+        "continuation_lost",
+        "what was decided, or has come, carries its step on",
+        _find_uncontinued,
+        _go_on_uncontinued,
+    ),
+    Rule(
+        "nothing_asked",
+        "a step that waits has an open request",
+        _plain(continuing.find_stray),
+        _plainly(_free_stray),
+    ),
     # Last, as all of these take steps away from those who are joined to them.
     Rule(
         "followers_left",
@@ -423,5 +461,10 @@ RULES: Final = (
         "slots_idle", "a step that is ready, and has its slots, is dispatched", _plain(_find_slots)
     ),
     _waking("run_unclosed", "a run without open steps is closed", _old_enough(repairs.unclosed)),
+    _waking(
+        "run_not_waiting",
+        "a run of which all that is left waits is waiting",
+        _plain(run_waits.find_untold),
+    ),
 )
 """All rules, in the order in which a pass applies them."""

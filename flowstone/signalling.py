@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 from flowstone.errors import MAX_WAIT, DefinitionError, FlowStoneError
 from flowstone.names import NAME
+from flowstone.tokens import identity
 
 OnSignalTimeout = Literal["fail", "continue"]
 
@@ -114,5 +115,10 @@ class Signal:
 
 
 def token_hash(token: str) -> str:
-    """Return what the ledger keeps of a token."""
-    return hashlib.sha256(token.encode()).hexdigest()
+    """Return what the ledger keeps of a token, and knows it by: whoever takes one verifies it."""
+    return hashlib.sha256(identity(token).encode()).hexdigest()
+
+
+def is_token(text: str) -> bool:
+    """Return whether a text may be a token."""
+    return _TOKEN.fullmatch(text) is not None

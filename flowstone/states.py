@@ -87,7 +87,9 @@ STEP_MOVES: Final[Mapping[StepState, frozenset[StepState]]] = {
 
 RUN_MOVES: Final[Mapping[RunState, frozenset[RunState]]] = {
     _R.REQUESTED: frozenset({_R.PLANNED, _R.FAILED, _R.CANCELLED}),
-    _R.PLANNED: frozenset({_R.RUNNING, _R.SUCCEEDED, _R.PAUSED, _R.FAILED, _R.CANCELLED}),
+    _R.PLANNED: frozenset(
+        {_R.RUNNING, _R.WAITING, _R.SUCCEEDED, _R.PAUSED, _R.FAILED, _R.CANCELLED}
+    ),
     _R.RUNNING: frozenset({_R.SUCCEEDED, _R.FAILED, _R.CANCELLED, _R.WAITING, _R.PAUSED}),
     _R.WAITING: frozenset({_R.RUNNING, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED, _R.PAUSED}),
     _R.PAUSED: frozenset({_R.RUNNING, _R.WAITING, _R.CANCELLED}),

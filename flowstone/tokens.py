@@ -67,6 +67,15 @@ def is_own(token: str) -> bool:
     return _OWN.fullmatch(token) is not None
 
 
+def identity(token: str) -> str:
+    """Return what tells a token from others; of one of `signal_token`, all but its signature.
+
+    So a token that was made with another secret, before the secrets were replaced, is the same.
+    """
+    found = _OWN.fullmatch(token)
+    return found[1] if found else token
+
+
 def step_of(secrets: Iterable[bytes], token: str) -> int | None:
     """Return the step that a token is for, or None for one that was not made with the secrets."""
     found = _OWN.fullmatch(token)

@@ -12,6 +12,7 @@ reconnect.install()
 app = Celery(
     "flowstone",
     include=[
+        "tasks.continuation",
         "tasks.coordinate",
         "tasks.notify",
         "tasks.prune",

@@ -23,6 +23,7 @@ from flowstone.log import get_logger
 from flowstone.losses import Message
 from flowstone.messages import RECONCILE, StepMessage
 from flowstone.queues import CONTROL_QUEUE
+from flowstone.store.continuing import canvas_of
 from tasks.app import app
 from tasks.memory import Kills
 
@@ -124,6 +125,25 @@ class StepTask(Task):  # type: ignore[misc] # Celery has no types
     """A task of which each message is a StepRequest."""
 
     Request = f"{StepRequest.__module__}:{StepRequest.__name__}"
+
+
+class ContinuationRequest(StepRequest):
+    """The message of a continuation, whose step is alone in its canvas."""
+
+    @property
+    def step(self) -> Message | None:
+        """Which step it is; None for a message that does not say, whose lease ends instead."""
+        gate_id = self.kwargs.get("approval_id", self.kwargs.get("signal_id"))
+        step_id = self.kwargs.get("step_id")
+        if not (isinstance(gate_id, int) and isinstance(step_id, int)):
+            return None
+        return Message(step_id, canvas_of(gate_id))
+
+
+class ContinuationTask(Task):  # type: ignore[misc] # Celery has no types
+    """A task of which each message is a ContinuationRequest."""
+
+    Request = f"{ContinuationRequest.__module__}:{ContinuationRequest.__name__}"
 
 
 _kills: Final = Kills()

@@ -32,7 +32,7 @@ print(json.dumps({name: conf[name] for name in names} | limits
     | {"queues": [[q.name, q.exchange.name, q.routing_key, q.max_priority]
                   for q in conf.task_queues]}
     | {"priorities": {name: tasks.app.amqp.router.route({}, name)["priority"]
-                      for name, route in conf.task_routes.items() if route}}))
+                      for name, route in conf.task_routes.items() if "priority" in route}}))
 """
 
 

@@ -26,7 +26,9 @@ from flowstone.cli import (
     rates,
     reconcile,
     run,
+    serve,
     show,
+    signal,
     status,
     values,
     workers,
@@ -79,6 +81,8 @@ app.command("check")(check.check)
 app.command("invalidate")(history.invalidate)
 app.command("gc")(gc.gc)
 app.command("prune")(prune.prune)
+app.command("signal")(signal.signal)
+app.command("serve")(serve.serve)
 app.command("rates")(rates.rates)
 app.command("reconcile")(reconcile.reconcile)
 app.add_typer(audit.app, name="audit")

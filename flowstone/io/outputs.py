@@ -88,16 +88,29 @@ class Outputs:
         Raises MissingOutput, StorageUnavailable, or OutputError if it is not what was
         recorded, or not what the reader wants.
         """
-        data = self.manager(output.io).load(output.location)
-        path = f"the output {output.location}"
-        if hashlib.sha256(data).hexdigest() != output.sha256:
-            raise ChangedOutput(
-                f"{path} has been changed in storage; invalidate it, and materialize it again"
-            )
+        data = self._data(output)
         try:
             return decode(output.format, data, as_type, pickle=pickle)
         except OutputError as error:
-            raise OutputError(f"{path}: {error.message}", original=error) from error
+            raise OutputError(
+                f"the output {output.location}: {error.message}", original=error
+            ) from error
+
+    def verify(self, output: StoredOutput) -> None:
+        """Raise MissingOutput unless what was recorded is what lies there, to the byte.
+
+        Raises StorageUnavailable where nobody can tell.
+        """
+        self._data(output)
+
+    def _data(self, output: StoredOutput) -> bytes:
+        data = self.manager(output.io).load(output.location)
+        if hashlib.sha256(data).hexdigest() != output.sha256:
+            raise ChangedOutput(
+                f"the output {output.location} has been changed in storage; invalidate it, and "
+                "materialize it again"
+            )
+        return data
 
     def exists(self, output: StoredOutput) -> bool:
         """Return whether the value is there, without reading it; raise StorageUnavailable."""

@@ -27,6 +27,7 @@ from flowstone.states import (
     sql_list,
 )
 from flowstone.store import audit, found, runs
+from flowstone.store.cancelled_gates import WITHDRAWN
 from flowstone.store.found import LOCKED, Found
 from flowstone.store.runs import Run
 from flowstone.store.steps import Claim
@@ -54,8 +55,8 @@ def _cancel(states: Sequence[StepState]) -> str:
         SET state = 'cancelled', finished_at = now(), token = NULL, lease_until = NULL,
             retry_at = NULL, error = CAST(:error AS jsonb)
         FROM locked WHERE s.id = locked.id
-        RETURNING s.id, s.run_id, s.asset, s.partition, s.canvas, locked.state AS was
-    ), recorded AS (
+        RETURNING s.id, s.run_id, s.asset, s.partition, s.canvas, s.gate, locked.state AS was
+    ), {WITHDRAWN}, recorded AS (
         {
         audit.recorded(
             "moved",

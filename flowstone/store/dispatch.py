@@ -15,7 +15,6 @@ from flowstone.states import (
     ACTIVE_STEP_STATES,
     StepState,
     in_state,
-    is_open,
     sql_list,
 )
 from flowstone.store.prepared import Prepared
@@ -35,10 +34,10 @@ def wants_slots(run_id: str) -> str:
 
 
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
-# the part of the window that is queued and could start. And a run without an open step needs it
-# to be closed. All counts are bounded by the window. The first question asks for an order, which
-# only the index of what is ready has: with statistics of a moment in which much was ready,
-# PostgreSQL would look through all that is open.
+# the part of the window that is queued and could start. And a run of which nothing is in flight
+# needs it to be closed, or to be seen to wait. All counts are bounded by the window. The first
+# question asks for an order, which only the index of what is ready has: with statistics of a moment
+# in which much was ready, PostgreSQL would look through all that is open.
 _DUE = Prepared(
     f"""
     SELECT CASE
@@ -52,7 +51,8 @@ _DUE = Prepared(
         ) < greatest(1, r.max_in_flight / {LOW_PART})
         ELSE NOT EXISTS (
             SELECT FROM {SCHEMA}.steps
-            WHERE run_id = r.id AND {is_open("state")}
+            WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
+              AND canvas IS NOT NULL
         )
     END AS coordinator, EXISTS (
         SELECT FROM {SCHEMA}.steps WHERE joined_to = :step_id AND state = 'joined'

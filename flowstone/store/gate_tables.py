@@ -107,6 +107,7 @@ gates = Table(
         unique=True,
         postgresql_where=text(IN_USE),
     ),
+    Index("ix_gates_token", "token_hash", "id", postgresql_where=text("token_hash IS NOT NULL")),
     Index("ix_gates_step_id", "step_id"),
     Index("ix_gates_replaces", "replaces", postgresql_where=text("replaces IS NOT NULL")),
     Index("ix_gates_open", "created_at", postgresql_where=text(IS_OPEN)),
@@ -163,5 +164,7 @@ early_signals = Table(
     Column("actor", Text, nullable=False),
     Column("channel", Text, nullable=False),
     Column("received_at", TIME, nullable=False, server_default=NOW),
+    Column("step_id", BigInteger, ForeignKey(steps.c.id, ondelete="CASCADE"), nullable=False),
+    Index("ix_early_signals_step_id", "step_id"),
     comment="Signals with a token of FlowStone's that came before their step has begun to wait",
 )

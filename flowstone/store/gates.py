@@ -17,9 +17,9 @@ from flowstone.approval import Ask
 from flowstone.errors import LedgerRefused
 from flowstone.gate import Gate, subject
 from flowstone.outcome import Waiting
-from flowstone.signalling import token_hash
+from flowstone.signalling import SignalAsk, token_hash
 from flowstone.states import GATE_MOVES, WAITING_STEP_STATES, GateState, in_state, sources
-from flowstone.store import audit, dispatch, notifications
+from flowstone.store import audit, dispatch, early_signals, notifications
 from flowstone.store import steps as steps_store
 from flowstone.store.gate_tables import IN_USE
 from flowstone.store.steps import Claim
@@ -125,6 +125,13 @@ def get(conn: Connection, gate_id: int) -> Asked | None:
     return None if row is None else asked_of(row)
 
 
+def of_step(conn: Connection, step_id: int) -> Asked | None:
+    """Return the gate at which a step waits, or behind which it goes on; None if at none."""
+    query = _SELECT.where(steps.c.id == step_id, steps.c.gate == gates.c.id)
+    row = conn.execute(query).one_or_none()
+    return None if row is None else asked_of(row)
+
+
 def lock(conn: Connection, gate_id: int) -> Asked | None:
     """Lock a gate and its step, and return it as it is then; None if there is no such."""
     conn.execute(_LOCK_STEP, {"id": gate_id})
@@ -175,7 +182,24 @@ def ask(conn: Connection, claim: Claim, waiting: Waiting) -> bool:
     record(conn, asked, "requested", by=claim.worker, reason=said, after={"state": GateState.OPEN})
     if isinstance(waiting.ask, Ask):
         notifications.tell(conn, gate_id, "requested")
+    else:
+        _take_early(conn, asked, waiting.ask)
     return True
+
+
+def _take_early(conn: Connection, asked: Asked, ask: SignalAsk) -> None:
+    """Close the gate of a signal that came before anybody waited; its step is to be carried on."""
+    early = early_signals.take(conn, token_hash(ask.token))
+    if early is not None:
+        close(
+            conn,
+            asked,
+            GateState.RECEIVED,
+            by=early.actor,
+            channel=early.channel,
+            details={"came_at": early.received_at.isoformat()},
+            payload=early.payload,
+        )
 
 
 def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:

@@ -228,7 +228,10 @@ def find(conn: Connection, prefix: str) -> UUID:
     raise UnknownRun(f"{how} with {prefix!r}; `flowstone runs` lists the latest")
 
 
-_ACTIONS = {RunState.RUNNING: "run.started"}
+def _action(before: RunState, target: RunState) -> str:
+    if target != RunState.RUNNING:
+        return f"run.{target}"
+    return "run.continued" if before == RunState.WAITING else "run.started"
 
 
 def move(
@@ -257,7 +260,7 @@ def move(
     audit.record(
         conn,
         actor=actor,
-        action=_ACTIONS.get(target, f"run.{target}"),
+        action=_action(RunState(before), target),
         run_id=run_id,
         details=details,
         reason=reason,
@@ -359,5 +362,6 @@ def final_state(
 
 
 def mark_running(conn: Connection, run_id: UUID, *, actor: str) -> None:
-    """Note that the first steps of a planned run are dispatched."""
-    move(conn, run_id, RunState.RUNNING, actor=actor, started_at=func.now())
+    """Note that steps of a run are dispatched that is planned, or has waited."""
+    started = func.coalesce(runs.c.started_at, func.now())
+    move(conn, run_id, RunState.RUNNING, actor=actor, started_at=started)

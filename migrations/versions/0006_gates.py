@@ -22,9 +22,19 @@ def upgrade() -> None:
         sa.Column("actor", sa.Text(), nullable=False),
         sa.Column("channel", sa.Text(), nullable=False),
         sa.Column("received_at", TIME, server_default=sa.text("now()"), nullable=False),
+        sa.Column("step_id", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["step_id"],
+            ["flowstone.steps.id"],
+            name=op.f("fk_early_signals_step_id"),
+            ondelete="CASCADE",
+        ),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_early_signals")),
         schema=SCHEMA,
         comment="Signals with a token of FlowStone's that came before their step has begun to wait",
+    )
+    op.create_index(
+        "ix_early_signals_step_id", "early_signals", ["step_id"], unique=False, schema=SCHEMA
     )
     op.create_table(
         "gates",
@@ -149,6 +159,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("replaces IS NOT NULL"),
     )
     op.create_index("ix_gates_step_id", "gates", ["step_id"], unique=False, schema=SCHEMA)
+    op.create_index(
+        "ix_gates_token",
+        "gates",
+        ["token_hash", "id"],
+        unique=False,
+        schema=SCHEMA,
+        postgresql_where=sa.text("token_hash IS NOT NULL"),
+    )
     op.create_index(
         "ix_gates_to_continue",
         "gates",

@@ -1,0 +1,243 @@
+"""The work of an attempt: load inputs, call a function of the asset, stage the value, check it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+from flowstone import hints
+from flowstone.approval import NO_VALUE, Ask, WaitForApproval
+from flowstone.asset import Asset, Dependency
+from flowstone.check import Checked, examine
+from flowstone.context import Context, Resources
+from flowstone.errors import (
+    CheckFailed,
+    DefinitionError,
+    MissingInput,
+    MissingOutput,
+    OutputError,
+    StepTimeout,
+)
+from flowstone.freshness import Fingerprint
+from flowstone.io import Place
+from flowstone.log import get_logger
+from flowstone.outcome import RefusedValue, StoredOutput, Succeeded, Waiting
+from flowstone.partition_key import decode_key
+from flowstone.runtime import Runtime
+from flowstone.signalling import WaitForSignal
+from flowstone.store import versions
+from flowstone.store.steps import Claim
+from flowstone.texts import MAX_MESSAGE, storable, storable_json
+from flowstone.tokens import newest, signal_token
+
+log = get_logger("flowstone.attempt")
+
+MAX_CONTEXT: Final = 64 * 1024
+"""Bytes of what an approval tells those who decide; more belongs into the value."""
+
+Overtime = Callable[[], StepTimeout | None]
+"""Tells whether the time of an attempt is over."""
+
+
+class Refusal(CheckFailed):
+    """Carries what was refused to where the failure is recorded."""
+
+    def __init__(self, message: str, value: RefusedValue) -> None:
+        super().__init__(message)
+        self.value = value
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an attempt works with. `expected` is the fingerprint of what it is to make."""
+
+    runtime: Runtime
+    asset: Asset
+    claim: Claim
+    config: Any
+    resources: Resources
+    overtime: Overtime
+    expected: Fingerprint
+
+    def begin(self) -> Succeeded | Waiting:
+        """Call the function of the asset; what it makes may have to be approved."""
+        return self.end(self.call(self.asset.function), is_asked=True)
+
+    def call(self, function: Callable[..., Any], **told: Any) -> Any:  # noqa: ANN401
+        """Call a function of the asset with what it takes, and with what it is `told`.
+
+        What it raises to wait is returned, as if it had returned it.
+        """
+        try:
+            return function(**self._arguments(function, told))
+        except (WaitForApproval, WaitForSignal) as asked:
+            return asked
+
+    def end(self, made: Any, *, is_asked: bool) -> Succeeded | Waiting:  # noqa: ANN401
+        """Stage what a function has made, or return what it waits for.
+
+        `is_asked` says whether an approval that the asset has declared is still to be asked for.
+        """
+        if isinstance(made, WaitForSignal):
+            return self._wait_for_signal(made)
+        if isinstance(made, WaitForApproval):
+            return self._wait_for_approval(made)
+        declared = self.asset.approval if is_asked else None
+        ask = None if declared is None else declared.ask(made)
+        value = self.stage(made)
+        return value if ask is None else Waiting(self._storable(ask), self.expected, value)
+
+    def stage(self, value: Any) -> Succeeded:  # noqa: ANN401
+        """Store a value, and run the checks on it; raise what says that it cannot be."""
+        output = self._store(value)
+        checks = self._check(output)
+        return Succeeded(output, self.expected, self.asset.version, checks)
+
+    def _wait_for_signal(self, made: WaitForSignal) -> Waiting:
+        if made.ask.on_timeout == "continue" and self.asset.on_signal is None:
+            raise DefinitionError(
+                f"asset {self.asset.name!r} waits for a signal with on_timeout='continue', which "
+                "needs on_signal=: a function that makes the value without a payload, too"
+            )
+        said = storable(self.runtime.resources.secrets.mask(made.ask.message))[:MAX_MESSAGE]
+        return Waiting(replace(made.ask, message=said), self.expected)
+
+    def _wait_for_approval(self, made: WaitForApproval) -> Waiting:
+        if made.value is NO_VALUE and self.asset.on_approved is None:
+            raise DefinitionError(
+                f"asset {self.asset.name!r} waits for an approval without a value; give "
+                "wait_for_approval(value=...), or the asset on_approved=: a function that makes "
+                "the value then"
+            )
+        value = None if made.value is NO_VALUE else self.stage(made.value)
+        return Waiting(self._storable(made.ask), self.expected, value)
+
+    def _storable(self, ask: Ask) -> Ask:
+        mask = self.runtime.resources.secrets.mask
+        context = storable_json(ask.context, lambda text: storable(mask(text)))
+        if (size := len(json.dumps(context).encode())) > MAX_CONTEXT:
+            raise DefinitionError(
+                f"asset {self.asset.name!r} asks with a context of {size} bytes; it may have "
+                f"{MAX_CONTEXT}: let people look at the value instead"
+            )
+        message = storable(mask(str(ask.message)))[:MAX_MESSAGE]
+        return replace(ask, message=message, context=context)
+
+    def _store(self, value: Any) -> StoredOutput:  # noqa: ANN401
+        """Store what the asset returned. Whatever that is, it is the value, and no outcome."""
+        asset, claim = self.asset, self.claim
+        try:
+            return self.runtime.outputs.store(
+                value,
+                Place(claim.asset, claim.partition, claim.step_id, claim.attempt, claim.token),
+                io=claim.io.get(asset.name, asset.io),
+                as_type=hints.of_result(asset.function),
+                pickle=asset.pickle,
+            )
+        except OutputError as error:
+            kind = type(value)
+            raise OutputError(
+                f"asset {asset.name!r} returned a {kind.__module__}.{kind.__qualname__}: "
+                f"{error.message}",
+                original=error,
+            ) from error
+
+    def _check(self, output: StoredOutput) -> tuple[Checked, ...]:
+        """Run the checks of the asset on the staged value, as its readers would get it."""
+        name = self.claim.name
+        checks = self.runtime.registry.checks.get(self.asset.name, ())
+        if not checks:
+            return ()
+        said = tuple(
+            examine(
+                checks,
+                lambda kind: self.runtime.read(self.asset.name, output, kind),
+                decode_key(self.claim.partition),
+                self.runtime.resources.secrets.mask,
+            )
+        )
+        for one in said:
+            if not one.passed:
+                log.warning("a check did not pass", step=name, check=one.name, message=one.message)
+        refusing = [one for one in said if one.refuses]
+        if refusing:
+            first, more = refusing[0], len(refusing) - 1
+            raise Refusal(
+                f"check {first.name!r} refused the value of {name}"
+                + (f": {first.message}" if first.message else "")
+                + (f" (and {more} more checks)" if more else ""),
+                RefusedValue(output, said),
+            )
+        return said
+
+    def _arguments(self, function: Callable[..., Any], told: dict[str, Any]) -> dict[str, Any]:
+        """Return what a function takes: resources, inputs, the context, and what it is `told`."""
+        asset = self.asset
+        taken = inspect.signature(function).parameters
+        # First the resources: what cannot be computed needs no inputs.
+        arguments = {name: self.resources[name] for name in asset.requires if name in taken}
+        arguments |= {
+            dependency.parameter: self._input(function, dependency)
+            for dependency in asset.dependencies
+            if dependency.parameter is not None and dependency.parameter in taken
+        }
+        if "context" in taken:
+            arguments["context"] = self._context()
+        return arguments | {name: value for name, value in told.items() if name in taken}
+
+    def _input(self, function: Callable[..., Any], dependency: Dependency) -> Any:  # noqa: ANN401
+        """Return the value of a dependency, or for a fan-in a dict of key -> value, in order.
+
+        Where an optional dependency has no value, None stands for it.
+        """
+        mappings = self.runtime.registry.graph.mappings
+        fan_in = mappings[self.asset.name, dependency.asset].fan_in
+        kind = hints.of_parameter(function, dependency.parameter or "", fan_in=fan_in)
+        found = {
+            decode_key(partition): None if output is None else self._read(name, output, kind)
+            for (name, partition), output in self.claim.inputs.items()
+            if name == dependency.asset
+        }
+        if fan_in:
+            return found
+        if not found and dependency.optional:
+            return None
+        if len(found) != 1:
+            raise MissingInput(
+                f"{self.asset.name!r} expects one value of {dependency.asset!r}, the plan has "
+                f"{len(found)}; the definitions changed after the run was planned: start a new run"
+            )
+        return next(iter(found.values()))
+
+    def _read(self, asset: str, output: StoredOutput, as_type: Any) -> Any:  # noqa: ANN401
+        try:
+            return self.runtime.read(asset, output, as_type)
+        except MissingOutput:
+            # The next run that asks for it computes it again, though nothing else has changed.
+            with self.runtime.ledger.begin() as conn:
+                versions.mark_missing(conn, output, actor=self.claim.worker)
+            raise
+
+    def _context(self) -> Context:
+        claim = self.claim
+        names = {"run_id": str(claim.run_id), "step": claim.name, "attempt": claim.attempt}
+        return Context(
+            run_id=str(claim.run_id),
+            asset=self.asset.name,
+            partition=decode_key(claim.partition),
+            partitions=self.asset.partitions,
+            attempt=claim.attempt,
+            config=self.config,
+            resources=self.resources,
+            logger=get_logger("flowstone.asset", **names),
+            is_cancelled=partial(self.runtime.leases.is_cancelled, claim.token),
+            overtime=self.overtime,
+            token_of=self._token,
+        )
+
+    def _token(self, name: str) -> str:
+        return signal_token(newest(self.runtime.settings.secrets), self.claim.step_id, name)

@@ -1,0 +1,104 @@
+"""A worker and its broker in the process of the test: real steps and continuations, no waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from flowstone import continuation, coordinator, submission
+from flowstone.continuation import Carried, Freed
+from flowstone.execution import Ended, execute
+from flowstone.expand import Canvas, members
+from flowstone.gate import Gate
+from flowstone.handle import RunHandle
+from flowstone.partition import UNPARTITIONED
+from flowstone.runtime import Runtime
+from flowstone.states import GateState
+from flowstone.store import gates
+from flowstone.store.dispatch import DispatchedStep
+
+
+class LocalWorker:
+    """Keeps the messages that are sent, and works on them when the test says so."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.messages: list[DispatchedStep] = []
+
+    def submit(self, *assets: Any, upstream: bool = True, **options: Any) -> RunHandle:
+        """Submit a run, and work until nothing is left to do."""
+        options = {"pool": None, "force": False, **options}
+        request = submission.request(
+            [str(one) for one in assets], UNPARTITIONED, upstream=upstream, **options
+        )
+        run_id, _ = submission.record(self.runtime, request, None, None, driver="celery", key=None)
+        self.coordinate(run_id)
+        self.work()
+        return RunHandle(run_id, self.runtime)
+
+    def coordinate(self, run_id: UUID) -> None:
+        """Be the coordinator of a run, and of those that it wakes."""
+        woken: list[UUID] = []
+        coordinator.coordinate(self.runtime, run_id, self._publish, woken.append)
+        for other in woken:
+            self.coordinate(other)
+
+    def _publish(self, canvas: Canvas, dispatched: Mapping[int, DispatchedStep]) -> None:
+        self.messages += [dispatched[member] for member in members(canvas)]
+
+    def work(self) -> None:
+        """Work on all messages, and on what follows from them."""
+        while self.messages:
+            message = self.messages.pop(0)
+            self._follow(
+                execute(self.runtime, message.id, message.canvas, worker="local", park_after=-1)
+            )
+
+    def carry_on(self, gate_id: int) -> None:
+        """Be the continuation of a gate, and work on what follows from it."""
+        kind = self.gate(gate_id).kind
+        match continuation.carry_on(self.runtime, kind, gate_id, worker="local"):
+            case Carried(step_id, canvas):
+                self._follow(continuation.run(self.runtime, step_id, canvas, worker="local"))
+            case Freed(run_id):
+                self.coordinate(run_id)
+        self.work()
+
+    def _follow(self, ended: Any) -> None:
+        if isinstance(ended, Ended):
+            for run_id in ended.wake:
+                self.coordinate(run_id)
+
+    def open_gate(self) -> int:
+        """Return the only gate that is open."""
+        with self.runtime.ledger.begin() as conn:
+            query = text("SELECT id FROM flowstone.gates WHERE state = 'open'")
+            return int(conn.scalars(query).one())
+
+    def gate(self, gate_id: int) -> Gate:
+        """Return a gate as it is now."""
+        with self.runtime.ledger.begin() as conn:
+            found = gates.get(conn, gate_id)
+        assert found is not None
+        return found.gate
+
+    def close(self, gate_id: int, state: GateState, **values: Any) -> None:
+        """Decide, and leave the step where it is."""
+        with self.runtime.ledger.begin() as conn:
+            asked = gates.lock(conn, gate_id)
+            assert asked is not None
+            assert gates.close(conn, asked, state, **{"by": "ann", **values})
+
+    def decide(self, gate_id: int, state: GateState, **values: Any) -> None:
+        """Decide, and carry the step on."""
+        self.close(gate_id, state, **values)
+        self.carry_on(gate_id)
+
+    def step(self, handle: RunHandle, asset: Any) -> Any:
+        """Return the row of an unpartitioned step."""
+        with self.runtime.ledger.begin() as conn:
+            query = text("SELECT * FROM flowstone.steps WHERE run_id = :run AND asset = :asset")
+            return conn.execute(query, {"run": handle.id, "asset": str(asset)}).one()

@@ -1,0 +1,352 @@
+"""Steps that wait for people or signals, and what becomes of them: real assets, no broker."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import text
+
+from flowstone import (
+    Approval,
+    Context,
+    Decision,
+    Retry,
+    RunState,
+    Signal,
+    asset,
+    check,
+    materialize_sync,
+    wait_for_approval,
+    wait_for_signal,
+)
+from flowstone.io.edits import as_edited
+from flowstone.reconcile import make_pass
+from flowstone.registry import build_registry
+from flowstone.states import GateState
+from tests.conftest import RuntimeFactory
+from tests.store.local_worker import LocalWorker
+from tests.worker.waiting import wait_until
+
+TOKENS = ["a-token-of-ours", "another-token"]
+FACTS = {"delay": 20.0, "calls": 0}
+
+
+class Report(BaseModel):
+    """What people approve."""
+
+    delay: float
+
+
+@asset(volatile=True)
+def source() -> float:
+    """Read by the others."""
+    return FACTS["delay"]
+
+
+@asset(approval=Approval(when=lambda made: made.delay > 15, message="So late?", options=()))
+def report(source: float) -> Report:
+    """Asks if it is above 15."""
+    return Report(delay=source)
+
+
+@check(asset=report, blocking=True)
+def is_no_nonsense(report: Report) -> bool:
+    return report.delay < 1000
+
+
+@asset
+def published(report: Report) -> float:
+    """Reads what was approved."""
+    return report.delay
+
+
+@asset
+def aside(source: float) -> float:
+    """Reads nothing that waits."""
+    return source
+
+
+def from_decision(decision: Decision, source: float) -> list[Any]:
+    FACTS["calls"] += 1
+    if FACTS["calls"] == 1:
+        raise ConnectionError("try again")
+    return [decision.option, decision.by, decision.reason, decision.context, source]
+
+
+@asset(on_approved=from_decision, retry=Retry(base=0.1))
+def chosen(source: float) -> list[Any]:
+    """Raises to ask, and is made by what follows."""
+    raise wait_for_approval(message="How?", options=["half", "full"], context={"from": source})
+
+
+def consoled(decision: Decision) -> Report:
+    assert decision.value == Report(delay=1)
+    return Report(delay=-1)
+
+
+@asset(on_rejected=consoled)
+def routed() -> Report:
+    """Goes another way when it is rejected."""
+    return wait_for_approval(value=Report(delay=1))  # type: ignore[return-value]
+
+
+def heard(payload: dict[str, int] | None, signal: Signal, context: Context) -> list[Any]:
+    return [payload, signal.by, signal.timed_out, context.attempt]
+
+
+@asset(on_signal=heard)
+def awaited() -> list[Any]:
+    """Waits for a job elsewhere."""
+    return wait_for_signal(  # type: ignore[return-value]
+        name="job", token=TOKENS[0], timeout=60, on_timeout="continue"
+    )
+
+
+@asset
+def bare() -> int:
+    """Is what comes."""
+    raise wait_for_signal(name="job", token=TOKENS[1], timeout=60)
+
+
+@asset
+def valueless() -> int:
+    """Could never be anything."""
+    raise wait_for_approval(message="?")
+
+
+ASSETS = [source, report, published, aside, chosen, routed, awaited, bare, valueless]
+
+
+@pytest.fixture
+def local(make_runtime: RuntimeFactory) -> LocalWorker:
+    FACTS.update(delay=20.0, calls=0)
+    return LocalWorker(make_runtime(build_registry(ASSETS, checks=[is_no_nonsense])))
+
+
+def waits(local: LocalWorker, asset: Any) -> tuple[Any, int]:
+    """Return a run that waits at its only gate."""
+    handle = local.submit(asset)
+    assert handle.status() == RunState.WAITING
+    return handle, local.open_gate()
+
+
+def audited(local: LocalWorker, handle: Any) -> list[str]:
+    with local.runtime.ledger.begin() as conn:
+        query = text("SELECT action FROM flowstone.audit WHERE run_id = :run ORDER BY id")
+        return [str(action) for action in conn.scalars(query, {"run": handle.id})]
+
+
+def test_what_is_approved_becomes_the_value_and_the_run_goes_on(local: LocalWorker) -> None:
+    handle, gate = waits(local, published)
+    step = local.step(handle, report)
+    assert (step.state, step.canvas, step.token) == ("waiting_approval", None, None)
+    assert local.step(handle, published).state == "pending"
+    assert local.gate(gate).message == "So late?"
+    local.decide(gate, GateState.APPROVED)
+    assert handle.status() == RunState.SUCCEEDED
+    assert handle.result(report) == Report(delay=20)
+    assert handle.result() == 20
+    said = audited(local, handle)
+    order = ["approval.requested", "run.waiting", "approval.approved", "step.continued"]
+    assert [action for action in said if action in order] == order
+
+
+def test_a_value_below_the_threshold_needs_nobody(local: LocalWorker) -> None:
+    FACTS["delay"] = 10
+    assert local.submit(published).status() == RunState.SUCCEEDED
+
+
+def test_what_is_approved_is_fresh_and_not_asked_again(local: LocalWorker) -> None:
+    _, gate = waits(local, published)
+    local.decide(gate, GateState.APPROVED)
+    again = local.submit(report)
+    assert again.status() == RunState.SUCCEEDED
+    assert local.step(again, report).state == "skipped"
+
+
+def test_a_rejection_fails_the_step_for_good_and_its_readers(local: LocalWorker) -> None:
+    handle, gate = waits(local, [published, aside][0])
+    local.decide(gate, GateState.REJECTED, reason="too late")
+    assert handle.status() == RunState.FAILED
+    error = local.step(handle, report).error
+    assert error["type"] == "approval_rejected"
+    assert error["message"] == (
+        f"approval {gate} was rejected by ann: too late (asked was: So late?)"
+    )
+    assert local.step(handle, published).state == "upstream_failed"
+
+
+def test_a_rejection_may_route(local: LocalWorker) -> None:
+    handle, gate = waits(local, routed)
+    local.decide(gate, GateState.REJECTED)
+    assert handle.result() == Report(delay=-1)
+
+
+def test_the_continuation_gets_the_edited_value_and_it_is_checked(local: LocalWorker) -> None:
+    handle, gate = waits(local, published)
+    local.decide(gate, GateState.APPROVED, edited=as_edited(Report(delay=12.5), Report))
+    assert handle.result(report) == Report(delay=12.5)
+    FACTS["delay"] = 30
+    handle, gate = waits(local, published)
+    local.decide(gate, GateState.APPROVED, edited=as_edited(Report(delay=5000), Report))
+    assert local.step(handle, report).error["type"] == "check_failed"
+
+
+def test_a_handler_makes_the_value_and_is_tried_again_like_any_function(
+    local: LocalWorker,
+) -> None:
+    handle, gate = waits(local, chosen)
+    local.decide(gate, GateState.APPROVED, chosen="half", reason="enough")
+    assert local.step(handle, chosen).state == "retrying"
+    with local.runtime.ledger.begin() as conn:
+        conn.execute(text("UPDATE flowstone.steps SET retry_at = now() WHERE state = 'retrying'"))
+    woken: list[Any] = []
+    make_pass(local.runtime, lambda run_id, _: woken.append(run_id)).check()
+    assert handle.id in woken
+    local.coordinate(handle.id)
+    local.work()
+    assert handle.result() == ["half", "ann", "enough", {"from": 20.0}, 20.0]
+    with local.runtime.ledger.begin() as conn:
+        assert conn.scalar(text("SELECT count(*) FROM flowstone.gates")) == 1
+
+
+def test_a_signal_carries_on_with_its_payload(local: LocalWorker) -> None:
+    handle, gate = waits(local, awaited)
+    assert local.step(handle, awaited).state == "waiting_signal"
+    local.decide(gate, GateState.RECEIVED, payload={"value": {"rows": 3}})
+    assert handle.result() == [{"rows": 3}, "ann", False, 2]
+
+
+def test_a_signal_that_does_not_come_carries_on_without_one(local: LocalWorker) -> None:
+    handle, gate = waits(local, awaited)
+    local.decide(gate, GateState.EXPIRED, by="timeout")
+    assert handle.result() == [None, "timeout", True, 2]
+
+
+def test_without_a_handler_the_payload_is_the_value_if_it_fits(local: LocalWorker) -> None:
+    handle, gate = waits(local, bare)
+    local.decide(gate, GateState.RECEIVED, payload={"value": 7})
+    assert handle.result() == 7
+
+
+@pytest.mark.parametrize(
+    ("target", "state", "payload", "type"),
+    [
+        (report, GateState.EXPIRED, None, "approval_expired"),
+        (bare, GateState.EXPIRED, None, "signal_expired"),
+        (bare, GateState.RECEIVED, {"value": "seven"}, "bad_signal"),
+    ],
+)
+def test_what_ends_badly_says_how(
+    local: LocalWorker, target: Any, state: GateState, payload: Any, type: str
+) -> None:
+    handle, gate = waits(local, target)
+    local.decide(gate, state, payload=payload)
+    assert handle.status() == RunState.FAILED
+    assert local.step(handle, target).error["type"] == type
+
+
+def test_nothing_can_be_asked_that_would_come_to_nothing(local: LocalWorker) -> None:
+    handle = local.submit(valueless)
+    assert handle.status() == RunState.FAILED
+    assert "wait_for_approval(value=...)" in local.step(handle, valueless).error["message"]
+
+
+def test_a_second_continuation_does_nothing(local: LocalWorker) -> None:
+    handle, gate = waits(local, published)
+    local.decide(gate, GateState.APPROVED)
+    before = audited(local, handle)
+    local.carry_on(gate)
+    assert audited(local, handle) == before
+    assert local.step(handle, report).attempt == 2
+
+
+def test_an_approval_is_void_when_an_input_has_changed(local: LocalWorker) -> None:
+    handle, gate = waits(local, published)
+    FACTS["delay"] = 25
+    assert local.submit(source).status() == RunState.SUCCEEDED
+    local.decide(gate, GateState.APPROVED)
+    again = local.open_gate()
+    assert local.gate(gate).state == GateState.VOID
+    assert local.gate(again).replaces == gate
+    assert handle.status() == RunState.WAITING
+    local.decide(again, GateState.APPROVED)
+    assert handle.result() == 25
+
+
+def test_an_approval_is_void_when_the_value_is_no_longer_what_was_shown(
+    local: LocalWorker,
+) -> None:
+    handle, gate = waits(local, published)
+    staged = local.gate(gate).value
+    assert staged is not None
+    path = Path(local.runtime.settings.outputs) / staged.location
+    path.chmod(0o644)
+    path.write_text('{"delay":99.0}')
+    local.decide(gate, GateState.APPROVED)
+    assert local.gate(gate).state == GateState.VOID
+    local.decide(local.open_gate(), GateState.APPROVED)
+    assert handle.result() == 20
+
+
+def test_two_runs_wait_for_one_approval(local: LocalWorker) -> None:
+    handle, gate = waits(local, published)
+    other = local.submit(report, upstream=False, force=False)
+    assert local.step(other, report).state == "joined"
+    assert other.status() == RunState.WAITING
+    assert local.open_gate() == gate
+    local.decide(gate, GateState.APPROVED)
+    assert handle.status() == other.status() == RunState.SUCCEEDED
+    assert other.result() == Report(delay=20)
+
+
+def test_a_run_that_is_cancelled_asks_for_nothing_any_more(local: LocalWorker) -> None:
+    handle, gate = waits(local, published)
+    handle.cancel(reason="no more")
+    assert handle.status() == RunState.CANCELLED
+    assert local.gate(gate).state == GateState.WITHDRAWN
+    assert "approval.withdrawn" in audited(local, handle)
+
+
+def test_a_decision_whose_run_is_cancelled_before_the_continuation_is_withdrawn(
+    local: LocalWorker,
+) -> None:
+    handle, gate = waits(local, published)
+    local.close(gate, GateState.APPROVED)
+    handle.cancel()
+    local.carry_on(gate)
+    assert local.gate(gate).state == GateState.WITHDRAWN
+    assert local.step(handle, report).state == "cancelled"
+
+
+def test_a_run_with_something_else_to_do_does_not_wait(local: LocalWorker) -> None:
+    handle = local.submit(published, aside, awaited)
+    assert handle.status() == RunState.WAITING
+    assert local.step(handle, aside).state == "succeeded"
+    with local.runtime.ledger.begin() as conn:
+        ids = conn.scalars(text("SELECT id FROM flowstone.gates ORDER BY kind")).all()
+    local.decide(ids[0], GateState.APPROVED)
+    assert handle.status() == RunState.WAITING
+    local.decide(ids[1], GateState.RECEIVED, payload={"value": None})
+    assert handle.status() == RunState.SUCCEEDED
+
+
+def test_an_inline_run_waits_in_its_process(local: LocalWorker) -> None:
+    ended: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: ended.append(materialize_sync(published, upstream=True).result())
+    )
+    thread.start()
+    gate = wait_until(lambda: _first_open(local), "a gate")
+    local.close(gate, GateState.APPROVED)
+    thread.join(30)
+    assert ended == [20]
+
+
+def _first_open(local: LocalWorker) -> int:
+    with local.runtime.ledger.begin() as conn:
+        return int(conn.scalar(text("SELECT id FROM flowstone.gates WHERE state = 'open'")) or 0)
