@@ -11,7 +11,6 @@ from flowstone.errors import BadSignal, LedgerRefused, MissingOutput
 from flowstone.freshness import Fingerprint
 from flowstone.gate import TIMEOUT, Gate
 from flowstone.io.edits import edited_value
-from flowstone.io.json_values import typed
 from flowstone.log import get_logger
 from flowstone.outcome import Failed, Failure, Succeeded, Waiting
 from flowstone.payload import fit

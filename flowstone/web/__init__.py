@@ -1,1 +1,1 @@
-"""Pages and addresses over HTTP."""
+"""What `flowstone serve` answers over HTTP: signals, the page of an approval, and its health."""

@@ -20,7 +20,7 @@ from flowstone.states import GateState
 from flowstone.store import decisions, gate_clock, gates
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
-from tests.store.gates_by_hand import ask, ask_for, row, shift
+from tests.store.gates_by_hand import ask_for, row, shift
 from tests.store.runs_by_hand import HandRun, query
 from tests.worker.waiting import wait_until
 
@@ -179,7 +179,7 @@ def test_what_is_to_be_approved_in_time_is_void_where_an_input_has_changed(ledge
     run = HandRun(ledger, {1: (), 2: (1,)}, name="read")
     run.do(1)
     run.dispatch()
-    gate = ask(run, 2, Ask(timeout=60, on_timeout="approve"))
+    gate = ask_for(ledger, Ask(timeout=60, on_timeout="approve"), run=run, step=2)
     again = HandRun(ledger, {1: ()}, name="read")
     again.do(1)
     shift(ledger, gate, 61)

@@ -30,7 +30,7 @@ from flowstone.store import (
 )
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
-from tests.store.gates_by_hand import ask, ask_for, shift
+from tests.store.gates_by_hand import ask_for, shift
 from tests.store.runs_by_hand import FAILURE, HandRun, overtake, query, run_sql
 from tests.store.test_lost_messages import Told
 
@@ -98,7 +98,7 @@ def waits_in_the_ledger(ledger: Ledger, name: str) -> None:
 
 
 def is_asked_in_vain(ledger: Ledger, name: str) -> None:
-    # What ends by that is found by another rule after it, in the same pass.
+    # A reminder: what ends goes on, too, which is the work of another rule.
     shift(ledger, ask_for(ledger, Ask(remind_every=60), name=name), 61)
 
 
@@ -147,13 +147,13 @@ def follows_nobody(ledger: Ledger, name: str) -> None:
 
 
 def is_decided(ledger: Ledger, name: str) -> None:
-    gate = ask(begun(ledger, name), 1)
+    gate = ask_for(ledger, run=begun(ledger, name), step=1)
     long_ago = "state = 'approved', closed_by = 'ann', closed_at = now() - interval '40 s'"
     change(ledger, "gates", long_ago, f"id = {gate}")
 
 
 def asks_nothing(ledger: Ledger, name: str) -> None:
-    gate = ask(begun(ledger, name), 1)
+    gate = ask_for(ledger, run=begun(ledger, name), step=1)
     change(ledger, "gates", "state = 'withdrawn', closed_at = now()", f"id = {gate}")
 
 
@@ -178,8 +178,8 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
 
 
 BATCHES = (
-    ageing, cancellation, continuing, deadlines, flights, gate_clock, lost_messages,
-    queue_timeout, repairs, workers,
+    ageing, cancellation, continuing, deadlines, flights, gate_clock, lost_messages, queue_timeout,
+    repairs, workers,
 )  # fmt: skip
 
 NAMES = [f"{rule}_{number}_" for number, rule in enumerate(CASES)]

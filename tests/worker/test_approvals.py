@@ -13,7 +13,6 @@ from sqlalchemy import text
 
 import flowstone
 from flowstone import RunHandle, RunState, approve, reject
-from flowstone.canvas import task_id
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
 from tests.worker import approval_assets

@@ -1,0 +1,5 @@
+from flowstone.web.handler import Handler
+
+
+class ApprovalHandler(Handler):
+    pass

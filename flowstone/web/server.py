@@ -1,0 +1,104 @@
+"""The server of `flowstone serve`: it starts, answers, and stops when what it does is done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+from typing import Final
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from flowstone.errors import LedgerUnavailable, ServerError
+from flowstone.log import get_logger
+from flowstone.payload import MAX_PAYLOAD
+from flowstone.runtime import Runtime
+from flowstone.tokens import newest
+from flowstone.web.approvals import ApprovalHandler
+from flowstone.web.handler import Nothing, Served, log_request
+from flowstone.web.health import HealthHandler
+from flowstone.web.signals import SignalHandler
+
+log = get_logger("flowstone.web")
+
+THREADS: Final = 8
+"""How many requests ask the ledger at once; it has as many connections, and two to spare."""
+
+STOP_SECONDS: Final = 10.0
+"""How long requests have to be answered when the server is asked to stop."""
+
+
+def check(here: Runtime) -> None:
+    """Raise where a server could never do its work: BadConfig, or WrongMigration.
+
+    Where the ledger is away, it starts all the same, and answers when that is back.
+    """
+    newest(here.settings.secrets)
+    try:
+        with here.ledger.begin():
+            pass
+    except LedgerUnavailable as error:
+        log.warning("started without the ledger", error=error.message)
+    if here.settings.assets and here.definitions(importing=True) is None:
+        log.warning("the assets cannot be loaded, so that payloads are not checked")
+
+
+def application(served: Served) -> Application:
+    """Return all addresses that there are."""
+    shared = {"served": served}
+    return Application(
+        [
+            (r"/signals/([^/]+)", SignalHandler, shared),
+            (r"/approvals/([^/]+)", ApprovalHandler, shared),
+            (r"/health", HealthHandler, shared),
+        ],
+        default_handler_class=Nothing,
+        default_handler_args=shared,
+        log_function=log_request,
+    )
+
+
+async def serve(
+    here: Runtime, host: str, port: int, stop: asyncio.Event, ready: Callable[[int], None]
+) -> None:
+    """Answer until `stop` is set; `ready` is told the port, which may be given as 0.
+
+    Raises ServerError where it cannot listen there.
+    """
+    served = Served(here, THREADS)
+    server = HTTPServer(application(served), max_body_size=17 * MAX_PAYLOAD)
+    try:
+        sockets = bind_sockets(port, host)
+    except OSError as error:
+        served.close()
+        raise ServerError(
+            f"nobody can be served at {host}:{port}: {error.strerror}; choose another --port, or "
+            "another --host"
+        ) from error
+    server.add_sockets(sockets)
+    try:
+        ready(sockets[0].getsockname()[1])
+        await stop.wait()
+    finally:
+        server.stop()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(served.idle.wait(), STOP_SECONDS)
+        served.close()
+        await server.close_all_connections()
+
+
+def run(here: Runtime, host: str, port: int, ready: Callable[[int], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; raise what `check` and `serve` raise."""
+    check(here)
+
+    async def until_asked() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await serve(here, host, port, stop, ready)
+
+    asyncio.run(until_asked())
