@@ -26,6 +26,14 @@ from flowstone.states import RunState, StepState
 
 if TYPE_CHECKING:
     from flowstone import lineage
+    from flowstone.approvals import (
+        ApprovalDetails,
+        ApprovalRequest,
+        approvals_list,
+        approve,
+        get_approval,
+        reject,
+    )
     from flowstone.client import (
         cancel,
         materialize,
@@ -49,6 +57,8 @@ __version__ = "0.1.0"
 __all__ = [
     "UNPARTITIONED",
     "Approval",
+    "ApprovalDetails",
+    "ApprovalRequest",
     "Asset",
     "AssetStatus",
     "Cancellation",
@@ -81,6 +91,8 @@ __all__ = [
     "Version",
     "Window",
     "approval_link",
+    "approvals_list",
+    "approve",
     "asset",
     "cancel",
     "check",
@@ -88,6 +100,7 @@ __all__ = [
     "collect",
     "exists",
     "get",
+    "get_approval",
     "invalidate",
     "lineage",
     "list_pools",
@@ -95,6 +108,7 @@ __all__ = [
     "materialize_all",
     "materialize_sync",
     "preview",
+    "reject",
     "reset_pool",
     "resource",
     "resume",
@@ -111,6 +125,12 @@ __all__ = [
 
 # A module of assets needs none of Celery and SQLAlchemy, so they wait until a run is submitted.
 _LAZY: Final = {
+    "ApprovalDetails": "flowstone.approvals",
+    "ApprovalRequest": "flowstone.approvals",
+    "approvals_list": "flowstone.approvals",
+    "approve": "flowstone.approvals",
+    "get_approval": "flowstone.approvals",
+    "reject": "flowstone.approvals",
     "Cancellation": "flowstone.handle",
     "Progress": "flowstone.handle",
     "RunHandle": "flowstone.handle",

@@ -10,7 +10,7 @@ from flowstone.check import Checked
 from flowstone.errors import BadSignal, LedgerRefused, MissingOutput
 from flowstone.freshness import Fingerprint
 from flowstone.gate import TIMEOUT, Gate
-from flowstone.io.json_values import typed
+from flowstone.io.edits import edited_value
 from flowstone.log import get_logger
 from flowstone.outcome import Failed, Failure, Succeeded, Waiting
 from flowstone.payload import fit
@@ -136,8 +136,7 @@ def _decision(work: Work, gate: Gate) -> Decision:
 
 def _edited(work: Work, gate: Gate) -> Any:  # noqa: ANN401 - any value of a user
     assert gate.edited is not None
-    kind = hints.of_result(work.asset.function)
-    return typed(gate.edited["value"], kind)
+    return edited_value(gate.edited, hints.of_result(work.asset.function))
 
 
 def _asked(gate: Gate) -> str:

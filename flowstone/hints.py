@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 import types
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from flowstone.errors import is_time_limit
+from flowstone.errors import FlowStoneError, is_time_limit
 
 
 def of_result(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - any type
-    """Return the annotation of what a function returns, or None if it has none."""
-    return _hint(function, "return")
+    """Return the annotation of the value that a function returns, or None if it has none.
+
+    What it returns instead, to wait for an approval or a signal, is no value.
+    """
+    return _without_errors(_hint(function, "return"))
 
 
 def of_parameter(function: Callable[..., Any], name: str, *, fan_in: bool = False) -> Any:  # noqa: ANN401
@@ -59,7 +63,7 @@ def bare(annotation: Any) -> Any:  # noqa: ANN401
     return annotation
 
 
-@lru_cache(maxsize=10_000)
+@functools.lru_cache(maxsize=10_000)
 def _hint(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
     """Return an annotation as a type; None where there is none, or it says nothing.
 
@@ -91,3 +95,13 @@ def _without_none(annotation: Any) -> Any:  # noqa: ANN401
         return annotation
     others = [a for a in get_args(annotation) if a is not type(None)]
     return others[0] if len(others) == 1 else annotation
+
+
+def _without_errors(annotation: Any) -> Any:  # noqa: ANN401
+    """Return an annotation without the errors of FlowStone: None, if that was all."""
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    parts = get_args(annotation) if is_union else (annotation,)
+    values = [p for p in parts if not (isinstance(p, type) and issubclass(p, FlowStoneError))]
+    if len(values) == len(parts):
+        return annotation
+    return functools.reduce(operator.or_, values) if values else None

@@ -28,6 +28,7 @@ from flowstone.store import (
     queue_timeout,
     repair_counts,
     repairs,
+    run_waits,
     slots,
     workers,
 )
@@ -448,5 +449,10 @@ RULES: Final = (
         "slots_idle", "a step that is ready, and has its slots, is dispatched", _plain(_find_slots)
     ),
     _waking("run_unclosed", "a run without open steps is closed", _old_enough(repairs.unclosed)),
+    _waking(
+        "run_not_waiting",
+        "a run of which all that is left waits is waiting",
+        _plain(run_waits.find_untold),
+    ),
 )
 """All rules, in the order in which a pass applies them."""

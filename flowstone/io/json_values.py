@@ -115,24 +115,21 @@ def load(format: str, data: bytes, as_type: Any = None) -> Any:  # noqa: ANN401 
         raise OutputError(f"it cannot be read as {as_type}: {said}") from error
 
 
-def typed(value: Any, as_type: Any) -> Any:  # noqa: ANN401 - any JSON value, and any annotation
-    """Return JSON values that came from outside as what an annotation says, or as they are.
+def as_read(value: Any, as_type: Any) -> Any:  # noqa: ANN401
+    """Return a value as it would come back, of the types of the standard library.
 
-    Raises OutputError, which does not quote the value, where they do not fit.
+    Pydantic has a class of its own for the zones of times, which would not come back as that.
+    Raises OutputError, TypeError or ValueError where it would not come back at all.
     """
-    if as_type is None:
-        return value
+    return load(TAGGED, _dumps(_encode(value)), as_type)
+
+
+def is_plain(value: Any) -> bool:  # noqa: ANN401
+    """Return whether a value is what JSON has itself, all through."""
     try:
-        return TypeAdapter(as_type).validate_json(json.dumps(value))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise OutputError(f"{where}: {first['msg']}" if where else first["msg"]) from None
-    except Exception as error:
-        # What the user's own validators raise, too.
-        if is_time_limit(error):
-            raise
-        raise OutputError(f"a validator has raised {type(error).__name__}") from error
+        return _is_plain(json.loads(_dumps(value)), value)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def _tagged(tag: str, value: Any) -> dict[str, Any]:  # noqa: ANN401

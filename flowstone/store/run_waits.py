@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sqlalchemy import Connection, text
 
 from flowstone.states import (
@@ -11,9 +13,13 @@ from flowstone.states import (
     is_open,
     sql_list,
 )
-from flowstone.store import runs
+from flowstone.store import found, runs
+from flowstone.store.found import Found
 from flowstone.store.runs import Run
 from flowstone.store.tables import SCHEMA
+
+BATCH: Final = 100
+"""The most runs that one pass of the reconciler looks at."""
 
 _WAITS = f"IN ({sql_list(WAITING_STEP_STATES)})"
 
@@ -34,6 +40,26 @@ _ALL_WAITS = text(
           AND canvas IS NOT NULL)
     """
 )
+
+
+# That of a run alone, so that no pass looks through what is open: it has something that waits, and
+# nothing that is in flight, ready, or to be tried again.
+_UNTOLD = f"""
+    SELECT r.id FROM {SCHEMA}.runs r
+    WHERE r.driver = 'celery' AND r.cancel_requested_at IS NULL
+      AND r.state IN ({sql_list(WORKING_RUN_STATES - {RunState.WAITING})})
+      AND EXISTS (SELECT FROM {SCHEMA}.steps WHERE run_id = r.id AND state {_WAITS})
+      AND NOT EXISTS (
+        SELECT FROM {SCHEMA}.steps WHERE run_id = r.id AND {is_open("state")}
+          AND (state IN ('queued', 'running', 'retrying', 'joined')
+            OR state = 'pending' AND open_deps = 0))
+    ORDER BY r.created_at LIMIT :batch
+"""
+
+
+def find_untold(conn: Connection) -> list[Found]:
+    """Return the runs in which all that is left waits, and that do not say so."""
+    return found.runs(conn, _UNTOLD, batch=BATCH)
 
 
 def settle(conn: Connection, run: Run, *, actor: str) -> None:

@@ -15,9 +15,25 @@ from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import MADE_OF, HandRun, output
 
 
+def ask(
+    run: HandRun,
+    number: int,
+    what: Ask | SignalAsk | None = None,
+    staged: StoredOutput | None = None,
+) -> int:
+    """Have a step that is dispatched wait, with a staged value if it asks people."""
+    made = what or Ask(message="May it?")
+    value = Succeeded(staged or output(), MADE_OF) if isinstance(made, Ask) else None
+    claim = run.claim(number)
+    with run.ledger.begin() as conn:
+        assert gates.ask(conn, claim, Waiting(made, MADE_OF, value))
+        query = text("SELECT gate FROM flowstone.steps WHERE id = :id")
+        return int(conn.scalar(query, {"id": claim.step_id}) or 0)
+
+
 def ask_for(
     ledger: Ledger,
-    ask: Ask | SignalAsk | None = None,
+    what: Ask | SignalAsk | None = None,
     *,
     staged: StoredOutput | None = None,
     **options: Any,
@@ -26,13 +42,7 @@ def ask_for(
     options.setdefault("name", f"asset{uuid4().hex[:8]}_")
     run = HandRun(ledger, {0: ()}, **options)
     run.dispatch()
-    claim = run.claim(0)
-    value = Succeeded(staged or output(), MADE_OF) if isinstance(ask, Ask | None) else None
-    with ledger.begin() as conn:
-        assert gates.ask(conn, claim, Waiting(ask or Ask(message="May it?"), MADE_OF, value))
-        return int(
-            conn.scalar(text("SELECT id FROM flowstone.gates ORDER BY id DESC LIMIT 1")) or 0
-        )
+    return ask(run, 0, what, staged)
 
 
 def row(ledger: Ledger, gate_id: int) -> Any:

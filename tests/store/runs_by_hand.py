@@ -64,8 +64,7 @@ class HandRun:
                 ),
                 config={},
                 max_in_flight=max_in_flight,
-                actor="test",
-                **{"driver": "celery", **options},
+                **{"driver": "celery", "actor": "test", **options},
             )
             assert plans.write(conn, self.id, Plan(steps_, pinned), actor="test")
             found = conn.execute(

@@ -17,6 +17,7 @@ from flowstone.runtime import Runtime
 from flowstone.store import (
     ageing,
     cancellation,
+    continuing,
     deadlines,
     flights,
     lost_messages,
@@ -27,10 +28,11 @@ from flowstone.store import (
 )
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
+from tests.store.gates_by_hand import ask
 from tests.store.runs_by_hand import FAILURE, HandRun, overtake, query, run_sql
 from tests.store.test_lost_messages import Told
 
-WAKING = {"run_unplanned", "run_idle", "slots_idle", "run_unclosed"}
+WAKING = {"run_unplanned", "run_idle", "slots_idle", "run_unclosed", "run_not_waiting"}
 """The rules that wake a coordinator: it puts the thing right, and until then each pass wakes it."""
 
 ALONE = {"broker_lost_messages"}
@@ -137,6 +139,17 @@ def follows_nobody(ledger: Ledger, name: str) -> None:
     leader.commit(leader.claim(1))
 
 
+def is_decided(ledger: Ledger, name: str) -> None:
+    gate = ask(begun(ledger, name), 1)
+    long_ago = "state = 'approved', closed_by = 'ann', closed_at = now() - interval '40 s'"
+    change(ledger, "gates", long_ago, f"id = {gate}")
+
+
+def asks_nothing(ledger: Ledger, name: str) -> None:
+    gate = ask(begun(ledger, name), 1)
+    change(ledger, "gates", "state = 'withdrawn', closed_at = now()", f"id = {gate}")
+
+
 CASES: dict[str, Callable[[Ledger, str], None]] = {
     "deadline_passed": is_late,
     "cancel_overdue": ignores_its_end,
@@ -150,12 +163,15 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
     "message_lost": has_no_message,
     "retry_overdue": retries_late,
     "step_stranded": is_overtaken,
+    "continuation_lost": is_decided,
+    "nothing_asked": asks_nothing,
     "followers_left": follows_nobody,
 }
 
 
 BATCHES = (
-    ageing, cancellation, deadlines, flights, lost_messages, queue_timeout, repairs, workers,
+    ageing, cancellation, continuing, deadlines, flights, lost_messages, queue_timeout, repairs,
+    workers,
 )  # fmt: skip
 
 NAMES = [f"{rule}_{number}_" for number, rule in enumerate(CASES)]

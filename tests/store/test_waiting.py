@@ -23,6 +23,7 @@ from flowstone import (
     wait_for_approval,
     wait_for_signal,
 )
+from flowstone.io.edits import as_edited
 from flowstone.reconcile import make_pass
 from flowstone.registry import build_registry
 from flowstone.states import GateState
@@ -187,11 +188,11 @@ def test_a_rejection_may_route(local: LocalWorker) -> None:
 
 def test_the_continuation_gets_the_edited_value_and_it_is_checked(local: LocalWorker) -> None:
     handle, gate = waits(local, published)
-    local.decide(gate, GateState.APPROVED, edited={"value": {"delay": 12.5}})
+    local.decide(gate, GateState.APPROVED, edited=as_edited(Report(delay=12.5), Report))
     assert handle.result(report) == Report(delay=12.5)
     FACTS["delay"] = 30
     handle, gate = waits(local, published)
-    local.decide(gate, GateState.APPROVED, edited={"value": {"delay": 5000}})
+    local.decide(gate, GateState.APPROVED, edited=as_edited(Report(delay=5000), Report))
     assert local.step(handle, report).error["type"] == "check_failed"
 
 
@@ -281,8 +282,9 @@ def test_an_approval_is_void_when_the_value_is_no_longer_what_was_shown(
     local: LocalWorker,
 ) -> None:
     handle, gate = waits(local, published)
-    location = local.gate(gate).value.location
-    path = Path(local.runtime.settings.outputs) / location
+    staged = local.gate(gate).value
+    assert staged is not None
+    path = Path(local.runtime.settings.outputs) / staged.location
     path.chmod(0o644)
     path.write_text('{"delay":99.0}')
     local.decide(gate, GateState.APPROVED)
