@@ -98,8 +98,8 @@ class ApprovalHandler(Handler):
         if self.request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none"):
             raise HTTPError(403, "another site has sent this decision; open the link yourself")
         wanted = self.get_body_argument("decision", "")
-        reason = self.get_body_argument("reason", "").strip() or None
-        option = self.get_body_argument("option", None)
+        reason = self.get_body_argument("reason", "").replace("\r\n", "\n") or None
+        option = self.get_body_argument("option", None, strip=False)
         if wanted not in ("approve", "reject"):
             raise HTTPError(422, "a decision is to approve, or to reject")
         if len(reason or "") > MAX_REASON:
