@@ -30,13 +30,18 @@ class LocalWorker:
 
     def submit(self, *assets: Any, upstream: bool = True, **options: Any) -> RunHandle:
         """Submit a run, and work until nothing is left to do."""
+        handle = self.begin(*assets, upstream=upstream, **options)
+        self.work()
+        return handle
+
+    def begin(self, *assets: Any, upstream: bool = True, **options: Any) -> RunHandle:
+        """Submit a run, and keep its messages."""
         options = {"pool": None, "force": False, **options}
         request = submission.request(
             [str(one) for one in assets], UNPARTITIONED, upstream=upstream, **options
         )
         run_id, _ = submission.record(self.runtime, request, None, None, driver="celery", key=None)
         self.coordinate(run_id)
-        self.work()
         return RunHandle(run_id, self.runtime)
 
     def coordinate(self, run_id: UUID) -> None:
