@@ -30,14 +30,14 @@ from flowstone.errors import (
 )
 from flowstone.io import Place
 from flowstone.io.edits import edited_value
-from flowstone.outcome import StoredOutput, Succeeded, Waiting
+from flowstone.outcome import StoredOutput
 from flowstone.registry import build_registry
 from flowstone.signalling import SignalAsk
 from flowstone.states import GateState
 from flowstone.store import gates
 from flowstone.store.ledger import Ledger
-from tests.store.gates_by_hand import ask_for, row, shift
-from tests.store.runs_by_hand import MADE_OF, HandRun, output, query
+from tests.store.gates_by_hand import ask, ask_for, row, shift
+from tests.store.runs_by_hand import HandRun, query
 from tests.store.test_concurrency import at_once
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,11 +175,7 @@ def test_it_is_void_where_an_input_has_changed(
     run = HandRun(here.ledger, {1: (), 2: (1,)})
     run.do(1)
     run.dispatch()
-    claim = run.claim(2)
-    value = Succeeded(output(), MADE_OF)
-    with here.ledger.begin() as conn:
-        assert gates.ask(conn, claim, Waiting(Ask(message="May it?"), MADE_OF, value))
-    ((gate,),) = query(here.ledger, "SELECT id FROM flowstone.gates")
+    gate = ask(run, 2)
     other = HandRun(here.ledger, {1: ()}, force=True)
     other.do(1)
     with pytest.raises(NotAllowed):
@@ -324,8 +320,8 @@ def test_approvals_are_listed_by_what_is_asked_for(here: Any) -> None:
 
 
 def test_all_is_known_of_one(here: Any) -> None:
-    ask = Ask(message="May it?", context={"rows": 3}, timeout=60, on_timeout="fail")
-    gate = ask_for(here.ledger, ask, actor="ann@a")
+    wanted = Ask(message="May it?", context={"rows": 3}, timeout=60, on_timeout="fail")
+    gate = ask_for(here.ledger, wanted, actor="ann@a")
     known = get_approval(gate)
     assert (known.context, known.on_timeout, known.launcher) == ({"rows": 3}, "fail", "ann@a")
     assert known.proposed is not None
