@@ -132,8 +132,8 @@ def route_delays(flights_with_weather: pl.DataFrame, airports: pl.DataFrame) -> 
 
 def mean_delay(report: pl.DataFrame) -> float:
     """Return the minutes by which the flights of a report were late, on average."""
-    minutes = (report["mean_delay"] * report["flights"]).sum()
-    return float(minutes / report["flights"].sum())
+    minutes = pl.col("mean_delay") * pl.col("flights")
+    return float(report.select(minutes.sum() / pl.col("flights").sum()).item())
 
 
 @asset(
