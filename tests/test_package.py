@@ -44,7 +44,9 @@ def test_the_wheel_holds_library_tasks_migrations_and_configuration(tmp_path: Pa
         text=True,
         check=True,
     )
-    tasks = "continue_after_approval continue_after_signal coordinate notify prune reconcile step sweep"
+    tasks = (
+        "continue_after_approval continue_after_signal coordinate notify prune reconcile step sweep"
+    )
     assert done.stdout.strip() == str([f"flowstone.{name}" for name in tasks.split()])
 
 
