@@ -1,4 +1,5 @@
 from flowstone.web.handler import Handler
 
 
-class ApprovalHandler(Handler): pass
+class ApprovalHandler(Handler):
+    pass

@@ -102,5 +102,3 @@ def run(here: Runtime, host: str, port: int, ready: Callable[[int], None]) -> No
         await serve(here, host, port, stop, ready)
 
     asyncio.run(until_asked())
-
-
