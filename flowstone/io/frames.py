@@ -114,3 +114,15 @@ def _read(format: str, data: bytes) -> Any:  # noqa: ANN401 - a frame
             import pyarrow.parquet as pq  # noqa: PLC0415 - frames are an extra
 
             return pq.read_table(io.BytesIO(data))
+
+
+def first_rows(frame: Any, limit: int) -> tuple[list[str], list[list[Any]]]:  # noqa: ANN401
+    """Return the names of the columns of a frame, and its first rows."""
+    library = type(frame).__module__.partition(".")[0]
+    if library == "pandas":
+        head = frame.head(limit)
+        return [str(name) for name in frame.columns], [list(row) for row in head.to_numpy()]
+    if library == "polars":
+        return list(frame.columns), [list(row) for row in frame.head(limit).rows()]
+    rows = frame.slice(0, limit).to_pylist()
+    return list(frame.column_names), [list(row.values()) for row in rows]

@@ -115,26 +115,6 @@ def load(format: str, data: bytes, as_type: Any = None) -> Any:  # noqa: ANN401 
         raise OutputError(f"it cannot be read as {as_type}: {said}") from error
 
 
-def typed(value: Any, as_type: Any) -> Any:  # noqa: ANN401 - any JSON value, and any annotation
-    """Return JSON values that came from outside as what an annotation says, or as they are.
-
-    Raises OutputError, which does not quote the value, where they do not fit.
-    """
-    if as_type is None:
-        return value
-    try:
-        return TypeAdapter(as_type).validate_json(json.dumps(value))
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise OutputError(f"{where}: {first['msg']}" if where else first["msg"]) from None
-    except Exception as error:
-        # What the user's own validators raise, too.
-        if is_time_limit(error):
-            raise
-        raise OutputError(f"a validator has raised {type(error).__name__}") from error
-
-
 def as_read(value: Any, as_type: Any) -> Any:  # noqa: ANN401
     """Return a value as it would come back, of the types of the standard library.
 

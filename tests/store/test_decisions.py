@@ -175,7 +175,7 @@ def test_it_is_void_where_an_input_has_changed(
     run = HandRun(here.ledger, {1: (), 2: (1,)})
     run.do(1)
     run.dispatch()
-    gate = ask_for(here.ledger, run=run, step=2)
+    gate = ask_for(run.ledger, run=run, step=2)
     other = HandRun(here.ledger, {1: ()}, force=True)
     other.do(1)
     with pytest.raises(NotAllowed):
