@@ -24,6 +24,7 @@ from flowstone.store import (
     continuing,
     deadlines,
     flights,
+    gate_clock,
     lost_messages,
     queue_timeout,
     repair_counts,
@@ -192,6 +193,11 @@ def _free_due(conn: Connection) -> Repaired:
     return _freed(repairs.due_retries(conn))
 
 
+def _look_at_gates(conn: Connection) -> Repaired:
+    looked = gate_clock.look(conn)
+    return Repaired(looked.count, looked.freed)
+
+
 def _overdue(conn: Connection, sight: Sight) -> Sequence[Claim]:
     """Return the claims that are overdue, of assets whose policy this process knows."""
     runtime = sight.runtime
@@ -334,6 +340,12 @@ LEFT_BEHIND: Final = (
         "a step whose parked retry is due is ready",
         _plain(repairs.find_due_retries),
         _plainly(_free_due),
+    ),
+    Rule(
+        "gate_due",
+        "an approval or a signal that is not decided in time ends as it says",
+        _plain(gate_clock.find),
+        _plainly(_look_at_gates),
     ),
     # Before the leases: who was killed in time has no fault that counts as the loss of a process.
     Rule(

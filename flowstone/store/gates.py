@@ -5,7 +5,7 @@ Whoever changes a gate and its step locks the step first, and before that the ru
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -138,6 +138,16 @@ def lock(conn: Connection, gate_id: int) -> Asked | None:
     query = _SELECT.where(gates.c.id == gate_id).with_for_update(of=gates)
     row = conn.execute(query).one_or_none()
     return None if row is None else asked_of(row)
+
+
+def lock_free(conn: Connection, gate_ids: Sequence[int]) -> list[Asked]:
+    """Lock those of the gates that nobody else has locked, and return them as they are then.
+
+    The caller has locked their steps.
+    """
+    query = _SELECT.where(gates.c.id.in_(gate_ids)).order_by(gates.c.id)
+    rows = conn.execute(query.with_for_update(of=gates, skip_locked=True))
+    return [asked_of(row) for row in rows]
 
 
 def asked_of(row: Row[*tuple[Any, ...]]) -> Asked:

@@ -15,34 +15,30 @@ from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import MADE_OF, HandRun, output
 
 
-def ask(
-    run: HandRun,
-    number: int,
-    what: Ask | SignalAsk | None = None,
-    staged: StoredOutput | None = None,
-) -> int:
-    """Have a step that is dispatched wait, with a staged value if it asks people."""
-    made = what or Ask(message="May it?")
-    value = Succeeded(staged or output(), MADE_OF) if isinstance(made, Ask) else None
-    claim = run.claim(number)
-    with run.ledger.begin() as conn:
-        assert gates.ask(conn, claim, Waiting(made, MADE_OF, value))
-        query = text("SELECT gate FROM flowstone.steps WHERE id = :id")
-        return int(conn.scalar(query, {"id": claim.step_id}) or 0)
-
-
 def ask_for(
     ledger: Ledger,
     what: Ask | SignalAsk | None = None,
     *,
     staged: StoredOutput | None = None,
+    run: HandRun | None = None,
+    step: int = 0,
     **options: Any,
 ) -> int:
-    """Have the only step of a new run wait, with a staged value perhaps; return its gate."""
-    options.setdefault("name", f"asset{uuid4().hex[:8]}_")
-    run = HandRun(ledger, {0: ()}, **options)
-    run.dispatch()
-    return ask(run, 0, what, staged)
+    """Have a step wait, with a staged value perhaps; return its gate.
+
+    It is a step of a `run` that was dispatched, or else the only one of a new run.
+    """
+    if run is None:
+        options.setdefault("name", f"asset{uuid4().hex[:8]}_")
+        run = HandRun(ledger, {step: ()}, **options)
+        run.dispatch()
+    claim = run.claim(step)
+    value = Succeeded(staged or output(), MADE_OF) if isinstance(what, Ask | None) else None
+    with ledger.begin() as conn:
+        assert gates.ask(conn, claim, Waiting(what or Ask(message="May it?"), MADE_OF, value))
+        return int(
+            conn.scalar(text("SELECT id FROM flowstone.gates ORDER BY id DESC LIMIT 1")) or 0
+        )
 
 
 def row(ledger: Ledger, gate_id: int) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flowstone import reconcile as reconciler
+from flowstone.approval import Ask
 from flowstone.asset import Asset, asset
 from flowstone.registry import build_registry
 from flowstone.rules import RULES
@@ -20,6 +21,7 @@ from flowstone.store import (
     continuing,
     deadlines,
     flights,
+    gate_clock,
     lost_messages,
     queue_timeout,
     repairs,
@@ -28,7 +30,7 @@ from flowstone.store import (
 )
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
-from tests.store.gates_by_hand import ask
+from tests.store.gates_by_hand import ask_for, shift
 from tests.store.runs_by_hand import FAILURE, HandRun, overtake, query, run_sql
 from tests.store.test_lost_messages import Told
 
@@ -95,6 +97,11 @@ def waits_in_the_ledger(ledger: Ledger, name: str) -> None:
         assert steps.retry(conn, run.claim(1), FAILURE, 0, park=True)
 
 
+def is_asked_in_vain(ledger: Ledger, name: str) -> None:
+    # A reminder: what ends goes on, too, which is the work of another rule.
+    shift(ledger, ask_for(ledger, Ask(remind_every=60), name=name), 61)
+
+
 def overruns(ledger: Ledger, name: str) -> None:
     run = begun(ledger, name)
     run.claim(1)
@@ -140,13 +147,13 @@ def follows_nobody(ledger: Ledger, name: str) -> None:
 
 
 def is_decided(ledger: Ledger, name: str) -> None:
-    gate = ask(begun(ledger, name), 1)
+    gate = ask_for(ledger, run=begun(ledger, name), step=1)
     long_ago = "state = 'approved', closed_by = 'ann', closed_at = now() - interval '40 s'"
     change(ledger, "gates", long_ago, f"id = {gate}")
 
 
 def asks_nothing(ledger: Ledger, name: str) -> None:
-    gate = ask(begun(ledger, name), 1)
+    gate = ask_for(ledger, run=begun(ledger, name), step=1)
     change(ledger, "gates", "state = 'withdrawn', closed_at = now()", f"id = {gate}")
 
 
@@ -157,6 +164,7 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
     "queue_timeout": waits_for_nobody,
     "run_aged": starves,
     "retry_due": waits_in_the_ledger,
+    "gate_due": is_asked_in_vain,
     "timed_out": overruns,
     "inline_abandoned": has_lost_its_process,
     "lease_expired": is_silent,
@@ -170,8 +178,8 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
 
 
 BATCHES = (
-    ageing, cancellation, continuing, deadlines, flights, lost_messages, queue_timeout, repairs,
-    workers,
+    ageing, cancellation, continuing, deadlines, flights, gate_clock, lost_messages, queue_timeout,
+    repairs, workers,
 )  # fmt: skip
 
 NAMES = [f"{rule}_{number}_" for number, rule in enumerate(CASES)]

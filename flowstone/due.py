@@ -1,0 +1,110 @@
+"""What time asks for at a gate: a reminder, others to be asked, or an end; decided from its row.
+
+Whoever looks late finds one thing, however many were due meanwhile: reminders that were missed are
+told once, and each level of an escalation has its whole time from when it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from flowstone.approval import ROLE, person
+from flowstone.gate import Gate
+
+
+@dataclass(frozen=True)
+class Remind:
+    """Those who are asked are reminded, and once more at `remind_at`."""
+
+    remind_at: datetime
+
+
+@dataclass(frozen=True)
+class Escalate:
+    """Others are asked, who take the place of those that were."""
+
+    level: int
+    approvers: Sequence[str]
+    quorum: int
+    expires_at: datetime | None
+    on_timeout: str | None
+    remind_at: datetime | None
+    escalation: Sequence[Mapping[str, Any]]
+    """The levels that are left after this one."""
+
+
+@dataclass(frozen=True)
+class Approve:
+    """It counts as approved, with the first of the options if there are any."""
+
+    chosen: str | None
+
+
+@dataclass(frozen=True)
+class Reject:
+    """It counts as rejected."""
+
+
+@dataclass(frozen=True)
+class Fail:
+    """Its step fails."""
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Its step goes on without the signal."""
+
+
+Due = Remind | Escalate | Approve | Reject | Fail | Continue
+
+
+def due(gate: Gate, now: datetime) -> Due | None:
+    """Return what is due at an open gate, the end before a reminder; None is nothing."""
+    if gate.expires_at is not None and gate.expires_at <= now:
+        return _at_its_end(gate, now)
+    if gate.remind_at is not None and gate.remind_at <= now:
+        return _remind(gate, now)
+    return None
+
+
+def _at_its_end(gate: Gate, now: datetime) -> Due:
+    match gate.on_timeout:
+        case "escalate":
+            return _escalate(gate, now)
+        case "approve":
+            return Approve(gate.options[0] if gate.options else None)
+        case "reject":
+            return Reject()
+        case "continue":
+            return Continue()
+    return Fail()
+
+
+def _remind(gate: Gate, now: datetime) -> Remind:
+    assert gate.remind_every is not None
+    return Remind(now + timedelta(seconds=gate.remind_every))
+
+
+def _escalate(gate: Gate, now: datetime) -> Escalate:
+    first, *rest = gate.escalation
+    approvers, timeout = first["approvers"], first["timeout"]
+    return Escalate(
+        level=gate.level + 1,
+        approvers=approvers,
+        quorum=_reachable(gate.quorum, approvers),
+        expires_at=None if timeout is None else now + timedelta(seconds=timeout),
+        on_timeout=first["on_timeout"],
+        # They are told at this moment that they are asked.
+        remind_at=None if gate.remind_every is None else _remind(gate, now).remind_at,
+        escalation=rest,
+    )
+
+
+def _reachable(quorum: int, approvers: Sequence[str]) -> int:
+    """Return a quorum, or all of the approvers where these are fewer; a role may be anybody."""
+    if any(name.startswith(ROLE) for name in approvers):
+        return quorum
+    return min(quorum, len({person(name) for name in approvers}))
