@@ -8,6 +8,7 @@ from flowstone.messages import (
     CONTINUE_AFTER_APPROVAL,
     CONTINUE_AFTER_SIGNAL,
     COORDINATE,
+    NOTIFY,
     PRUNE,
     RECONCILE,
     STEP,
@@ -44,6 +45,8 @@ task_routes = {
     **dict.fromkeys([COORDINATE, RECONCILE, PRUNE, SWEEP], _control),
     CONTINUE_AFTER_APPROVAL: _checkpoint,
     CONTINUE_AFTER_SIGNAL: _checkpoint,
+    # Who is told of approvals may hang, and must not keep runs from going on.
+    NOTIFY: {"queue": CHECKPOINTS_QUEUE, "priority": message_priority(CONTROL, broker_url)},
     STEP: {},
 }
 
@@ -71,6 +74,10 @@ task_annotations = {
     RECONCILE: {
         "soft_time_limit": _of_a_pass,
         "time_limit": min(_of_a_pass + 30, _settings.time_limit),
+    },
+    NOTIFY: {
+        "soft_time_limit": min(90, _settings.soft_time_limit),
+        "time_limit": min(120, _settings.time_limit),
     },
     PRUNE: {"soft_time_limit": _settings.soft_time_limit},
     SWEEP: {"soft_time_limit": _settings.soft_time_limit},
@@ -108,6 +115,11 @@ beat_schedule = {
         "task": RECONCILE,
         "schedule": _settings.reconcile_seconds,
         "options": {"queue": "control", "expires": 60, "ignore_result": True},
+    },
+    "flowstone-notify": {
+        "task": NOTIFY,
+        "schedule": _settings.reconcile_seconds,
+        "options": {"queue": "checkpoints", "expires": 60, "ignore_result": True},
     },
     # At a time of the day: an interval would begin anew whenever beat is restarted.
     "flowstone-prune": {

@@ -136,7 +136,8 @@ def _decision(work: Work, gate: Gate) -> Decision:
 
 def _edited(work: Work, gate: Gate) -> Any:  # noqa: ANN401 - any value of a user
     assert gate.edited is not None
-    return edited_value(gate.edited, hints.of_result(work.asset.function))
+    kind = hints.of_result(work.asset.function)
+    return edited_value(gate.edited, kind)
 
 
 def _asked(gate: Gate) -> str:

@@ -27,9 +27,11 @@ from flowstone.messages import (
     CONTINUE_AFTER_APPROVAL,
     CONTINUE_AFTER_SIGNAL,
     COORDINATE,
+    NOTIFY,
     STEP,
     ApprovalMessage,
     CoordinateMessage,
+    Message,
     SignalMessage,
     StepMessage,
 )
@@ -47,6 +49,10 @@ from flowstone.store.gates import Asked
 
 MAX_SHADOW: Final = 200
 """Bytes of a step's name in JSON. It is for people, and messages carry those of the whole rest."""
+
+
+NOTIFY_EXPIRES: Final = 60
+"""Seconds after which a message that sends for a delivery of notifications has come too late."""
 
 
 def as_queue(name: str) -> Queue:
@@ -165,6 +171,19 @@ class Publisher:
                 shadow=shortened(f"{step_name(asked.asset, asked.partition)} after {gate.label}"),
                 ignore_result=True,
                 **_time_limit(asked.hard_timeout),
+            )
+
+    def notify(self) -> None:
+        """Send for somebody to tell people what they are to be told; raise BrokerUnavailable."""
+        with translated(self.app):
+            self.app.send_task(
+                NOTIFY,
+                kwargs=Message().arguments(),
+                queue=CHECKPOINTS_QUEUE,
+                priority=message_priority(CONTROL, self.app.conf.broker_url),
+                # By then, beat has sent for another one.
+                expires=NOTIFY_EXPIRES,
+                ignore_result=True,
             )
 
     def kill(self, steps: Iterable[tuple[int, UUID]]) -> None:

@@ -19,7 +19,7 @@ from flowstone.liveness import half_dead
 from flowstone.queues import all_queues
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
-from flowstone.store import vitals, workers
+from flowstone.store import notifications, vitals, workers
 from flowstone.store.ledger import Ledger
 
 ANSWER_SECONDS: Final = 6.0
@@ -169,6 +169,7 @@ def _ledger(settings: Settings) -> Ledgers:
                 unattended=tuple(workers.unattended(conn)),
                 waits=vitals.waits(conn),
                 clock_ahead=here - seen.clock,
+                stuck=notifications.stuck(conn),
             )
     except WrongMigration as error:
         return ledger.address, _why(error, "flowstone db upgrade")

@@ -368,6 +368,17 @@ def _backlog(facts: Facts) -> Said:
     return _fine(f"due for the next pass: {said}")
 
 
+def _notifications(facts: Facts) -> Said:
+    stuck = _ledger(facts).stuck
+    if not stuck.number:
+        return _fine("nobody is tried in vain to be told of approvals")
+    return _warning(
+        f"{_count(stuck.number, 'notification')} of approvals tried in vain; {stuck.error}",
+        "mend that service or its address in FLOWSTONE_NOTIFY, and restart the workers; "
+        "`flowstone approvals` lists what waits",
+    )
+
+
 def _clock(facts: Facts) -> Said:
     ahead = _ledger(facts).clock_ahead
     if abs(ahead) <= CLOCK_SECONDS:
@@ -426,6 +437,7 @@ CHECKS: Final[Mapping[str, Decide]] = {
     "beat": _beat,
     "reconciler": _reconciler,
     "backlog": _backlog,
+    "notifications": _notifications,
     "clock": _clock,
     "worker clocks": _worker_clocks,
 }

@@ -6,7 +6,7 @@ told once, and each level of an escalation has its whole time from when it is as
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -61,19 +61,22 @@ class Continue:
 Due = Remind | Escalate | Approve | Reject | Fail | Continue
 
 
-def due(gate: Gate, now: datetime) -> Due | None:
-    """Return what is due at an open gate, the end before a reminder; None is nothing."""
+def due(gate: Gate, now: datetime, approved: Collection[str] = ()) -> Due | None:
+    """Return what is due at an open gate, the end before a reminder; None is nothing.
+
+    `approved` are the actors who have approved already, where that takes several.
+    """
     if gate.expires_at is not None and gate.expires_at <= now:
-        return _at_its_end(gate, now)
+        return _at_its_end(gate, now, {person(actor) for actor in approved})
     if gate.remind_at is not None and gate.remind_at <= now:
         return _remind(gate, now)
     return None
 
 
-def _at_its_end(gate: Gate, now: datetime) -> Due:
+def _at_its_end(gate: Gate, now: datetime, approved: Collection[str]) -> Due:
     match gate.on_timeout:
         case "escalate":
-            return _escalate(gate, now)
+            return _escalate(gate, now, approved)
         case "approve":
             return Approve(gate.options[0] if gate.options else None)
         case "reject":
@@ -88,13 +91,13 @@ def _remind(gate: Gate, now: datetime) -> Remind:
     return Remind(now + timedelta(seconds=gate.remind_every))
 
 
-def _escalate(gate: Gate, now: datetime) -> Escalate:
+def _escalate(gate: Gate, now: datetime, approved: Collection[str]) -> Escalate:
     first, *rest = gate.escalation
     approvers, timeout = first["approvers"], first["timeout"]
     return Escalate(
         level=gate.level + 1,
         approvers=approvers,
-        quorum=_reachable(gate.quorum, approvers),
+        quorum=_reachable(gate.quorum, approvers, approved),
         expires_at=None if timeout is None else now + timedelta(seconds=timeout),
         on_timeout=first["on_timeout"],
         # They are told at this moment that they are asked.
@@ -103,8 +106,11 @@ def _escalate(gate: Gate, now: datetime) -> Escalate:
     )
 
 
-def _reachable(quorum: int, approvers: Sequence[str]) -> int:
-    """Return a quorum, or all of the approvers where these are fewer; a role may be anybody."""
+def _reachable(quorum: int, approvers: Sequence[str], approved: Collection[str]) -> int:
+    """Return a quorum, or what all of the approvers make it where these are too few.
+
+    Who has approved before still counts, and votes no more. A role may be any number of people.
+    """
     if any(name.startswith(ROLE) for name in approvers):
         return quorum
-    return min(quorum, len({person(name) for name in approvers}))
+    return min(quorum, len({person(name) for name in approvers}.union(approved)))

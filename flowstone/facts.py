@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flowstone.settings import Settings
+from flowstone.store.notifications import Stuck
 from flowstone.store.vitals import Vitals
 from flowstone.store.workers import Unattended, Worker
 
@@ -59,6 +60,8 @@ class LedgerFacts:
     """For how many seconds what has been there longest is under way, by queue."""
     clock_ahead: float
     """The seconds by which the clock of this machine is ahead of the ledger's."""
+    stuck: Stuck
+    """What people could not be told of approvals."""
 
 
 @dataclass(frozen=True)

@@ -32,15 +32,17 @@ from flowstone.store import (
     resumption,
     runs,
     slots,
+    waiting_steps,
     workers,
 )
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
 from flowstone.store.pools import Wait
 from flowstone.store.progress import StepError
 from flowstone.store.reasons import Reason
+from flowstone.store.waiting_steps import WaitingStep
 from flowstone.store.workers import Unattended
 
-__all__ = ["Cancellation", "Progress", "Reason", "RunHandle", "Unattended", "Wait"]
+__all__ = ["Cancellation", "Progress", "Reason", "RunHandle", "Unattended", "Wait", "WaitingStep"]
 
 POLL_SECONDS: Final = 0.2
 """How long to wait before looking again at what another process does."""
@@ -133,6 +135,14 @@ class RunHandle:
         """Return for what slots the ready steps of the run wait, if they do."""
         with self._runtime.ledger.begin() as conn:
             return pools.waits(conn, self.id)
+
+    def waiting(self) -> list[WaitingStep]:
+        """Return the steps of the run that wait for people, or for signals from outside.
+
+        Those are among them that have joined such a step of another run.
+        """
+        with self._runtime.ledger.begin() as conn:
+            return waiting_steps.of_run(conn, self.id)
 
     def wait(self, timeout: float | None = None) -> RunState:
         """Wait until the run has ended, and return its final state.

@@ -16,6 +16,7 @@ from flowstone.errors import BadQuery
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.store import lineage as walks
 from flowstone.store import nodes, pointers, provenance, runs
+from flowstone.store.approvals import ApprovalRequest
 from flowstone.store.checks import RecordedCheck
 from flowstone.store.ledger import Connection
 from flowstone.store.lineage import Affected, Standing, TracedOutput
@@ -30,6 +31,7 @@ from flowstone.store.provenance import (
 
 __all__ = [
     "Affected",
+    "ApprovalRequest",
     "Attempt",
     "MadeOutput",
     "Provenance",
@@ -142,7 +144,7 @@ def produced(
     run: str | UUID | None = None,
     as_of: datetime | None = None,
 ) -> Provenance:
-    """Return what produced a value: run, attempt, code, config, inputs, checks.
+    """Return what produced a value: run, attempt, code, config, inputs, checks, approvals.
 
     Arguments and errors are those of `upstream`. Where the run has not computed the value,
     but found it fresh or joined another run, both are told: who has made it, and which step

@@ -15,6 +15,7 @@ STEP: Final = "flowstone.step"
 RECONCILE: Final = "flowstone.reconcile"
 PRUNE: Final = "flowstone.prune"
 SWEEP: Final = "flowstone.sweep"
+NOTIFY: Final = "flowstone.notify"
 CONTINUE_AFTER_APPROVAL: Final = "flowstone.continue_after_approval"
 CONTINUE_AFTER_SIGNAL: Final = "flowstone.continue_after_signal"
 

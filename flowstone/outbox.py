@@ -41,20 +41,31 @@ def wake(sender: Publisher, run_id: UUID) -> None:
 
 
 def carry_on(runtime: Runtime, asked: Asked) -> None:
-    """Send the continuation of a step whose gate was decided; the decision is recorded.
+    """Send the continuation of a step whose gate was decided, and have people told of it.
 
     An inline run has none: its own process sees the decision.
     """
     if asked.driver != "celery":
         return
     try:
-        sender(runtime).carry_on(asked)
+        made = sender(runtime)
+        made.carry_on(asked)
+        if asked.gate.kind == "approval":
+            made.notify()
     except FlowStoneError as error:
         log.warning(
             "decided, and the step goes on as soon as the reconciler finds it",
             gate=asked.gate.label,
             error=error.message,
         )
+
+
+def notify(runtime: Runtime) -> None:
+    """Have people told at once of what was asked or decided; beat does so a little later, too."""
+    try:
+        sender(runtime).notify()
+    except FlowStoneError as error:
+        log.warning("people are told as soon as the broker is back", error=error.message)
 
 
 def wake_others(runtime: Runtime, run_ids: Iterable[UUID]) -> None:

@@ -1,4 +1,4 @@
-"""Texts and JSON values of users in a form that PostgreSQL can keep."""
+"""Texts and JSON values of users in a form that PostgreSQL can keep; times in words."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def storable_json(value: Any, say: Callable[[str], str] = storable) -> Any:  # n
     if isinstance(value, list | tuple | set | frozenset):
         return [storable_json(part, say) for part in value]
     return say(str(value))
+
+
+def lasting(seconds: float) -> str:
+    """Return a time in words, in the unit of which there are at least two: 90 s, 5 min, 3 h."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"

@@ -14,6 +14,7 @@ app = Celery(
     include=[
         "tasks.continuation",
         "tasks.coordinate",
+        "tasks.notify",
         "tasks.prune",
         "tasks.reconcile",
         "tasks.step",

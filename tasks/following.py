@@ -11,6 +11,7 @@ from celery.exceptions import Ignore, Retry
 from celery.utils.serialization import get_pickleable_exception
 
 from flowstone import coordinator, runtime
+from flowstone.approval import Ask
 from flowstone.canvas import Publisher
 from flowstone.claiming import Early
 from flowstone.errors import BrokerUnavailable, FlowStoneError, LedgerUnavailable
@@ -39,6 +40,8 @@ def follow(task: Task, ended: Ended | Fenced | Refused | Early) -> None:
     match ended.outcome:
         case Waiting(ask=ask):
             _carry_on_at_once(ended.claim.step_id)
+            if isinstance(ask, Ask):
+                _tell_at_once()
             # The ledger keeps the step, and the continuation is a task of its own.
             raise Retry(exc=_Waits(type(ask).__name__.removesuffix("Ask"), ask.message))
         case Stopped():
@@ -97,6 +100,14 @@ def _carry_on_at_once(step_id: int) -> None:
             Publisher(app).carry_on(asked)
     except (BrokerUnavailable, LedgerUnavailable) as error:
         log.warning("a signal has come, and its step goes on later", error=error.message)
+
+
+def _tell_at_once() -> None:
+    """Have people told that they are asked, before beat sends for that."""
+    try:
+        Publisher(app).notify()
+    except BrokerUnavailable as error:
+        log.warning("people are told as soon as the broker is back", error=error.message)
 
 
 class _Waits(Exception):

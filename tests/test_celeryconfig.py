@@ -32,7 +32,7 @@ print(json.dumps({name: conf[name] for name in names} | limits
     | {"queues": [[q.name, q.exchange.name, q.routing_key, q.max_priority]
                   for q in conf.task_queues]}
     | {"priorities": {name: tasks.app.amqp.router.route({}, name)["priority"]
-                      for name, route in conf.task_routes.items() if route}}))
+                      for name, route in conf.task_routes.items() if "priority" in route}}))
 """
 
 
@@ -60,6 +60,7 @@ def test_limits_come_from_the_settings_and_nothing_expires_before_them(limit: fl
     for other in ("coordinate", "prune", "sweep"):
         assert found[other] == [20, limit]
     assert found["reconcile"] == [20, min(50, limit)]
+    assert found["notify"] == [20, min(120, limit)]
     # A chord forgets parts that have expired, and Redis gives out again what takes longer.
     assert found["result_expires"] > limit
     assert found["broker_transport_options"]["visibility_timeout"] > limit
@@ -89,7 +90,7 @@ def test_each_queue_has_an_exchange_a_key_and_priorities_of_its_own() -> None:
 
 def test_what_keeps_runs_going_goes_first_on_every_broker() -> None:
     named = ("coordinate", "prune", "reconcile", "sweep")
-    control = [f"flowstone.{name}" for name in named]
+    control = [f"flowstone.{name}" for name in (*named, "notify")]
     redis = configuration()
     assert redis["broker_transport_options"]["priority_steps"] == list(range(LEVELS))
     assert redis["priorities"] == dict.fromkeys(control, 0)
@@ -119,7 +120,7 @@ def test_flower_gets_the_port_that_is_wanted_or_a_free_one() -> None:
     assert free_port(port) == port
 
 
-def test_beat_sends_tasks_that_exist_to_the_queue_of_control() -> None:
+def test_beat_sends_tasks_that_exist_to_the_queues_that_keep_runs_going() -> None:
     script = """
 import json, tasks
 tasks.app.loader.import_default_modules()
@@ -137,6 +138,7 @@ print(json.dumps([[e["task"], e["task"] in tasks.app.tasks, e["options"]["queue"
     )
     assert json.loads(done.stdout) == [
         ["flowstone.reconcile", True, "control", "7.0"],
+        ["flowstone.notify", True, "checkpoints", "7.0"],
         ["flowstone.prune", True, "control", "<crontab: 30 3 * * * (m/h/dM/MY/d)>"],
         ["flowstone.sweep", True, "control", "<crontab: 0 3 * * * (m/h/dM/MY/d)>"],
     ]

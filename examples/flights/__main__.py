@@ -16,7 +16,17 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from flowstone import RunState, StepState, history, lineage, materialize_all, runtime
+from flowstone import (
+    RunHandle,
+    RunState,
+    StepState,
+    approvals_list,
+    approve,
+    history,
+    lineage,
+    materialize_all,
+    runtime,
+)
 from flowstone.cli import INTERRUPTED, exit_code
 from flowstone.cli.display import follow
 from flowstone.dev import DevStack
@@ -55,7 +65,10 @@ def demo(console: Console, partition: str, timeout: float) -> None:
         began = time.monotonic()
         # Forced, so that there is something to see the second time, too.
         handle = materialize_all("monthly_report", partition=partition, force=True)
-        progress = follow(handle, console, timeout)
+        progress = follow(handle, console, timeout, pauses=True)
+        if progress.state == RunState.WAITING:
+            _decide(handle, console)
+            progress = follow(handle, console, timeout)
         if progress.state != RunState.SUCCEEDED:
             raise RunFailed(handle.explain())
         took = time.monotonic() - began
@@ -76,6 +89,18 @@ def demo(console: Console, partition: str, timeout: float) -> None:
             console.input("Flower runs until you press Enter. ")
         else:
             console.print("Everything stops now; `make dev` keeps it running.", highlight=False)
+
+
+def _decide(handle: RunHandle, console: Console) -> None:
+    """Show what waits for people, and approve it, as one of them would."""
+    for waiting in approvals_list(run=handle.id):
+        console.print(f"waits for approval {waiting.id}: {waiting.message}", style="yellow")
+        approve(waiting.id, by="demo", reason="the winter was hard")
+        console.print(
+            f"approved, as by `flowstone approvals approve {waiting.id}`; "
+            "a task of its own goes on with the run",
+            highlight=False,
+        )
 
 
 def _asked_again(partition: str, timeout: float) -> str:

@@ -7,11 +7,22 @@ from datetime import date
 import polars as pl
 
 from examples.flights import source
-from flowstone import CheckResult, Context, DailyPartitions, MonthlyPartitions, asset, check
+from flowstone import (
+    Approval,
+    CheckResult,
+    Context,
+    DailyPartitions,
+    MonthlyPartitions,
+    asset,
+    check,
+)
 
 ZONE = "America/New_York"
 days = DailyPartitions("2013-01-01", "2013-12-31", tz=ZONE)
 months = MonthlyPartitions("2013-01", "2013-12", tz=ZONE)
+
+MUCH_DELAY = 9.0
+"""Minutes; the report of a month in which flights were later on average has to be approved."""
 
 LATE_MINUTES = 15
 """A flight counts as late from here on, as the US Department of Transportation counts."""
@@ -119,7 +130,20 @@ def route_delays(flights_with_weather: pl.DataFrame, airports: pl.DataFrame) -> 
     )
 
 
-@asset(partitions=months)
+def mean_delay(report: pl.DataFrame) -> float:
+    """Return the minutes by which the flights of a report were late, on average."""
+    minutes = pl.col("mean_delay") * pl.col("flights")
+    return float(report.select(minutes.sum() / pl.col("flights").sum()).item())
+
+
+@asset(
+    partitions=months,
+    approval=Approval(
+        when=lambda report: mean_delay(report) > MUCH_DELAY,
+        message=lambda report: f"Flights were {mean_delay(report):.1f} minutes late on average.",
+        context=lambda report: {"flights": report["flights"].sum(), "threshold": MUCH_DELAY},
+    ),
+)
 def monthly_report(
     carrier_delays: dict[date, pl.DataFrame],
     route_delays: dict[date, pl.DataFrame],

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from flowstone.cli import (
+    approvals,
     audit,
     cancel,
     check,
@@ -85,6 +86,7 @@ app.command("signal")(signal.signal)
 app.command("serve")(serve.serve)
 app.command("rates")(rates.rates)
 app.command("reconcile")(reconcile.reconcile)
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
 app.add_typer(db.app, name="db")

@@ -96,8 +96,13 @@ def _undone(steps: Mapping[str, int]) -> str:
     )
 
 
-def follow(handle: RunHandle, console: Console, timeout: float | None = None) -> Progress:
-    """Show a run until it has ended; raise RunTimeout after `timeout` seconds."""
+def follow(
+    handle: RunHandle, console: Console, timeout: float | None = None, *, pauses: bool = False
+) -> Progress:
+    """Show a run until it has ended; raise RunTimeout after `timeout` seconds.
+
+    What `pauses` is shown until all that is left of it waits for people, or for signals.
+    """
     console.print(f"run {handle.id}", highlight=False)
     patience = _PATIENCE_SECONDS if timeout is None else min(_PATIENCE_SECONDS, timeout)
     if (
@@ -106,25 +111,31 @@ def follow(handle: RunHandle, console: Console, timeout: float | None = None) ->
     ):
         console.print(NOT_TAKEN, style="yellow")
     show = _follow_live if console.is_terminal else _follow_lines
-    progress = show(handle, console, timeout)
+    progress = show(handle, console, handle.follow(timeout), pauses=pauses)
     if failures := failures_table(progress):
         console.print(failures)
     return progress
 
 
-def _follow_live(handle: RunHandle, console: Console, timeout: float | None) -> Progress:
+def _follow_live(
+    handle: RunHandle, console: Console, followed: Iterator[Progress], *, pauses: bool
+) -> Progress:
     progress = handle.progress()
     with Live(console=console, refresh_per_second=8) as live:
-        for last, progress in _pairs(handle.follow(timeout)):
+        for last, progress in _pairs(followed):
             show_unattended(live.console, _newly_unattended(last, progress))
             if progress.steps:
                 live.update(progress_table(progress, title(handle, progress)))
+            if pauses and progress.state == RunState.WAITING:
+                break
     return progress
 
 
-def _follow_lines(handle: RunHandle, console: Console, timeout: float | None) -> Progress:
+def _follow_lines(
+    handle: RunHandle, console: Console, followed: Iterator[Progress], *, pauses: bool
+) -> Progress:
     progress, said = handle.progress(), float("-inf")
-    for last, progress in _pairs(handle.follow(timeout)):
+    for last, progress in _pairs(followed):
         show_unattended(console, _newly_unattended(last, progress))
         if not progress.steps:
             continue
@@ -132,6 +143,8 @@ def _follow_lines(handle: RunHandle, console: Console, timeout: float | None) ->
             said = time.monotonic()
             counts = ", ".join(f"{n} {group}" for group, n in grouped(_total(progress)).items())
             console.print(f"{progress.state}: {counts}", highlight=False)
+        if pauses and progress.state == RunState.WAITING:
+            break
     if progress.steps:
         console.print(progress_table(progress, title(handle, progress)))
     return progress

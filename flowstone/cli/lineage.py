@@ -112,7 +112,7 @@ def produced(
     as_of: AsOf = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what produced a value: run, attempt, code, config, inputs and checks.
+    """Show what produced a value: run, attempt, code, config, inputs, checks and approvals.
 
     Example: flowstone produced monthly_report --partition 2013-01
     """
@@ -126,6 +126,8 @@ def produced(
         console.print(_inputs(found))
     if found.checks:
         console.print(_checks(found))
+    if found.approvals:
+        console.print(_approvals(found))
 
 
 def _time(text: str | None) -> datetime | None:
@@ -276,6 +278,27 @@ def _checks(found: Provenance) -> Table:
         failed = "red" if check.severity == "error" else "yellow"
         passed = "[green]passed[/]" if check.passed else f"[{failed}]failed[/]"
         table.add_row(escape(check.name), passed, escape(check.message), _when(check.checked_at))
+    return table
+
+
+def _approvals(found: Provenance) -> Table:
+    table = Table("approval", "", "by", "says", "at", box=box.SIMPLE_HEAD)
+    table.columns[2].overflow = table.columns[3].overflow = "fold"
+    for one in found.approvals:
+        for vote in one.votes if one.quorum > 1 else ():
+            how = "approves" if vote.approves else "rejects"
+            when = _when(vote.at) if vote.at else ""
+            table.add_row(str(one.id), how, escape(vote.actor), escape(vote.reason or ""), when)
+        styles = {"approved": "green", "open": "yellow"}
+        state = f"[{styles.get(one.state, 'red')}]{one.state}[/]{', edited' * one.is_edited}"
+        chosen = f"[{one.option}] " if one.option is not None else ""
+        table.add_row(
+            str(one.id),
+            state,
+            escape(one.decided_by or ""),
+            escape(f"{chosen}{one.reason or ''}"),
+            _when(one.decided_at) if one.decided_at else "",
+        )
     return table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -15,10 +15,13 @@ from flowstone import client
 from flowstone.cli.display import NOT_TAKEN, failures_table, progress_table, show_unattended, title
 from flowstone.cli.options import RunId
 from flowstone.errors import RunFailed, RunRefused
-from flowstone.handle import Progress, Reason, RunHandle, Wait
+from flowstone.handle import Progress, Reason, RunHandle, Wait, WaitingStep
 from flowstone.limits import is_rate
 from flowstone.partition_key import label
 from flowstone.states import DONE_STEP_STATES, RunState
+
+_SHOWN: Final = 20
+"""The most steps that wait of which each has a line."""
 
 
 def status(
@@ -47,6 +50,7 @@ def status(
                     "errors": [vars(error) for error in handle.errors()],
                     "unattended": [vars(queue) for queue in progress.unattended],
                     "waits": [vars(wait) for wait in handle.waits()],
+                    "waiting": [_waiting(step) for step in handle.waiting()],
                 }
                 | ({"reasons": [vars(reason) for reason in reasons]} if asset else {})
             )
@@ -69,6 +73,7 @@ def _show(handle: RunHandle, progress: Progress) -> None:
         console.print(NOT_TAKEN, style="yellow")
     for wait in handle.waits():
         console.print(f"waiting: {_told(wait)}", markup=False, highlight=False)
+    _show_waiting(console, handle.waiting())
     if failures := failures_table(progress):
         console.print(failures)
         return
@@ -78,6 +83,25 @@ def _show(handle: RunHandle, progress: Progress) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def _show_waiting(console: Console, steps: Sequence[WaitingStep]) -> None:
+    for step in steps[:_SHOWN]:
+        console.print(str(step), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if (more := len(steps) - _SHOWN) > 0:
+        console.print(f"and {more} more steps wait; `flowstone approvals list` has the approvals")
+
+
+def _waiting(step: WaitingStep) -> dict[str, Any]:
+    return {
+        "step": step.name,
+        "kind": step.kind,
+        "id": step.id,
+        "message": step.message,
+        "signal": step.signal,
+        "since": step.since.isoformat(),
+        "expires_at": step.expires_at and step.expires_at.isoformat(),
+    }
 
 
 def _told(wait: Wait) -> str:

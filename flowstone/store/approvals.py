@@ -42,7 +42,7 @@ class ApprovalRequest:
     votes: Sequence[Vote]
     asked_at: datetime
     age: float
-    """Seconds since then."""
+    """For how many seconds it has waited."""
     expires_at: datetime | None
     level: int
     """How often it was escalated."""
@@ -107,7 +107,8 @@ def listed(
 
     Without a `state` they are those of all states; `older_than` is in seconds.
     """
-    query = _query(_age() >= older_than)
+    asked = func.extract("epoch", func.now() - gates.c.created_at)
+    query = _query(asked >= older_than)
     if state is not None:
         query = query.where(gates.c.state == state)
     if asset is not None:
@@ -122,10 +123,6 @@ def listed(
             yield from _listed(conn, rows)
 
 
-def _age() -> ColumnElement[Any]:
-    return func.extract("epoch", func.now() - gates.c.created_at)
-
-
 def _query(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
     return (
         select(
@@ -134,7 +131,9 @@ def _query(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
             steps.c.partition,
             steps.c.run_id,
             runs.c.actor.label("launcher"),
-            _age().label("age"),
+            func.extract(
+                "epoch", func.coalesce(gates.c.closed_at, func.now()) - gates.c.created_at
+            ).label("age"),
         )
         .join(steps, steps.c.id == gates.c.step_id)
         .join(runs, runs.c.id == steps.c.run_id)

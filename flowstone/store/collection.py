@@ -17,6 +17,8 @@ from flowstone.store.tables import SCHEMA
 
 # An attempt that has not ended may still commit what it has staged. Of one that has, the ledger
 # knows each value that is kept; not by the name of the IO manager, for two may reach one place.
+# What people are asked about becomes an output if they approve, and is shown to whoever goes on
+# after they have rejected it.
 _UNREFERENCED = text(
     f"""
     SELECT n.location
@@ -31,6 +33,10 @@ _UNREFERENCED = text(
       AND NOT EXISTS (SELECT FROM {SCHEMA}.quarantine q
         WHERE q.step_id = n.step_id AND q.erased_at IS NULL
           AND right(q.location, length(n.name)) = n.name)
+      AND NOT EXISTS (SELECT FROM {SCHEMA}.gates g JOIN {SCHEMA}.steps w ON w.id = g.step_id
+        WHERE g.step_id = n.step_id AND g.state NOT IN ('void', 'withdrawn')
+          AND w.state NOT IN ({sql_list(FINAL_STEP_STATES)})
+          AND right(g.location, length(n.name)) = n.name)
     """
 )
 

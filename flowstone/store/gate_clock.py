@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text, update
 from flowstone.due import Approve, Continue, Due, Escalate, Fail, Reject, Remind, due
 from flowstone.gate import TIMEOUT, Gate
 from flowstone.states import GateState
-from flowstone.store import found, notifications
+from flowstone.store import decisions, found, notifications
 from flowstone.store import gates as gates_store
 from flowstone.store.found import LOCKED_STEPS, Found
 from flowstone.store.gate_tables import DUE_AT, IS_OPEN
@@ -36,7 +36,6 @@ _DUE: Final = f"""
 
 NO_DECISION: Final = "nobody has decided in time"
 NO_SIGNAL: Final = "it has not come in time"
-OUTDATED: Final = "an input has changed since it was asked for"
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,21 @@ def look(conn: Connection) -> Looked:
     # Only now are they as they will stay: one may have been decided while its step was locked.
     for asked in gates_store.lock_free(conn, [row.gate for row in rows]):
         is_open = asked.gate.state == GateState.OPEN
-        what = due(asked.gate, rows[0].now) if is_open else None
+        what = due(asked.gate, rows[0].now, _approved(conn, asked.gate)) if is_open else None
         if what is None:
             continue
         count += 1
         if isinstance(what, Approve) and gates_store.is_outdated(conn, asked):
-            gates_store.void(conn, asked, by=TIMEOUT, reason=OUTDATED)
+            gates_store.void(conn, asked, by=TIMEOUT, reason=decisions.OUTDATED)
             freed.add(asked.run_id)
         else:
             _do(conn, asked, what)
     return Looked(count, frozenset(freed))
+
+
+def _approved(conn: Connection, gate: Gate) -> list[str]:
+    votes = decisions.votes_on(conn, [gate.id]) if gate.quorum > 1 else {}
+    return [vote.actor for vote in votes.get(gate.id, ()) if vote.approves]
 
 
 def _do(conn: Connection, asked: Asked, what: Due) -> None:

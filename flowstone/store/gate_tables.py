@@ -152,6 +152,7 @@ notifications = Table(
     CheckConstraint(f"event IN ({', '.join(map(repr, EVENTS))})", "event"),
     Index("ix_notifications_gate_id", "gate_id"),
     Index("ix_notifications_due", "due_at", postgresql_where=text("done_at IS NULL")),
+    Index("ix_notifications_error", "id", postgresql_where=text("error IS NOT NULL")),
     comment="What is to be told of gates; written with the change itself, so that none is lost",
 )
 

@@ -1,4 +1,4 @@
-"""What produced an output: run, attempt, code, config, inputs, checks."""
+"""What produced an output: run, attempt, code, config, inputs, checks, approvals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Row, text
 from flowstone.freshness import Fingerprint
 from flowstone.partition_key import Key, decode_key, encode_key, step_name
 from flowstone.states import StepState
-from flowstone.store import checks
+from flowstone.store import approvals, checks
+from flowstone.store.approvals import ApprovalRequest
 from flowstone.store.checks import RecordedCheck
 from flowstone.store.pointers import NOW, Start, pointed_at
 from flowstone.store.tables import SCHEMA
@@ -108,6 +109,8 @@ class Provenance:
     """In the order of the plan."""
     checks: tuple[RecordedCheck, ...]
     """What each check has said last of the value."""
+    approvals: tuple[ApprovalRequest, ...]
+    """What people were asked before it counted, and how they have decided."""
     reused_by: RequestedStep | None
     """The step of the run in question, if that reuses the output; None if it made it."""
 
@@ -170,6 +173,7 @@ def produced(conn: Connection, start: Start, at: datetime | None) -> Provenance:
         fingerprint=Fingerprint.parse(output.fingerprint) if output.fingerprint else None,
         inputs=tuple(_input(row) for row in inputs),
         checks=tuple(checks.last_of(conn, output.id, at)),
+        approvals=tuple(approvals.of_step(conn, output.step_id)),
         reused_by=(
             _step(conn, start.asked_by) if start.asked_by not in (None, output.step_id) else None
         ),

@@ -105,8 +105,15 @@ _FREE = text(
     """
 )
 
-# In the order in which the foreign keys allow it.
+_OF_GATES = (
+    f"gate_id IN (SELECT id FROM {SCHEMA}.gates WHERE step_id = ANY(CAST(:ids AS bigint[])))"
+)
+
+# In the order in which the foreign keys allow it. A gate replaces one of its own step alone.
 _DELETE: Final = {
+    "notifications": _OF_GATES,
+    "votes": _OF_GATES,
+    "gates": "step_id = ANY(CAST(:ids AS bigint[]))",
     "edges": "downstream = ANY(CAST(:ids AS bigint[]))",
     "lineage": "step_id = ANY(CAST(:ids AS bigint[]))",
     "attempts": "step_id = ANY(CAST(:ids AS bigint[]))",

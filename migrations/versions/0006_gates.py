@@ -238,6 +238,14 @@ def upgrade() -> None:
         postgresql_where=sa.text("done_at IS NULL"),
     )
     op.create_index(
+        "ix_notifications_error",
+        "notifications",
+        ["id"],
+        unique=False,
+        schema=SCHEMA,
+        postgresql_where=sa.text("error IS NOT NULL"),
+    )
+    op.create_index(
         "ix_notifications_gate_id", "notifications", ["gate_id"], unique=False, schema=SCHEMA
     )
     op.create_table(

@@ -18,6 +18,7 @@ from flowstone.facts import CelerySettings, Definitions, Facts, LedgerFacts, Ser
 from flowstone.limits import KILL_LATER
 from flowstone.queues import QUEUES
 from flowstone.settings import Settings
+from flowstone.store.notifications import Stuck
 from flowstone.store.vitals import Vitals
 from flowstone.store.workers import Unattended, Worker
 
@@ -39,6 +40,7 @@ LEDGER = LedgerFacts(
     unattended=(),
     waits={},
     clock_ahead=0.01,
+    stuck=Stuck(),
 )
 REDIS = Server("redis://host:6379/0", is_redis=True, policy="noeviction", appends=True)
 CELERY = CelerySettings(
@@ -145,6 +147,13 @@ FAULTS: list[tuple[str, Level, Change, str, str]] = [
         lambda f: replace(f, definitions=replace(f.definitions, longest=9000.0)),  # type: ignore[type-var]
         "9001 s",
         '["visibility_timeout"] = 9601',
+    ),
+    (
+        "notifications",
+        Level.WARNING,
+        ledger(stuck=Stuck(2, "team: it answers HTTP 503")),
+        "2 notifications of approvals tried in vain; team: it answers HTTP 503",
+        "FLOWSTONE_NOTIFY",
     ),
     ("result expiry", Level.ERROR, celery(expires=60.0), "after 60 s", "result_expires = 90061"),
     (
@@ -267,8 +276,8 @@ def skipped(facts: Facts) -> set[str]:
 
 def test_what_cannot_be_looked_at_is_skipped_and_says_so() -> None:
     of_ledger = {
-        "workers", "queues", "consuming", "versions", "beat", "reconciler", "backlog", "clock",
-        "worker clocks",
+        "workers", "queues", "consuming", "versions", "beat", "reconciler", "backlog",
+        "notifications", "clock", "worker clocks",
     }  # fmt: skip
     assert skipped(replace(HEALTHY, ledger=AWAY)) == of_ledger
     assert skipped(replace(HEALTHY, ledger=AWAY, address=AWAY)) == {"schema", *of_ledger}
@@ -370,6 +379,7 @@ LEDGERS = st.one_of(
         unattended=st.lists(st.builds(Unattended, st.just("gpu"), st.integers(1, 3))).map(tuple),
         waits=st.dictionaries(st.sampled_from([*QUEUES, "gpu"]), SECONDS),
         clock_ahead=st.floats(-100, 100),
+        stuck=st.builds(Stuck, st.integers(0, 2), st.just("team: it answers HTTP 503")),
     ),
 )
 FACTS = st.builds(

@@ -175,9 +175,15 @@ def test_a_signal_that_does_not_come_ends_as_it_says() -> None:
 
 
 def test_a_quorum_is_all_of_those_who_are_asked_next_where_they_are_fewer() -> None:
-    for approvers, quorum in ((["boss"], 1), (["a", "b", "A@host"], 2), (["role:heads"], 3)):
+    for approvers, approved, quorum in (
+        (["boss"], [], 1),
+        (["boss"], ["ann"], 2),
+        (["a", "b", "A@host"], [], 2),
+        (["a", "b"], ["B@host"], 2),
+        (["role:heads"], [], 3),
+    ):
         level = Escalation(approvers=approvers)
         ask = Ask(quorum=3, timeout=1, on_timeout="escalate", escalation=[level])
-        found = due(gate_of(ask), BEGIN + timedelta(seconds=1))
+        found = due(gate_of(ask), BEGIN + timedelta(seconds=1), approved)
         assert isinstance(found, Escalate)
         assert found.quorum == quorum

@@ -36,7 +36,7 @@ from flowstone.signalling import SignalAsk
 from flowstone.states import GateState
 from flowstone.store import gates
 from flowstone.store.ledger import Ledger
-from tests.store.gates_by_hand import ask, ask_for, row, shift
+from tests.store.gates_by_hand import ask_for, row, shift
 from tests.store.runs_by_hand import HandRun, query
 from tests.store.test_concurrency import at_once
 
@@ -175,7 +175,7 @@ def test_it_is_void_where_an_input_has_changed(
     run = HandRun(here.ledger, {1: (), 2: (1,)})
     run.do(1)
     run.dispatch()
-    gate = ask(run, 2)
+    gate = ask_for(run.ledger, run=run, step=2)
     other = HandRun(here.ledger, {1: ()}, force=True)
     other.do(1)
     with pytest.raises(NotAllowed):

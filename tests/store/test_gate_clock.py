@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
+from flowstone import reconcile as reconciler
 from flowstone.approval import Ask, Escalation, OnTimeout
+from flowstone.errors import AlreadyDecided
+from flowstone.quorum import Vote
+from flowstone.registry import build_registry
 from flowstone.signalling import OnSignalTimeout, SignalAsk
 from flowstone.states import GateState
-from flowstone.store import gate_clock, gates
+from flowstone.store import decisions, gate_clock, gates
 from flowstone.store.ledger import Ledger
+from tests.conftest import RuntimeFactory
 from tests.store.gates_by_hand import ask_for, row, shift
 from tests.store.runs_by_hand import HandRun, query
 from tests.worker.waiting import wait_until
@@ -81,6 +87,19 @@ def test_an_approval_ends_in_time_as_it_says(
     assert recorded(ledger)[1:] == [(f"approval.{state}", "timeout", gate_clock.NO_DECISION)]
     # Whoever carries on what was decided does so here, too.
     assert state_of_step(ledger, gate) == "waiting_approval"
+
+
+def test_what_has_ended_goes_on_in_the_same_pass(
+    ledger: Ledger, make_runtime: RuntimeFactory
+) -> None:
+    here = make_runtime(build_registry([]))
+    gate = ask_for(ledger, Ask(timeout=60))
+    shift(ledger, gate, 61)
+    woken: list[UUID] = []
+    done = reconciler.reconcile(here, lambda run_id, _: woken.append(run_id))
+    assert (done["gate_due"], done["continuation_lost"]) == (1, 1)
+    assert state_of_step(ledger, gate) == "pending"
+    assert len(woken) == 1
 
 
 @pytest.mark.parametrize("on_timeout", ["fail", "continue"])
@@ -173,13 +192,16 @@ def test_what_is_to_be_approved_in_time_is_void_where_an_input_has_changed(ledge
 
 def decide(ledger: Ledger, gate: int) -> bool:
     """Approve, as whoever decides does; return whether it was still open."""
-    with ledger.begin() as conn:
-        asked = gates.lock(conn, gate)
-        assert asked is not None
-        if asked.gate.state != GateState.OPEN:
-            return False
-        assert gates.close(conn, asked, GateState.APPROVED, by="ann")
-        return True
+    try:
+        approve(ledger, gate)
+    except AlreadyDecided:
+        return False
+    return True
+
+
+def approve(ledger: Ledger, gate: int) -> None:
+    vote = Vote("ann", True, "test")
+    ledger.in_turn(lambda conn: decisions.decide(conn, gate, vote, roles={}))
 
 
 def test_who_is_just_about_to_decide_comes_first(ledger: Ledger) -> None:
@@ -205,6 +227,8 @@ def test_who_decides_while_time_is_up_comes_too_late(ledger: Ledger) -> None:
             late = pool.submit(decide, ledger, gate)
             _wait_for_a_lock(ledger)
         assert late.result(30) is False
+    with pytest.raises(AlreadyDecided, match="nobody had decided in time"):
+        approve(ledger, gate)
     assert row(ledger, gate).closed_by == "timeout"
 
 

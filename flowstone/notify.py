@@ -1,0 +1,137 @@
+"""Tells people of approvals, and tries again those that cannot be reached.
+
+No decision waits for that: what is to be told are rows, which are committed with what they tell
+of, and nothing is locked while somebody is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from flowstone import notifiers
+from flowstone.announcement import announce
+from flowstone.log import get_logger
+from flowstone.notifiers import TIMEOUT_SECONDS, NotTold
+from flowstone.runtime import Runtime
+from flowstone.states import GateState
+from flowstone.store import gates, notifications
+from flowstone.store.gates import Asked
+from flowstone.store.notifications import Notification
+
+log = get_logger("flowstone.notify")
+
+LEASE_SECONDS: Final = 60.0
+"""How long whoever has taken a notification may take to tell all; a try that dies costs that."""
+
+PASS_SECONDS: Final = 30.0
+"""After how long a pass takes nothing more."""
+
+FIRST_DELAY: Final = 30.0
+MAX_DELAY: Final = 3600.0
+MAX_TRIES: Final = 12
+"""How often it is tried: for some five hours."""
+
+ASKING: Final = frozenset({"reminder", "escalated"})
+"""The events that are nothing to be told of any more when the approval has ended."""
+
+
+def delay_after(tries: int) -> float | None:
+    """Return the seconds after which it is tried again that has failed so often; None is never."""
+    if tries >= MAX_TRIES:
+        return None
+    return min(FIRST_DELAY * 2.0 ** (tries - 1), MAX_DELAY)
+
+
+def deliver(runtime: Runtime, seconds: float = PASS_SECONDS) -> int:
+    """Tell what is due, for about `seconds`; return how many notifications were tried.
+
+    Any number of processes may do so at once: each tells other ones. Raises LedgerUnavailable.
+    """
+    until = time.monotonic() + seconds
+    silent, count = set[str](), 0
+    while time.monotonic() < until and (taken := _take(runtime)) is not None:
+        _deliver(runtime, taken, silent)
+        count += 1
+    return count
+
+
+def _take(runtime: Runtime) -> Notification | None:
+    with runtime.ledger.begin() as conn:
+        return notifications.take(conn, LEASE_SECONDS)
+
+
+def _deliver(runtime: Runtime, taken: Notification, silent: set[str]) -> None:
+    with runtime.ledger.begin() as conn:
+        asked = gates.get(conn, taken.gate_id)
+    assert asked is not None
+    failed: Mapping[str, str]
+    if taken.tries > MAX_TRIES:
+        # Its last try has not even come to an end.
+        failed = {"all": "whoever tries it dies"}
+    elif taken.event in ASKING and asked.gate.state != GateState.OPEN:
+        failed = {}
+    else:
+        failed = _tell_all(runtime, taken, asked, silent)
+    error = "; ".join(f"{name}: {why}" for name, why in failed.items()) or None
+    delay = delay_after(taken.tries) if failed else None
+    with runtime.ledger.begin() as conn:
+        notifications.settle(conn, taken, error=error, delay=delay)
+    if failed:
+        said = "not told, and given up" if delay is None else "not told, and tried again later"
+        log.warning(said, approval=taken.gate_id, told_of=taken.event, tries=taken.tries, why=error)
+
+
+def _tell_all(
+    runtime: Runtime, taken: Notification, asked: Asked, silent: set[str]
+) -> Mapping[str, str]:
+    """Tell all that do not know it yet; return why some could not be told, by their names."""
+    failed = dict[str, str]()
+    # So that the last one is still told within the lease.
+    until = time.monotonic() + LEASE_SECONDS - 2 * TIMEOUT_SECONDS
+    for name in _names(runtime, asked):
+        if name in taken.told:
+            continue
+        if name in silent:
+            failed[name] = "it has just not answered for another one"
+        elif time.monotonic() > until:
+            failed[name] = "the others have taken too long"
+        elif (why := _tell(runtime, taken, asked, name, silent)) is not None:
+            failed[name] = why
+    return failed
+
+
+def _names(runtime: Runtime, asked: Asked) -> Iterator[str]:
+    """Yield who is told: all that the settings name, or those of them that the asset names."""
+    known, wanted = runtime.settings.notify, asked.gate.notify
+    for name in known if wanted is None else wanted:
+        if name in known:
+            yield name
+        else:
+            log.warning(
+                "FLOWSTONE_NOTIFY does not name who is to be told",
+                name=name,
+                approval=asked.gate.id,
+            )
+
+
+def _tell(
+    runtime: Runtime, taken: Notification, asked: Asked, name: str, silent: set[str]
+) -> str | None:
+    """Tell one, and note that; return why they could not be told, or None."""
+    settings = runtime.settings
+    secret = settings.secrets[0] if settings.secrets else None
+    try:
+        notifiers.tell(
+            settings.notify[name].get_secret_value(),
+            announce(taken.id, taken.event, asked),
+            secret,
+        )
+    except NotTold as error:
+        if error.is_silent:
+            silent.add(name)
+        return str(error)
+    with runtime.ledger.begin() as conn:
+        notifications.told(conn, taken.id, name)
+    return None
