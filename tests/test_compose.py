@@ -19,11 +19,13 @@ from flowstone.checkup import ANSWER_SECONDS, LOOK_AGAIN_SECONDS
 from flowstone.cli import app
 from flowstone.queues import QUEUES
 from flowstone.settings import Settings
+from flowstone.web import server
+from flowstone.web.health import PATIENCE_SECONDS
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-RUNNING = ["postgres", "valkey", "worker", "beat", "flower"]
+RUNNING = ["postgres", "valkey", "worker", "beat", "flower", "web"]
 
 
 def test_the_services_are_those_of_the_design() -> None:
@@ -97,6 +99,24 @@ def test_the_worker_is_killed_only_after_it_has_handed_back_its_steps() -> None:
     assert float(grace.removesuffix("s")) >= stops + 20
 
 
+def test_the_web_is_a_command_of_flowstone_that_is_asked_for_its_health() -> None:
+    service = SERVICES["web"]
+    program, name, *given = service["command"]
+    assert program == "flowstone"
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {option.partition("=")[0] for option in given} <= options
+    (port,) = (option.removeprefix("--port=") for option in given if "port" in option)
+    assert service["ports"] == [f"127.0.0.1:{port}:{port}"]
+    script = service["healthcheck"]["test"][-1]
+    compile(script, "health", "exec")
+    assert f"http://127.0.0.1:{port}/health'" in script
+    grace = float(service["stop_grace_period"].removesuffix("s"))
+    assert grace > server.STOP_SECONDS
+    # It has to answer while the ledger says nothing.
+    assert float(service["healthcheck"]["timeout"].removesuffix("s")) > 5 > PATIENCE_SECONDS
+
+
 def test_the_migration_is_a_command_of_flowstone() -> None:
     program, group, name = SERVICES["migrate"]["command"]
     assert program == "flowstone"
@@ -106,7 +126,7 @@ def test_the_migration_is_a_command_of_flowstone() -> None:
 
 def test_every_variable_is_a_setting() -> None:
     known = {f"FLOWSTONE_{name.upper()}" for name in Settings.model_fields}
-    for name in ("migrate", "worker", "beat", "flower"):
+    for name in ("migrate", "worker", "beat", "flower", "web"):
         given = SERVICES[name]["environment"]
         assert {v for v in given if v.startswith("FLOWSTONE_")} <= known
         assert given["FLOWSTONE_DATABASE_URL"].startswith("postgresql://flowstone:")
@@ -115,7 +135,7 @@ def test_every_variable_is_a_setting() -> None:
 
 def test_no_password_has_a_default_and_flower_wants_a_login() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
-    for name in ("POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH"):
+    for name in ("POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH", "FLOWSTONE_SECRET"):
         assert re.findall(rf"\${{{name}[^}}]*}}", text)
         assert all(":?" in use for use in re.findall(rf"\${{{name}[^}}]*}}", text))
 
@@ -126,11 +146,12 @@ def test_ports_are_open_to_this_machine_only() -> None:
         "postgres": ["127.0.0.1:5432:5432"],
         "valkey": ["127.0.0.1:6379:6379"],
         "flower": ["127.0.0.1:5555:5555"],
+        "web": ["127.0.0.1:8080:8080"],
     }
 
 
 def test_nothing_starts_before_its_servers_are_healthy_and_migrated() -> None:
-    for name in ("worker", "beat", "flower"):
+    for name in ("worker", "beat", "flower", "web"):
         assert SERVICES[name]["depends_on"] == {
             "postgres": {"condition": "service_healthy"},
             "valkey": {"condition": "service_healthy"},

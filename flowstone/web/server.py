@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Callable
 from typing import Final
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from flowstone.errors import LedgerUnavailable, ServerError
@@ -71,16 +71,16 @@ async def serve(
     served = Served(here, THREADS)
     server = HTTPServer(application(served), max_body_size=17 * MAX_PAYLOAD)
     try:
-        sockets = bind_sockets(port, host)
+        listening = _listen(host, port)
     except OSError as error:
         served.close()
         raise ServerError(
             f"nobody can be served at {host}:{port}: {error.strerror}; choose another --port, or "
             "another --host"
         ) from error
-    server.add_sockets(sockets)
+    server.add_socket(listening)
     try:
-        ready(sockets[0].getsockname()[1])
+        ready(listening.getsockname()[1])
         await stop.wait()
     finally:
         server.stop()
@@ -88,6 +88,14 @@ async def serve(
             await asyncio.wait_for(served.idle.wait(), STOP_SECONDS)
         served.close()
         await server.close_all_connections()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    # Not tornado's, which leaves a socket behind where it cannot.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=128)
+    listening.setblocking(False)
+    return listening
 
 
 def run(here: Runtime, host: str, port: int, ready: Callable[[int], None]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from flowstone import Approval, Context, Decision, asset, wait_for_approval, wait_for_signal
+from flowstone.signals import signal as signal_
 
 TOKEN = "the-token-of-a-job"  # noqa: S105 - of a test
 ALWAYS = Approval(message="May it?")
@@ -122,3 +123,11 @@ def job() -> int:
 def after_job(job: int) -> int:
     """Reads what the job has made."""
     return job * 2
+
+
+@asset
+def impatient(context: Context) -> int:
+    """Waits for a job that has ended before it could begin to wait."""
+    token = context.signal_token("job")
+    signal_(token, 7)
+    raise wait_for_signal(name="job", token=token)

@@ -41,6 +41,7 @@ def worker_environment(worker_environment: dict[str, str]) -> dict[str, str]:
     return worker_environment | {
         "FLOWSTONE_ASSETS": approval_assets.__name__,
         "FLOWSTONE_POOLS": '{"desk": 1}',
+        "FLOWSTONE_SECRET": "s" * 32,
     }
 
 
@@ -66,8 +67,10 @@ def test_what_waits_holds_nothing_and_goes_on_wherever_it_stands(
     broker: Broker,
     retried: list[str],
 ) -> None:
-    handle = flowstone.materialize_all(["after_chain", "join", "last", "after_job"])
+    handle = flowstone.materialize_all(["after_chain", "join", "last", "after_job", "impatient"])
     waits(handle)
+    # Its signal came before it has begun to wait, and nobody but its worker knows.
+    wait_until(lambda: view.states(handle.id)["impatient"] == "succeeded", "it goes on at once")
     states = view.states(handle.id)
     asking = ["in_chain", "in_header", "last"]
     assert [states[step] for step in asking] == ["waiting_approval"] * 3
@@ -80,7 +83,7 @@ def test_what_waits_holds_nothing_and_goes_on_wherever_it_stands(
     assert list(celery_setup.app.control.inspect(timeout=5).scheduled().values()) == [[]]
     assert {view.steps(handle.id)[step].canvas for step in (*asking, "job")} == {None}
     assert flowstone.materialize("at_the_desk").result(timeout=30) == "served"
-    wait_until(lambda: len(retried) == 4, "Flower shows RETRY for what waits")
+    wait_until(lambda: len(retried) == 5, "Flower shows RETRY for what waits")
 
     # The middle of the chain; a header, with another value; the end; a job elsewhere.
     approve(gate_of(view, handle, "in_chain"), by="ann")
