@@ -23,7 +23,23 @@ from flowstone.retry import Retry
 from flowstone.settings import load_settings
 from flowstone.store import outputs, runs
 from flowstone.store.ledger import Ledger
+from tests.store.gates_by_hand import ask_for, row
 from tests.store.runs_by_hand import MADE_OF, HandRun, query, run_sql
+
+
+def test_a_step_that_asks_has_not_failed_and_is_asked_about_once(ledger: Ledger) -> None:
+    gate = ask_for(ledger)
+    asked = row(ledger, gate)
+    (step,) = query(ledger, "SELECT id, state, error FROM flowstone.steps")
+    assert (step.state, step.error) == ("waiting_approval", None)
+    # Linked by a foreign key; without a limit of time that nobody has given.
+    assert (asked.step_id, asked.expires_at) == (step.id, None)
+    with pytest.raises(LedgerRefused, match="fk_gates_step_id"), ledger.begin() as conn:
+        run_sql(conn, "UPDATE flowstone.gates SET step_id = step_id + 1")
+    again = "INSERT INTO flowstone.gates (kind, step_id, attempt, message, context, options, "
+    again += "approvers, escalation) SELECT kind, step_id, 2, '', context, options, approvers, "
+    with pytest.raises(LedgerRefused, match="uq_gates_open"), ledger.begin() as conn:
+        run_sql(conn, again + "escalation FROM flowstone.gates")
 
 
 class Optional(Message):
