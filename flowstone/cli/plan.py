@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -42,6 +42,9 @@ from flowstone.partition_key import label, step_name
 from flowstone.plan import Node, Plan
 from flowstone.priority import Priority
 from flowstone.remaining import StoredStep
+from flowstone.states import StepState
+
+Asks = Literal["always", "perhaps"]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class Line:
     reads: Sequence[Read]
     takes: Mapping[str, int]
     """Slots by the key of the limit."""
+    asks: Asks | None
+    """Whether people will have to approve what it makes."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ def _planned(plan: Plan, graph: AssetGraph) -> list[Line]:
             step.reason,
             _reads(step.asset, step.upstream, step.optional, graph),
             step.policy.takes,
+            None if step.skipped else _asks(step.asset, graph),
         )
         for step in plan.steps
     ]
@@ -172,9 +178,18 @@ def _stored(steps: Iterable[StoredStep], graph: AssetGraph | None = None) -> lis
             step.reason,
             _reads(step.asset, [node for node, _ in step.reads], step.optional, graph),
             step.policy.takes,
+            _asks(step.asset, graph) if graph and step.state == StepState.PENDING else None,
         )
         for step in steps
     ]
+
+
+def _asks(asset: str, graph: AssetGraph) -> Asks | None:
+    """Return whether people will have to approve what the asset makes, as far as it says so."""
+    approval = graph[asset].approval
+    if approval is None:
+        return None
+    return "always" if approval.when is None else "perhaps"
 
 
 def _reads(
@@ -209,6 +224,9 @@ def _print(shown: Shown, *, every: bool, as_json: bool) -> None:
     for asset, takes in {line.asset: line.takes for line in lines if line.takes}.items():
         slots = ", ".join(f"{count} of {key}" for key, count in sorted(takes.items()))
         typer.echo(f"each step of {asset} takes {slots}")
+    for asset, asks in {line.asset: line.asks for line in lines if line.asks}.items():
+        perhaps = " perhaps, as its value says" if asks == "perhaps" else ""
+        typer.echo(f"each step of {asset} waits for an approval{perhaps}")
     actions = Counter(line.action for line in lines)
     console.print(
         f"{len(lines)} steps: " + ", ".join(f"{n} {action}" for action, n in actions.items()),
@@ -278,6 +296,7 @@ def _as_json(shown: Shown) -> dict[str, Any]:
                 "action": line.action,
                 "reason": line.reason,
                 "takes": dict(line.takes),
+                "asks": line.asks,
                 "reads": [
                     {
                         "asset": read.asset,

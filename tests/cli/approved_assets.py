@@ -35,3 +35,9 @@ def monthly_report() -> Report:
 def ledger_of() -> int:
     """Needs two."""
     return 7
+
+
+@asset
+def nobodys() -> int:
+    """Needs nobody."""
+    return 8

@@ -152,3 +152,15 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 ) -> None:
     for command, said in WRONG:
         assert said in flowstone.refused("approvals", *command), command
+
+
+def test_a_plan_says_who_will_wait_for_an_approval(
+    flowstone: InProcess, asked: LocalWorker
+) -> None:
+    one = ("monthly_report", "--partition", "2013-03")
+    said = "each step of monthly_report waits for an approval"
+    assert said in flowstone("plan", *one).stdout
+    (step,) = json.loads(flowstone("plan", *one, "--json").stdout)["steps"]
+    assert step["asks"] == "always"
+    (other,) = json.loads(flowstone("plan", "nobodys", "--json").stdout)["steps"]
+    assert other["asks"] is None
