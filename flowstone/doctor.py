@@ -375,7 +375,7 @@ def _notifications(facts: Facts) -> Said:
     return _warning(
         f"{_count(stuck.number, 'notification')} of approvals tried in vain; {stuck.error}",
         "mend that service or its address in FLOWSTONE_NOTIFY, and restart the workers; "
-        "`flowstone approvals` lists what waits",
+        "`flowstone approvals list` shows what waits",
     )
 
 

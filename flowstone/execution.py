@@ -162,7 +162,14 @@ def _settle(
     match outcome:
         case Retrying(parked=False):
             return frozenset()
-        case Waiting() | Retrying() | Failed() | Stopped():
+        case Waiting():
+            left = runtime.ledger.in_turn(
+                lambda conn: flights.leave(conn, claim.run_id, claim.worker)
+            )
+            # What has joined it waits for the same now.
+            with runtime.ledger.autocommit() as conn:
+                return left | flights.followers(conn, claim.step_id)
+        case Retrying() | Failed() | Stopped():
             # With the step, others of its run have ended, or have left its canvas.
             return runtime.ledger.in_turn(
                 lambda conn: flights.leave(conn, claim.run_id, claim.worker)

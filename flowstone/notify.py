@@ -12,13 +12,17 @@ from typing import Final
 
 from flowstone import notifiers
 from flowstone.announcement import announce
+from flowstone.gate import Gate
 from flowstone.log import get_logger
 from flowstone.notifiers import TIMEOUT_SECONDS, NotTold
+from flowstone.quorum import is_approver
 from flowstone.runtime import Runtime
+from flowstone.settings import Settings
 from flowstone.states import GateState
 from flowstone.store import gates, notifications
 from flowstone.store.gates import Asked
 from flowstone.store.notifications import Notification
+from flowstone.tokens import approval_token
 
 log = get_logger("flowstone.notify")
 
@@ -32,6 +36,9 @@ FIRST_DELAY: Final = 30.0
 MAX_DELAY: Final = 3600.0
 MAX_TRIES: Final = 12
 """How often it is tried: for some five hours."""
+
+LINK_SECONDS: Final = 7 * 86400
+"""How long a link holds by which somebody decides who is told."""
 
 ASKING: Final = frozenset({"reminder", "escalated"})
 """The events that are nothing to be told of any more when the approval has ended."""
@@ -125,7 +132,7 @@ def _tell(
     try:
         notifiers.tell(
             settings.notify[name].get_secret_value(),
-            announce(taken.id, taken.event, asked),
+            announce(taken.id, taken.event, asked, _link(settings, asked.gate, name)),
             secret,
         )
     except NotTold as error:
@@ -135,3 +142,18 @@ def _tell(
     with runtime.ledger.begin() as conn:
         notifications.told(conn, taken.id, name)
     return None
+
+
+def _link(settings: Settings, gate: Gate, name: str) -> str | None:
+    """Return where the one who is told may decide; None for others than those who are asked.
+
+    Whoever has it decides in that name, so no group is given one.
+    """
+    is_asked = gate.state == GateState.OPEN and gate.approvers
+    if settings.web_url is None or not settings.secrets or not is_asked:
+        return None
+    if not is_approver(gate, name, settings.roles):
+        return None
+    expires = int(time.time() + LINK_SECONDS)
+    token = approval_token(settings.secrets[0], gate.id, name, expires)
+    return f"{settings.web_url}/approvals/{token}"

@@ -92,13 +92,12 @@ def demo(console: Console, partition: str, timeout: float) -> None:
 
 
 def _decide(handle: RunHandle, console: Console) -> None:
-    """Show what waits for people, and approve it, as one of them would."""
+    """Approve what waits for people, as one of them would."""
     for waiting in approvals_list(run=handle.id):
-        console.print(f"waits for approval {waiting.id}: {waiting.message}", style="yellow")
         approve(waiting.id, by="demo", reason="the winter was hard")
         console.print(
-            f"approved, as by `flowstone approvals approve {waiting.id}`; "
-            "a task of its own goes on with the run",
+            f"approval {waiting.id} is given here; a task of its own goes on with the run",
+            style="green",
             highlight=False,
         )
 
@@ -124,7 +123,9 @@ def _told(partition: str) -> str:
         if check.output_id == one.output_id
     ]
     passed = sum(check.passed for check in checks)
-    return f"lineage:  made of {len(made_of)} outputs; {passed} of {len(checks)} checks passed"
+    said = f"lineage:  made of {len(made_of)} outputs; {passed} of {len(checks)} checks passed"
+    approvals = lineage.produced("monthly_report", partition).approvals
+    return said + "".join(f"; {one.state} by {one.decided_by}: {one.reason}" for one in approvals)
 
 
 def report_table(report: pl.DataFrame, partition: str) -> Table:

@@ -243,17 +243,15 @@ def _table(found: Sequence[ApprovalRequest]) -> Table:
     is_history = any(not one.is_open for one in found)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("id", justify="right", no_wrap=True)
-    table.add_column("step", overflow="fold")
-    table.add_column("asks", overflow="fold", ratio=1)
+    table.add_column("what is asked", overflow="fold")
     table.add_column("since", no_wrap=True)
     table.add_column("votes", no_wrap=True)
     table.add_column("decided" if is_history else "may decide", overflow="fold")
     for one in found:
         table.add_row(
             str(one.id),
-            escape(one.name),
-            escape(_asks(one)),
-            lasting(one.age) if one.is_open else _day(one.asked_at),
+            f"[bold]{escape(one.name)}[/]{escape(_asks(one))}",
+            lasting(one.age) if one.is_open else f"{_when(one.asked_at):.16}",
             one.tally,
             escape(_decided(one) if is_history else _may(one)),
         )
@@ -261,10 +259,11 @@ def _table(found: Sequence[ApprovalRequest]) -> Table:
 
 
 def _asks(one: ApprovalRequest) -> str:
-    options = f" ({' or '.join(one.options)})" if one.options else ""
-    late = f" [until {_when(one.expires_at)}]" if one.is_open and one.expires_at else ""
-    level = f" [escalated {one.level} x]" if one.level else ""
-    return f"{one.message}{options}{late}{level}"
+    options = f"options: {', '.join(one.options)}" if one.options else ""
+    late = f"until {_when(one.expires_at):.16}" if one.is_open and one.expires_at else ""
+    level = f"escalated {one.level} x" if one.level else ""
+    more = "; ".join(part for part in (options, late, level) if part)
+    return "".join(f"\n{part}" for part in (one.message, more) if part)
 
 
 def _may(one: ApprovalRequest) -> str:
@@ -385,7 +384,3 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _when(moment: datetime | None) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
-
-
-def _day(moment: datetime) -> str:
-    return f"{moment.astimezone():%m-%d %H:%M}"

@@ -124,6 +124,7 @@ def _follow_live(
     with Live(console=console, refresh_per_second=8) as live:
         for last, progress in _pairs(followed):
             show_unattended(live.console, _newly_unattended(last, progress))
+            _show_newly_waiting(live.console, handle, last, progress)
             if progress.steps:
                 live.update(progress_table(progress, title(handle, progress)))
             if pauses and progress.state == RunState.WAITING:
@@ -137,6 +138,7 @@ def _follow_lines(
     progress, said = handle.progress(), float("-inf")
     for last, progress in _pairs(followed):
         show_unattended(console, _newly_unattended(last, progress))
+        _show_newly_waiting(console, handle, last, progress)
         if not progress.steps:
             continue
         if progress.is_final or time.monotonic() - said > _LINE_SECONDS:
@@ -161,6 +163,15 @@ def _newly_unattended(last: Progress | None, now: Progress) -> list[Unattended]:
     # The number of steps changes while they become ready; to be told once is enough.
     before = {one.queue for one in last.unattended} if last else set()
     return [one for one in now.unattended if one.queue not in before]
+
+
+def _show_newly_waiting(
+    console: Console, handle: RunHandle, last: Progress | None, now: Progress
+) -> None:
+    # Before, the run has something else to do, and people are told of it by `status`.
+    if now.state == RunState.WAITING and (last is None or last.state != RunState.WAITING):
+        for step in handle.waiting():
+            console.print(str(step), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_unattended(console: Console, unattended: Iterable[Unattended]) -> None:

@@ -13,8 +13,10 @@ from flowstone.expand import MAX_CHAIN, Canvas, Node, members
 from flowstone.priority import LEVELS
 from flowstone.states import (
     ACTIVE_STEP_STATES,
+    WAITING_STEP_STATES,
     StepState,
     in_state,
+    is_open,
     sql_list,
 )
 from flowstone.store.prepared import Prepared
@@ -34,10 +36,11 @@ def wants_slots(run_id: str) -> str:
 
 
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
-# the part of the window that is queued and could start. And a run of which nothing is in flight
-# needs it to be closed, or to be seen to wait. All counts are bounded by the window. The first
-# question asks for an order, which only the index of what is ready has: with statistics of a moment
-# in which much was ready, PostgreSQL would look through all that is open.
+# the part of the window that is queued and could start. And a run without an open step needs it
+# to be closed, and one that waits for people, and of which nothing is in flight, to say so. All
+# counts are bounded by the window. The first question asks for an order, which only the index of
+# what is ready has: with statistics of a moment in which much was ready, PostgreSQL would look
+# through all that is open.
 _DUE = Prepared(
     f"""
     SELECT CASE
@@ -49,10 +52,17 @@ _DUE = Prepared(
             SELECT count(*) FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'queued' AND open_deps = 0 AND canvas IS NOT NULL
         ) < greatest(1, r.max_in_flight / {LOW_PART})
-        ELSE NOT EXISTS (
+        WHEN EXISTS (
+            SELECT FROM {SCHEMA}.steps
+            WHERE run_id = r.id AND state IN ({sql_list(WAITING_STEP_STATES)})
+        ) THEN NOT EXISTS (
             SELECT FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state IN ('queued', 'running', 'retrying')
               AND canvas IS NOT NULL
+        )
+        ELSE NOT EXISTS (
+            SELECT FROM {SCHEMA}.steps
+            WHERE run_id = r.id AND {is_open("state")}
         )
     END AS coordinator, EXISTS (
         SELECT FROM {SCHEMA}.steps WHERE joined_to = :step_id AND state = 'joined'

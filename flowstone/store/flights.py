@@ -178,6 +178,13 @@ _LEFT = f"""
 # As text, so that the leaders are found by their ids, and not by all steps of the run.
 _ENDED_IN_RUN = text(_leaders_that_ended("AND l.run_id::text = CAST(:run_id AS text)"))
 
+_FOLLOWERS = text(
+    f"""
+    SELECT DISTINCT f.run_id FROM {SCHEMA}.steps f JOIN {SCHEMA}.runs r ON r.id = f.run_id
+    WHERE f.state = 'joined' AND f.joined_to = :step_id AND r.driver = 'celery'
+    """
+)
+
 _OPEN_ELSEWHERE = text(
     f"""
     SELECT s.asset, s.partition, s.run_id
@@ -255,6 +262,11 @@ def leave(conn: Connection, run_id: UUID, actor: str) -> frozenset[UUID]:
     """Settle what is joined to steps of a run that have ended; return the runs to wake."""
     ended = conn.scalars(_ENDED_IN_RUN, {"run_id": run_id, "batch": BATCH}).all()
     return to_wake(settle(conn, ended, actor=actor)) if ended else frozenset()
+
+
+def followers(conn: Connection, step_id: int) -> frozenset[UUID]:
+    """Return the runs that have a coordinator, and a step that is joined to this one."""
+    return frozenset(conn.scalars(_FOLLOWERS, {"step_id": step_id}))
 
 
 def find_left(conn: Connection) -> list[Found]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.approval import Ask
@@ -260,7 +260,9 @@ def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:
 def _after(seconds: float | None) -> Any:  # noqa: ANN401 - an SQL expression
     if seconds is None:
         return None
-    return text("now() + make_interval(secs => :seconds)").bindparams(seconds=seconds)
+    # Of two in one statement, each has seconds of its own.
+    bound: BindParameter[float] = bindparam("seconds", seconds, unique=True)
+    return text("now() + make_interval(secs => :seconds)").bindparams(bound)
 
 
 def inputs_hash(conn: Connection, step_id: int) -> str:

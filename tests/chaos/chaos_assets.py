@@ -9,9 +9,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from flowstone import Context, Dep, Retry, asset
+from flowstone import Approval, Context, Dep, Retry, asset, wait_for_signal
 from tests.chaos import injected
-from tests.chaos.world import POOL, Node, scenario, value_of
+from tests.chaos.world import POOL, Node, scenario, token_of, value_of
 
 SEEDS: Final = "CHAOS_SEEDS"
 FOLDER: Final = "CHAOS_FOLDER"
@@ -33,7 +33,18 @@ def compute(node: Node, context: Context, inputs: tuple[int | None, ...]) -> int
         raise ValueError(f"{node.name} fails for good")
     if context.attempt <= node.failures:
         raise ConnectionError(f"attempt {context.attempt} at {node.name} fails")
-    return value_of(node.name, inputs)
+    value = value_of(node.name, inputs)
+    if node.gate == "signal":
+        # What comes with it is what the other side was told.
+        raise wait_for_signal(
+            name="chaos", token=token_of(context.run_id, node.name), message=str(value)
+        )
+    return value
+
+
+def heard(payload: int) -> int:
+    """Return what has come."""
+    return payload
 
 
 def _define(node: Node) -> None:
@@ -57,6 +68,8 @@ def _define(node: Node) -> None:
         retry=Retry(max_attempts=10, base=node.base, factor=1, max_lost=1000),
         pool=POOL if node.weight else None,
         weight=node.weight or 1,
+        approval=Approval(message=node.gate) if node.gate in ("approval", "rejection") else None,
+        on_signal=heard if node.gate == "signal" else None,
     )(made["function"])
 
 

@@ -17,7 +17,7 @@ import flowstone
 from flowstone import RunHandle, RunState, runtime
 from flowstone.errors import FlowStoneError, LedgerUnavailable, RunEnded
 from flowstone.states import FINAL_RUN_STATES
-from tests.chaos import faults, injected
+from tests.chaos import faults, injected, people
 from tests.chaos.cluster import Cluster
 from tests.chaos.faults import Effect
 from tests.chaos.world import Fault, Request, Scenario
@@ -69,6 +69,7 @@ class Director:
             if self._agenda and self._agenda[0][0] <= time.monotonic():
                 heapq.heappop(self._agenda)[2]()
             assert time.monotonic() < self._last + DEADLINE, self._told()
+            people.decide()
             time.sleep(POLL_SECONDS)
         self._played.recovered = time.monotonic() - self._last
         self._played.faults = [f.kind for f in self._begun if faults.came(cluster, f)]

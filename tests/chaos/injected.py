@@ -19,8 +19,9 @@ from uuid import uuid4
 from kombu.transport.redis import Channel
 
 import flowstone.canvas
-from flowstone import attempt, coordinator
+from flowstone import behind, coordinator
 from flowstone.store import dispatch, plans, steps
+from flowstone.work import Work
 
 CLAIM: Final = "claim"
 BEFORE_COMMIT: Final = "before-commit"
@@ -61,7 +62,9 @@ def install(folder: str) -> None:
         return
     install_for_messages(Path(folder))
     _around(steps, "claim", after=CLAIM)
-    _around(attempt, "_check", after=BEFORE_COMMIT)
+    _around(Work, "stage", after=BEFORE_COMMIT)
+    # What was approved is committed without having been staged anew.
+    _around(behind, "go_on", after=BEFORE_COMMIT)
     _around(steps, "commit", after=AFTER_COMMIT)
     _around(plans, "write", after=PLANNING)
     _around(dispatch, "mark", after=DISPATCHING)

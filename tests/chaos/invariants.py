@@ -85,6 +85,21 @@ _NEVER: Final = {
         JOIN flowstone.attempts b ON b.step_id = t.id
           AND b.started_at <= a.started_at AND b.finished_at > a.started_at
         WHERE s.run_id = ANY(%(runs)s)""",
+    "an approval was decided twice": """
+        SELECT details->>'gate', count(*) FROM flowstone.audit
+        WHERE run_id = ANY(%(runs)s)
+          AND action IN ('approval.approved', 'approval.rejected', 'approval.expired')
+        GROUP BY details->>'gate' HAVING count(*) > 1""",
+    "something is asked for a step that has ended": """
+        SELECT g.id, s.asset, s.state FROM flowstone.gates g
+        JOIN flowstone.steps s ON s.id = g.step_id
+        WHERE s.run_id = ANY(%(runs)s) AND g.state = 'open'""",
+    "the value of a step is not the one that was approved": """
+        SELECT g.id, s.asset FROM flowstone.gates g
+        JOIN flowstone.steps s ON s.gate = g.id
+        JOIN flowstone.outputs o ON o.step_id = s.id
+        WHERE s.run_id = ANY(%(runs)s) AND g.kind = 'approval'
+          AND (g.state <> 'approved' OR g.sha256 <> o.sha256)""",
     "a run was closed twice": """
         SELECT run_id, count(*) FROM flowstone.audit
         WHERE run_id = ANY(%(runs)s)

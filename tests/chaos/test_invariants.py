@@ -25,6 +25,12 @@ OF_FIRST = "(SELECT id FROM flowstone.steps WHERE asset = 'first' AND run_id = :
 OTHER = "(SELECT id FROM flowstone.steps WHERE asset = 'second' AND run_id <> :run)"
 SAID = "INSERT INTO flowstone.audit (actor, action, run_id, step_id) VALUES ('x', '{}', :run, {})"
 
+GATE = f"""
+    INSERT INTO flowstone.gates (kind, step_id, attempt, message, context, options, approvers,
+        escalation, state, closed_at)
+    VALUES ('approval', {OF_FIRST}, 1, '', '{{{{}}}}', '{{{{}}}}', '{{{{}}}}', '[]', '{{}}', {{}})
+"""
+
 BREAKS = {
     "a step was committed twice": SAID.format("step.succeeded", OF_FIRST),
     "two attempts at a step succeeded": f"""
@@ -51,6 +57,14 @@ BREAKS = {
     "two runs have computed the same at once": f"""
         UPDATE flowstone.attempts SET started_at = '2026-01-01', finished_at = '2026-01-02'
         WHERE step_id IN ({OF_SECOND}, {OTHER})""",
+    "an approval was decided twice": """
+        INSERT INTO flowstone.audit (actor, action, run_id, details)
+        SELECT 'x', action, :run, '{"gate": 7}'
+        FROM unnest(ARRAY['approval.approved', 'approval.rejected']) action""",
+    "something is asked for a step that has ended": GATE.format("open", "NULL"),
+    "the value of a step is not the one that was approved": f"""
+        WITH made AS ({GATE.format("rejected", "now()")} RETURNING id)
+        UPDATE flowstone.steps SET gate = (SELECT id FROM made) WHERE id = {OF_FIRST}""",
     "a run was closed twice": SAID.format("run.failed", "NULL"),
 }
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.chaos.world import KINDS, SHORT, ends, scenario
+from tests.chaos.world import GATES, KINDS, SHORT, ends, scenario
 
 SEEDS = st.integers(0, 10_000)
 
@@ -33,7 +33,8 @@ def test_a_step_ends_as_it_and_what_it_needs_allow(seed: int) -> None:
     for node in made.nodes:
         needed = {end_of[parent].state for parent in node.parents if parent not in node.optional}
         stops = needed - {"succeeded"}
-        expected = "upstream_failed" if stops else "failed" if node.breaks else "succeeded"
+        breaks = node.breaks or node.gate == "rejection"
+        expected = "upstream_failed" if stops else "failed" if breaks else "succeeded"
         assert end_of[node.name].state == expected
         assert (end_of[node.name].value is None) == (expected != "succeeded")
 
@@ -42,5 +43,6 @@ def test_a_step_ends_as_it_and_what_it_needs_allow(seed: int) -> None:
 def test_few_scenarios_see_each_kind(seeds: Sequence[int]) -> None:
     made = [scenario(seed) for seed in seeds]
     assert {fault.kind for one in made for fault in one.faults} == set(KINDS)
+    assert {node.gate for one in made for node in one.nodes} == set(GATES)
     assert any(len(one.requests) > 1 for one in made)
     assert any(request.cancel_at is not None for one in made for request in one.requests)

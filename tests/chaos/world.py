@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from random import Random
 from typing import Final
 
 POOL: Final = "chaos"
 POOL_SLOTS: Final = 3
+GATES: Final = ("", "approval", "rejection", "signal")
 REACH: Final = 6
 """How far back in a graph an asset may read."""
 
@@ -32,6 +33,8 @@ class Node:
     """Slots of the pool; 0 takes none."""
     base: float
     """Seconds before another attempt."""
+    gate: str = ""
+    """What it waits for, when it has computed: "approval", "rejection", "signal", or nothing."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,10 @@ def _moment(random: Random, kind: str) -> float:
 
 def _nodes(random: Random, seed: int) -> tuple[Node, ...]:
     names = [f"c{seed}_{i}" for i in range(random.randint(5, 24))]
-    return tuple(_node(random, names, i) for i in range(len(names)))
+    nodes = [_node(random, names, i) for i in range(len(names))]
+    # Drawn apart, so that the graphs are those that they were before anything waited.
+    gates = Random(f"{seed} gates").choices(GATES, weights=[80, 10, 2, 8], k=len(nodes))
+    return tuple(replace(node, gate=gate) for node, gate in zip(nodes, gates, strict=True))
 
 
 def _node(random: Random, names: Sequence[str], i: int) -> Node:
@@ -157,6 +163,11 @@ def value_of(name: str, inputs: Sequence[int | None]) -> int:
     return zlib.crc32(f"{name}{list(inputs)}".encode())
 
 
+def token_of(run_id: object, name: str) -> str:
+    """Return the token of the signal that a step waits for."""
+    return f"chaos.{run_id}.{name}"
+
+
 @dataclass(frozen=True)
 class End:
     """How a step must end."""
@@ -172,7 +183,7 @@ def ends(nodes: Sequence[Node]) -> Mapping[str, End]:
         missing = {p for p in node.parents if made[p].state != "succeeded"}
         if missing - node.optional:
             made[node.name] = End("upstream_failed")
-        elif node.breaks:
+        elif node.breaks or node.gate == "rejection":
             made[node.name] = End("failed")
         else:
             inputs = [made[parent].value for parent in node.parents]

@@ -14,7 +14,7 @@ from flowstone.execution import Ended, execute
 from flowstone.expand import Canvas, members
 from flowstone.gate import Gate
 from flowstone.handle import RunHandle
-from flowstone.partition import UNPARTITIONED
+from flowstone.partition import UNPARTITIONED, Key
 from flowstone.runtime import Runtime
 from flowstone.states import GateState
 from flowstone.store import gates
@@ -28,15 +28,26 @@ class LocalWorker:
         self.runtime = runtime
         self.messages: list[DispatchedStep] = []
 
-    def submit(self, *assets: Any, upstream: bool = True, **options: Any) -> RunHandle:
+    def submit(
+        self,
+        *assets: Any,
+        partition: Key = UNPARTITIONED,
+        upstream: bool = True,
+        **options: Any,
+    ) -> RunHandle:
         """Submit a run, and work until nothing is left to do."""
+        handle = self.begin(*assets, upstream=upstream, **options)
+        self.work()
+        return handle
+
+    def begin(self, *assets: Any, upstream: bool = True, **options: Any) -> RunHandle:
+        """Submit a run, and keep its messages."""
         options = {"pool": None, "force": False, **options}
         request = submission.request(
-            [str(one) for one in assets], UNPARTITIONED, upstream=upstream, **options
+            [str(one) for one in assets], partition, upstream=upstream, **options
         )
         run_id, _ = submission.record(self.runtime, request, None, None, driver="celery", key=None)
         self.coordinate(run_id)
-        self.work()
         return RunHandle(run_id, self.runtime)
 
     def coordinate(self, run_id: UUID) -> None:

@@ -14,6 +14,8 @@ ALSO = {
     "joined": {"joined_to": "id"},
     "running": {"token": "gen_random_uuid()", "lease_until": "now()"},
     "retrying": {"retry_at": "now()"},
+    "waiting_approval": {"gate": "1"},
+    "waiting_signal": {"gate": "1"},
 }
 
 
@@ -42,7 +44,7 @@ def test_an_end_is_dated_exactly_in_the_final_states(ledger: Ledger) -> None:
         good, bad = ("now()", "NULL") if state in FINAL_STEP_STATES else ("NULL", "now()")
         update = (
             f"UPDATE flowstone.steps SET token = NULL, lease_until = NULL, retry_at = NULL, "
-            f"joined_to = NULL, state = '{state}', finished_at = "
+            f"joined_to = NULL, gate = NULL, state = '{state}', finished_at = "
         )
         for nulled, value in ALSO.get(state, {}).items():
             update = update.replace(f"{nulled} = NULL", f"{nulled} = {value}")
@@ -58,6 +60,7 @@ REFUSED = (
     ("UPDATE flowstone.steps SET lease_until = now()", "ck_steps_lease"),
     ("UPDATE flowstone.steps SET state = 'running', finished_at = NULL", "ck_steps_lease"),
     ("UPDATE flowstone.steps SET retry_at = now()", "ck_steps_retry_at"),
+    ("UPDATE flowstone.steps SET state = 'waiting_signal', finished_at = NULL", "ck_steps_gate"),
     ("UPDATE flowstone.steps SET state = 'retrying', finished_at = NULL", "ck_steps_retry_at"),
     ("UPDATE flowstone.steps SET partition = repeat('a', 513)", "ck_steps_partition"),
     ("UPDATE flowstone.steps SET asset = 'same'", "uq_steps_run_id_asset_partition"),

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+import flowstone
 from flowstone import notifiers, notify
 from flowstone.approval import Ask
 from flowstone.gate import TIMEOUT
@@ -22,6 +24,7 @@ from flowstone.runtime import Runtime
 from flowstone.states import GateState
 from flowstone.store import gates, notifications
 from flowstone.store.ledger import Ledger
+from flowstone.tokens import read_approval_token
 from tests.conftest import RuntimeFactory
 from tests.hook import Hook
 from tests.store.gates_by_hand import ask_for
@@ -47,10 +50,10 @@ def hook() -> Iterator[Hook]:
 def at(make_runtime: RuntimeFactory) -> At:
     """Make a runtime that tells the named addresses."""
 
-    def made(secret: str | None = None, **addresses: str) -> Runtime:
+    def made(secret: str | None = None, more: Any = None, **addresses: str) -> Runtime:
         hidden = {name: SecretStr(address) for name, address in addresses.items()}
         signs = None if secret is None else SecretStr(secret)
-        return make_runtime(build_registry([]), notify=hidden, secret=signs)
+        return make_runtime(build_registry([]), notify=hidden, secret=signs, **more or {})
 
     return made
 
@@ -302,6 +305,32 @@ def test_apprise_tells_in_words(at: At, ledger: Ledger, hook: Hook) -> None:
     assert said["title"] == f"Approval {gate}: report0 was approved by ann"
     assert "Reason: it is right" in said["message"]
     assert "Chosen: today" in said["message"]
+
+
+def test_those_who_are_asked_by_name_get_a_link_of_their_own(
+    at: At, ledger: Ledger, hook: Hook
+) -> None:
+    web: dict[str, Any] = {"web_url": "https://web", "roles": {"finance": ("Bob",)}}
+    people = {name: f"{hook.url}/{name}" for name in ("ann", "bob", "eve")}
+    here = at(secret=SECRET, more=web, **people)
+    gate = ask_for(ledger, Ask(approvers=["Ann", "role:finance"]))
+    ask_for(ledger, Ask(message="of anybody"))
+    assert notify.deliver(here) == 2
+    links = [(got.path.removeprefix("/hook/"), got.said["link"]) for got in hook.got]
+    assert [name for name, link in links if link] == ["ann", "bob"]
+    for name, link in links[:2]:
+        address, _, token = link.rpartition("/")
+        assert address == flowstone.approval_link(gate, name).rpartition("/")[0]
+        invited = read_approval_token([SECRET.encode()], token, time.time())
+        assert (invited.gate_id, invited.by) == (gate, name)
+    # What has ended is decided by nobody any more.
+    close(ledger, gate)
+    assert notify.deliver(here) == 1
+    assert {got.said["link"] for got in hook.got[-3:]} == {None}
+    # Without an address of the web there is no link.
+    ask_for(ledger, Ask(approvers=["ann"]))
+    assert notify.deliver(at(secret=SECRET, **people)) == 1
+    assert hook.got[-3].said["link"] is None
 
 
 @of_apprise

@@ -304,6 +304,15 @@ def test_two_runs_wait_for_one_approval(local: LocalWorker) -> None:
     assert other.result() == Report(delay=20)
 
 
+def test_who_has_joined_a_step_waits_when_that_begins_to(local: LocalWorker) -> None:
+    first = local.begin(report)
+    other = local.begin(report)
+    assert local.step(other, source).state == "joined"
+    local.work()
+    assert first.status() == other.status() == RunState.WAITING
+    assert local.step(other, report).state == "joined"
+
+
 def test_a_run_that_is_cancelled_asks_for_nothing_any_more(local: LocalWorker) -> None:
     handle, gate = waits(local, published)
     handle.cancel(reason="no more")

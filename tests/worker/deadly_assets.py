@@ -17,9 +17,10 @@ from typing import Any
 from sqlalchemy import text
 
 import flowstone.canvas
-from flowstone import asset, attempt, coordinator, execution
+from flowstone import asset, coordinator, execution
 from flowstone.asset import Asset
 from flowstone.store import dispatch, steps
+from flowstone.work import Work
 
 MARKS_FOLDER = "MARKS_FOLDER"
 
@@ -88,9 +89,9 @@ def _claim(claim: Callable[..., Any], conn: Any, step_id: int, *args: Any, **kwa
     return claimed
 
 
-def _arguments(load: Callable[..., Any], *args: Any) -> Any:
-    loaded = load(*args)
-    _die_at("inputs", next(a for a in args if isinstance(a, Asset)).name)
+def _arguments(load: Callable[..., Any], work: Work, *args: Any) -> Any:
+    loaded = load(work, *args)
+    _die_at("inputs", work.asset.name)
     return loaded
 
 
@@ -103,15 +104,15 @@ def _replace(replace: Callable[..., Any], source: str, target: str) -> None:
     replace(source, target)
 
 
-def _stage(stage: Callable[..., Any], *args: Any) -> Any:
-    output = stage(*args)
-    _die_at("stage", _claimed(args).asset)
+def _store(store: Callable[..., Any], work: Work, *args: Any) -> Any:
+    output = store(work, *args)
+    _die_at("stage", work.asset.name)
     return output
 
 
-def _check(check: Callable[..., Any], *args: Any) -> Any:
-    said = check(*args)
-    _die_at("check", _claimed(args).asset)
+def _check(check: Callable[..., Any], work: Work, *args: Any) -> Any:
+    said = check(work, *args)
+    _die_at("check", work.asset.name)
     return said
 
 
@@ -160,9 +161,9 @@ def _claimed(args: tuple[Any, ...]) -> steps.Claim:
 
 if MARKS_FOLDER in os.environ:
     _wrap(steps, "claim", _claim)
-    _wrap(attempt, "_arguments", _arguments)
-    _wrap(attempt, "_stage", _stage)
-    _wrap(attempt, "_check", _check)
+    _wrap(Work, "_arguments", _arguments)
+    _wrap(Work, "_store", _store)
+    _wrap(Work, "_check", _check)
     _wrap(steps, "commit", _commit)
     _wrap(dispatch, "due", _due)
     _wrap(execution, "_to_wake", _to_wake)
