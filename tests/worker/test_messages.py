@@ -100,7 +100,9 @@ def test_every_message_of_the_flights_of_a_month_is_small_json(
     here: Runtime, broker: Broker, publisher: RecordingPublisher
 ) -> None:
     real = load_registry(["examples.flights.assets"]).graph
-    flights = [replace(asset, function=lambda **_: {}, approval=None) for asset in real.assets.values()]
+    flights = [
+        replace(asset, function=lambda **_: {}, approval=None) for asset in real.assets.values()
+    ]
     stubs = Runtime(here.settings, build_registry(flights))
     runtime.use(stubs)
     try:
