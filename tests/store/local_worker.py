@@ -31,16 +31,20 @@ class LocalWorker:
     def submit(
         self,
         *assets: Any,
+        **options: Any,
+    ) -> RunHandle:
+        """Submit a run, and work until nothing is left to do."""
+        handle = self.begin(*assets, **options)
+        self.work()
+        return handle
+
+    def begin(
+        self,
+        *assets: Any,
         partition: Key = UNPARTITIONED,
         upstream: bool = True,
         **options: Any,
     ) -> RunHandle:
-        """Submit a run, and work until nothing is left to do."""
-        handle = self.begin(*assets, upstream=upstream, **options)
-        self.work()
-        return handle
-
-    def begin(self, *assets: Any, upstream: bool = True, **options: Any) -> RunHandle:
         """Submit a run, and keep its messages."""
         options = {"pool": None, "force": False, **options}
         request = submission.request(
