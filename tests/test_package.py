@@ -24,6 +24,8 @@ def test_the_wheel_holds_library_tasks_migrations_and_configuration(tmp_path: Pa
         archive.extractall(tmp_path / "installed")
     assert {
         "flowstone/py.typed",
+        "flowstone/web/approval.html",
+        "flowstone/web/style.css",
         "flowstone/migrations/env.py",
         "flowstone/migrations/versions/0001_the_first_tables.py",
         "tasks/step.py",

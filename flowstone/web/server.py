@@ -30,6 +30,11 @@ THREADS: Final = 8
 STOP_SECONDS: Final = 10.0
 """How long requests have to be answered when the server is asked to stop."""
 
+IDLE_SECONDS: Final = 60.0
+"""How long a connection is kept on which nothing is asked."""
+BODY_SECONDS: Final = 30.0
+"""How long the body of a request may take to come."""
+
 
 def check(here: Runtime) -> None:
     """Raise where a server could never do its work: BadConfig, or WrongMigration.
@@ -69,7 +74,12 @@ async def serve(
     Raises ServerError where it cannot listen there.
     """
     served = Served(here, THREADS)
-    server = HTTPServer(application(served), max_body_size=17 * MAX_PAYLOAD)
+    server = HTTPServer(
+        application(served),
+        max_body_size=17 * MAX_PAYLOAD,
+        idle_connection_timeout=IDLE_SECONDS,
+        body_timeout=BODY_SECONDS,
+    )
     try:
         listening = _listen(host, port)
     except OSError as error:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowstone.errors import BadConfig, BadToken
+from flowstone.context import Context, Resources
+from flowstone.errors import BadConfig, BadToken, DefinitionError
+from flowstone.log import get_logger
 from flowstone.names import NAME
+from flowstone.partition import UNPARTITIONED, UnpartitionedSet
 from flowstone.signalling import token_hash, wait_for_signal
 from flowstone.tokens import (
     MAX_AGE,
@@ -27,6 +31,7 @@ from flowstone.tokens import (
 )
 
 SECRET, OLD, OTHER = b"s" * 32, b"o" * 32, b"x" * 32
+LOGGER = get_logger("test")
 NOW = 1_800_000_000
 
 names = st.from_regex(NAME, fullmatch=True)
@@ -151,6 +156,15 @@ def test_a_malformed_header_is_refused(header: str | None) -> None:
 def test_the_signature_is_what_others_would_compute() -> None:
     mac = hmac.new(SECRET, b'1800000000.tok.{"a": 1}', hashlib.sha256).hexdigest()
     assert sign(SECRET, NOW, "tok", b'{"a": 1}') == f"t=1800000000,v1={mac}"
+
+
+def test_a_context_of_a_test_has_no_tokens_and_no_context_has_one_for_what_is_no_name() -> None:
+    context = Context("r", "a", UNPARTITIONED, UnpartitionedSet(), 1, None, Resources({}), LOGGER)
+    with pytest.raises(BadConfig, match=r"signal 'done': FLOWSTONE_SECRET is not set"):
+        context.signal_token("done")
+    with pytest.raises(DefinitionError, match=r"signal_token: 'no name' is not a name"):
+        replace(context, token_of=str).signal_token("no name")
+    assert replace(context, token_of=str.upper).signal_token() == "SIGNAL"
 
 
 def test_without_a_secret_nothing_is_signed() -> None:
