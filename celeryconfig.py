@@ -75,9 +75,10 @@ task_annotations = {
         "soft_time_limit": _of_a_pass,
         "time_limit": min(_of_a_pass + 30, _settings.time_limit),
     },
+    # Shorter than the lease of what it tells, so that no other one tells that meanwhile.
     NOTIFY: {
-        "soft_time_limit": min(90, _settings.soft_time_limit),
-        "time_limit": min(120, _settings.time_limit),
+        "soft_time_limit": min(50, _settings.soft_time_limit),
+        "time_limit": min(80, _settings.time_limit),
     },
     PRUNE: {"soft_time_limit": _settings.soft_time_limit},
     SWEEP: {"soft_time_limit": _settings.soft_time_limit},

@@ -9,23 +9,25 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import ssl
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import InvalidURL
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from flowstone.announcement import Announcement
-from flowstone.errors import is_celerys_limit
 from flowstone.tokens import HEADER, sign
 
 ID_HEADER: Final = "FlowStone-Id"
 """The header by which a webhook tells what it has got twice."""
 
-TIMEOUT_SECONDS: Final = 10.0
-"""How long a webhook may take to answer."""
+TIMEOUT_SECONDS = 10.0
+"""How long a webhook, or a service, may take to answer: all of it, and not each part."""
 
 _CHATTY: Final = ("apprise", "urllib3.connectionpool")
 """Loggers that write addresses, or parts of them."""
@@ -40,20 +42,52 @@ class NotTold(Exception):
         """Whether there was no answer at all, so that it takes its time to ask again."""
 
 
+class _Telling(threading.Thread):
+    """Tells one, in a thread: no timeout of a library bounds all that it does."""
+
+    def __init__(self, address: str, said: Announcement, secret: bytes | None) -> None:
+        super().__init__(name="flowstone-tell", daemon=True)
+        self._task = (address, said, secret)
+        self.error: NotTold | None = None
+
+    def run(self) -> None:
+        """Tell, and keep why that was not possible."""
+        address, said, secret = self._task
+        try:
+            if address.lower().startswith(("http://", "https://")):
+                _post(address, said, secret)
+            else:
+                _hand_to_apprise(address, said)
+        except NotTold as error:
+            self.error = error
+        except (InvalidURL, ValueError):
+            self.error = NotTold("its address makes no sense")
+        except Exception as error:  # noqa: BLE001 - its text may quote the address
+            self.error = NotTold(type(error).__name__)
+
+
+_left: Final[dict[str, _Telling]] = {}
+"""The thread that was left behind last for an address: of each address there is one at most."""
+
+
 def tell(address: str, said: Announcement, secret: bytes | None) -> None:
-    """Tell the one at an address; raise NotTold. A webhook gets a signature with the secret."""
-    try:
-        if address.startswith(("http://", "https://")):
-            _post(address, said, secret)
-        else:
-            _hand_to_apprise(address, said)
-    except NotTold:
-        raise
-    except Exception as error:
-        if is_celerys_limit(error):
-            raise
-        # Its text may quote the address.
-        raise NotTold(type(error).__name__) from None
+    """Tell the one at an address; raise NotTold. A webhook gets a signature with the secret.
+
+    Who takes longer than the timeout, such as one that answers byte by byte, is left behind.
+    """
+    before = _left.get(address)
+    if before is not None and before.is_alive():
+        raise NotTold("it has still not answered what it was told before", is_silent=True)
+    _left.pop(address, None)
+    telling = _Telling(address, said, secret)
+    telling.start()
+    # A moment longer, so that the thread of one who says nothing has ended by then.
+    telling.join(1.1 * TIMEOUT_SECONDS)
+    if telling.is_alive():
+        _left[address] = telling
+        raise NotTold(_why(TimeoutError()), is_silent=True)
+    if telling.error is not None:
+        raise telling.error
 
 
 class _NoRedirect(HTTPRedirectHandler):
@@ -69,6 +103,8 @@ def _post(address: str, said: Announcement, secret: bytes | None) -> None:
     if secret is not None:
         headers[HEADER] = sign(secret, time.time(), body)
     url, login = _without_login(address)
+    if not urlsplit(url).hostname:
+        raise NotTold("its address makes no sense")
     if login is not None:
         headers["Authorization"] = f"Basic {login}"
     request = Request(url, body, headers, method="POST")  # noqa: S310 - it is http or https
@@ -97,6 +133,11 @@ def _without_login(address: str) -> tuple[str, str | None]:
 def _why(error: object) -> str:
     if isinstance(error, TimeoutError):
         return f"it has not answered within {TIMEOUT_SECONDS:g} s"
+    # What these say may quote the address.
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "its certificate is not accepted"
+    if isinstance(error, ssl.SSLError):
+        return "it does not speak TLS as it should; is it http://?"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return type(error).__name__
@@ -120,14 +161,15 @@ def _hand_to_apprise(address: str, said: Announcement) -> None:
 def _unheard() -> Iterator[None]:
     """Keep what libraries say of an address from all logs."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
+
+    # One for each time, so that to take it away leaves that of a thread that was left behind.
+    def nothing(_: logging.LogRecord) -> bool:
+        return False
+
     for logger in loggers:
-        logger.addFilter(_nothing)
+        logger.addFilter(nothing)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(_nothing)
-
-
-def _nothing(_: logging.LogRecord) -> bool:
-    return False
+            logger.removeFilter(nothing)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from flowstone import notifiers
 from flowstone.announcement import announce
 from flowstone.gate import Gate
 from flowstone.log import get_logger
-from flowstone.notifiers import TIMEOUT_SECONDS, NotTold
+from flowstone.notifiers import NotTold
 from flowstone.quorum import is_approver
 from flowstone.runtime import Runtime
 from flowstone.settings import Settings
@@ -30,7 +31,7 @@ LEASE_SECONDS: Final = 60.0
 """How long whoever has taken a notification may take to tell all; a try that dies costs that."""
 
 PASS_SECONDS: Final = 30.0
-"""After how long a pass takes nothing more."""
+"""After how long a pass tells nobody more; it ends before the lease of what it took last."""
 
 FIRST_DELAY: Final = 30.0
 MAX_DELAY: Final = 3600.0
@@ -54,12 +55,20 @@ def delay_after(tries: int) -> float | None:
 def deliver(runtime: Runtime, seconds: float = PASS_SECONDS) -> int:
     """Tell what is due, for about `seconds`; return how many notifications were tried.
 
-    Any number of processes may do so at once: each tells other ones. Raises LedgerUnavailable.
+    Of all processes one does so at a time, so that who answers slowly holds up no more than one;
+    the others return at once. Raises LedgerUnavailable.
     """
-    until = time.monotonic() + seconds
+    with runtime.ledger.begin() as conn:
+        # For as long as this transaction, which locks nothing else and reads nothing.
+        if not notifications.is_alone(conn):
+            return 0
+        return _pass(runtime, time.monotonic() + seconds)
+
+
+def _pass(runtime: Runtime, until: float) -> int:
     silent, count = set[str](), 0
     while time.monotonic() < until and (taken := _take(runtime)) is not None:
-        _deliver(runtime, taken, silent)
+        _deliver(runtime, taken, silent, until)
         count += 1
     return count
 
@@ -69,43 +78,52 @@ def _take(runtime: Runtime) -> Notification | None:
         return notifications.take(conn, LEASE_SECONDS)
 
 
-def _deliver(runtime: Runtime, taken: Notification, silent: set[str]) -> None:
+def _deliver(runtime: Runtime, taken: Notification, silent: set[str], until: float) -> None:
     with runtime.ledger.begin() as conn:
         asked = gates.get(conn, taken.gate_id)
     assert asked is not None
-    failed: Mapping[str, str]
+    failed: Mapping[str, _Failure]
     if taken.tries > MAX_TRIES:
         # Its last try has not even come to an end.
-        failed = {"all": "whoever tries it dies"}
+        failed = {"all": _Failure("whoever tries it dies")}
     elif taken.event in ASKING and asked.gate.state != GateState.OPEN:
         failed = {}
     else:
-        failed = _tell_all(runtime, taken, asked, silent)
-    error = "; ".join(f"{name}: {why}" for name, why in failed.items()) or None
-    delay = delay_after(taken.tries) if failed else None
+        failed = _tell_all(runtime, taken, asked, silent, until)
+    error = "; ".join(f"{name}: {failure.why}" for name, failure in failed.items()) or None
+    # Where those who do not know it were not even asked, it was no try.
+    is_try = not failed or any(failure.was_tried for failure in failed.values())
+    tries = taken.tries if is_try else taken.tries - 1
+    delay = delay_after(max(tries, 1)) if failed else None
     with runtime.ledger.begin() as conn:
-        notifications.settle(conn, taken, error=error, delay=delay)
+        notifications.settle(conn, taken, error=error, delay=delay, tries=tries)
     if failed:
         said = "not told, and given up" if delay is None else "not told, and tried again later"
-        log.warning(said, approval=taken.gate_id, told_of=taken.event, tries=taken.tries, why=error)
+        log.warning(said, approval=taken.gate_id, told_of=taken.event, tries=tries, why=error)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why somebody does not know it yet."""
+
+    why: str
+    was_tried: bool = True
 
 
 def _tell_all(
-    runtime: Runtime, taken: Notification, asked: Asked, silent: set[str]
-) -> Mapping[str, str]:
+    runtime: Runtime, taken: Notification, asked: Asked, silent: set[str], until: float
+) -> Mapping[str, _Failure]:
     """Tell all that do not know it yet; return why some could not be told, by their names."""
-    failed = dict[str, str]()
-    # So that the last one is still told within the lease.
-    until = time.monotonic() + LEASE_SECONDS - 2 * TIMEOUT_SECONDS
+    failed = dict[str, _Failure]()
     for name in _names(runtime, asked):
         if name in taken.told:
             continue
         if name in silent:
-            failed[name] = "it has just not answered for another one"
+            failed[name] = _Failure("it has just not answered for another one", was_tried=False)
         elif time.monotonic() > until:
-            failed[name] = "the others have taken too long"
+            failed[name] = _Failure("the others have taken too long", was_tried=False)
         elif (why := _tell(runtime, taken, asked, name, silent)) is not None:
-            failed[name] = why
+            failed[name] = _Failure(why)
     return failed
 
 

@@ -25,13 +25,18 @@ class Got:
 
 
 class Hook:
-    """A server for the time of a block. While `is_open` is not set, it does not answer."""
+    """A server for the time of a block.
+
+    While `is_open` is not set, it does not answer; while `drips`, it answers without end.
+    """
 
     def __init__(self, port: int = 0) -> None:
         self.status = 204
+        self.drips = False
         self.got: list[Got] = []
         self.is_open = Event()
         self.is_open.set()
+        self.dropped = Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = False
         self._thread = Thread(target=self._server.serve_forever, args=[0.02])
@@ -54,6 +59,7 @@ class Hook:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.drips = False
         self.is_open.set()
         self._server.shutdown()
         self._thread.join()
@@ -67,6 +73,11 @@ def _handler(hook: Hook) -> type[BaseHTTPRequestHandler]:
             hook.got.append(Got(self.path, dict(self.headers.items()), body))
             hook.is_open.wait(HANG_SECONDS)
             try:
+                if hook.drips:
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drops: ")
+                while hook.drips:
+                    self.wfile.write(b".")
+                    hook.dropped.wait(0.05)
                 self.send_response(hook.status)
                 if 300 <= hook.status < 400:
                     self.send_header("Location", hook.url + "/elsewhere")

@@ -60,7 +60,7 @@ def test_limits_come_from_the_settings_and_nothing_expires_before_them(limit: fl
     for other in ("coordinate", "prune", "sweep"):
         assert found[other] == [20, limit]
     assert found["reconcile"] == [20, min(50, limit)]
-    assert found["notify"] == [20, min(120, limit)]
+    assert found["notify"] == [20, min(80, limit)]
     # A chord forgets parts that have expired, and Redis gives out again what takes longer.
     assert found["result_expires"] > limit
     assert found["broker_transport_options"]["visibility_timeout"] > limit

@@ -19,6 +19,8 @@ TRIED_OFTEN = 3
 GIVEN_UP_HOURS = 24
 """For how long an operator is told of what was given up."""
 
+_ALONE = text("SELECT pg_try_advisory_xact_lock(hashtext('flowstone.notify'))")
+
 _TAKE = text(
     f"""
     UPDATE {SCHEMA}.notifications
@@ -36,7 +38,7 @@ _TOLD = text(f"UPDATE {SCHEMA}.notifications SET told = array_append(told, :name
 _SETTLE = text(
     f"""
     UPDATE {SCHEMA}.notifications
-    SET error = :error,
+    SET error = :error, tries = :counted,
         done_at = CASE WHEN CAST(:delay AS double precision) IS NULL THEN now() END,
         due_at = now() + make_interval(secs => coalesce(:delay, 0))
     WHERE id = :id AND tries = :tries AND done_at IS NULL
@@ -81,6 +83,11 @@ def tell(conn: Connection, gate_id: int, event: str) -> None:
     conn.execute(insert(notifications).values(gate_id=gate_id, event=event))
 
 
+def is_alone(conn: Connection) -> bool:
+    """Return whether nobody else tells just now; until its end, this transaction is who does."""
+    return bool(conn.scalar(_ALONE))
+
+
 def take(conn: Connection, lease: float) -> Notification | None:
     """Take what is due first, so that nobody else does for `lease` seconds; None if nothing is."""
     row = conn.execute(_TAKE, {"lease": lease}).one_or_none()
@@ -93,10 +100,20 @@ def told(conn: Connection, id: int, name: str) -> None:
 
 
 def settle(
-    conn: Connection, taken: Notification, *, error: str | None = None, delay: float | None = None
+    conn: Connection,
+    taken: Notification,
+    *,
+    error: str | None = None,
+    delay: float | None = None,
+    tries: int | None = None,
 ) -> None:
-    """Give back what was taken: it is done, or is to be tried again in `delay` seconds."""
-    conn.execute(_SETTLE, {"id": taken.id, "tries": taken.tries, "error": error, "delay": delay})
+    """Give back what was taken: it is done, or is to be tried again in `delay` seconds.
+
+    `tries` is how often it was tried, where that is less often than it was taken.
+    """
+    counted = taken.tries if tries is None else tries
+    values = {"id": taken.id, "tries": taken.tries, "counted": counted}
+    conn.execute(_SETTLE, {**values, "error": error, "delay": delay})
 
 
 def stuck(conn: Connection) -> Stuck:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from sqlalchemy import text
 
 import flowstone
 from flowstone import notifiers, notify
+from flowstone.announcement import Announcement
 from flowstone.approval import Ask
 from flowstone.gate import TIMEOUT
 from flowstone.registry import build_registry
@@ -192,6 +194,8 @@ def test_who_hangs_keeps_nobody_from_deciding_and_is_told_later(
         "team: it has not answered within 1 s",
         *["team: it has just not answered for another one"] * 2,
     ]
+    # Those were not tried, so that they are not given up for it.
+    assert [row.tries for row in rows(ledger)] == [1, 0, 0]
     hook.is_open.set()
     later(ledger)
     assert notify.deliver(here) == 3
@@ -199,6 +203,52 @@ def test_who_hangs_keeps_nobody_from_deciding_and_is_told_later(
     assert hook.events[1:] == ["requested", "requested", "decided"]
     # It is told late, and says how it has ended.
     assert hook.got[1].said["decision"]["by"] == "ann"
+
+
+def test_who_answers_without_end_is_left_behind_and_holds_up_one_process_alone(
+    at: At, ledger: Ledger, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifiers, "TIMEOUT_SECONDS", 0.5)
+    hook.drips = True
+    with Hook() as other:
+        here = at(drips=hook.url, team=other.url)
+        ask_for(ledger)
+        with ThreadPoolExecutor(1) as pool:
+            delivering = pool.submit(notify.deliver, here)
+            wait_until(lambda: hook.got, "the webhook is asked")
+            ask_for(ledger)
+            # While one process waits, no other one does.
+            assert notify.deliver(here) == 0
+            delivering.result(30)
+        later(ledger)
+        assert notify.deliver(here) == 2
+        assert [row.error for row in rows(ledger)] == [
+            "drips: it has still not answered what it was told before",
+            "drips: it has just not answered for another one",
+        ]
+        assert (len(hook.got), len(other.got)) == (1, 2)
+    hook.drips = False
+    wait_until(lambda: not any(one.is_alive() for one in notifiers._left.values()), "an end")
+    later(ledger)
+    assert notify.deliver(here) == 2
+    assert all(row.done_at and row.told == ["team", "drips"] for row in rows(ledger))
+
+
+def test_an_address_is_told_by_what_is_wrong_with_it() -> None:
+    def why(address: str) -> str:
+        with pytest.raises(notifiers.NotTold) as caught:
+            notifiers.tell(address, Announcement(1, "title", "text", {}), None)
+        return str(caught.value)
+
+    for address in ("http:///x", "https://", "http://127.0.0.1:a/", "http://[::1/"):
+        assert why(address) == "its address makes no sense"
+    assert why("HTTP://127.0.0.1:1/") == "Connection refused"
+    for error, text_ in (
+        (ssl.SSLCertVerificationError(1, f"not valid for {HIDDEN}"), "certificate is not accepted"),
+        (ssl.SSLError(1, f"wrong version {HIDDEN}"), "does not speak TLS"),
+    ):
+        assert text_ in notifiers._why(error)
+        assert HIDDEN not in notifiers._why(error)
 
 
 def test_a_server_that_is_away_is_told_when_it_is_back(at: At, ledger: Ledger) -> None:
