@@ -130,6 +130,7 @@ def _payload(event: str, asked: Asked, link: str | None) -> Mapping[str, Any]:
         "message": gate.message,
         "context": dict(gate.context),
         "options": list(gate.options),
+        "subject": gate.subject,
         "approvers": list(gate.approvers),
         "quorum": gate.quorum,
         "expires_at": gate.expires_at and gate.expires_at.isoformat(),

@@ -67,6 +67,7 @@ class Ask:
     notify: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        _check_kinds(self)
         _check_names("options", self.options)
         _check_names("approvers", self.approvers)
         _check_names("notify", self.notify or ())
@@ -121,7 +122,13 @@ class Approval:
     notify: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        self._ask("", {})
+        when: Any = self.when
+        if when is not None and not callable(when):
+            raise DefinitionError(f"approval: when={when!r}; it takes a function of the value")
+        self._ask(
+            "" if callable(self.message) else self.message,
+            {} if callable(self.context) else self.context,
+        )
 
     def ask(self, value: Any) -> Ask | None:  # noqa: ANN401 - any value of a user
         """Return what to ask about a value, or None where it counts without."""
@@ -182,7 +189,7 @@ def wait_for_approval(
     """
     ask = Ask(
         message=message,
-        context=context or {},
+        context={} if context is None else context,
         options=options,
         approvers=approvers,
         quorum=quorum,
@@ -223,6 +230,27 @@ def person(actor: str) -> str:
     different hosts count as one, so that nobody decides twice.
     """
     return actor.partition("@")[0].strip().lower()
+
+
+_SEQUENCES: Final = ("options", "approvers", "escalation", "notify")
+
+
+def _check_kinds(ask: Ask) -> None:
+    """Raise DefinitionError for what is of another kind than it is said to be."""
+    given: Mapping[str, Any] = vars(ask)
+    if not isinstance(given["message"], str):
+        raise DefinitionError(f"approval: message={given['message']!r}; it is a text")
+    if not isinstance(given["context"], Mapping):
+        raise DefinitionError(
+            f"approval: context={given['context']!r}; it is a dict of JSON values by name"
+        )
+    for name in _SEQUENCES:
+        value = given[name]
+        is_left_out = name == "notify" and value is None
+        if not is_left_out and (isinstance(value, str) or not isinstance(value, Sequence)):
+            raise DefinitionError(f"approval: {name}={value!r}; it takes a list")
+    if not all(isinstance(level, Escalation) for level in given["escalation"]):
+        raise DefinitionError("approval: escalation= takes a list of Escalation(...)")
 
 
 def _check_names(what: str, names: Any) -> None:  # noqa: ANN401 - as the caller may not check types

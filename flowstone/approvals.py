@@ -48,6 +48,9 @@ __all__ = [
 NOT_EDITED: Final = object()
 """Stands for the value where nobody puts another one in place of the proposed."""
 
+_MAX_DIGITS: Final = 19
+"""Those of the largest id that the ledger could give."""
+
 PYTHON: Final = "python"
 """By which way a decision comes that a program makes."""
 
@@ -60,11 +63,16 @@ class ApprovalDetails(ApprovalRequest):
     """Who has started the run."""
     context: Mapping[str, Any]
     """What the asset tells those who decide."""
+    subject: str | None
+    """The hash of what was reviewed: the value, what it was made of, message and context."""
     on_timeout: str | None
     proposed: StoredOutput | None
     """Where the proposed value lies; None if nothing was proposed."""
     value: Any
-    """The proposed value; where it cannot be read, a text that says so; None if there is none."""
+    """The proposed value; where it cannot be read, a text that says so; None if there is none.
+
+    A pickle, which can run any code, is not read for this.
+    """
     edited: Any
     """What was put in its place, as JSON; see `is_edited`."""
     difference: Sequence[Mapping[str, Any]]
@@ -98,7 +106,7 @@ def approve(
     or where an edit needs a definition that is not here.
     """
     here = runtime.current()
-    gate_id = _id(approval_id)
+    gate_id = id_of(approval_id)
     changed = None if edit is NOT_EDITED else _edit(here, gate_id, edit)
     return _decide(here, gate_id, _vote(by, True, reason, option, channel), changed)
 
@@ -115,12 +123,13 @@ def reject(
     Arguments and errors are those of `approve`.
     """
     here = runtime.current()
-    return _decide(here, _id(approval_id), _vote(by, False, reason, None, channel), None)
+    return _decide(here, id_of(approval_id), _vote(by, False, reason, None, channel), None)
 
 
-def _id(approval_id: int | str) -> int:
+def id_of(approval_id: int | str) -> int:
+    """Return the id that a person has given; raise UnknownApproval for what can be none."""
     text = str(approval_id).strip()
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
         raise UnknownApproval(
             f"{text!r} is not the id of an approval, which is a number; `flowstone approvals list` "
             "shows those that are open"
@@ -247,13 +256,14 @@ def get_approval(approval_id: int | str) -> ApprovalDetails:
     """Return all that is known of an approval, with its proposed value; raise UnknownApproval."""
     here = runtime.current()
     with here.ledger.begin() as conn:
-        one = store.one(conn, _id(approval_id))
+        one = store.one(conn, id_of(approval_id))
         again = decisions.replaced_by(conn, one.request.id)
     gate = one.gate
     return ApprovalDetails(
         **vars(one.request),
         launcher=one.launcher,
         context=gate.context,
+        subject=gate.subject,
         on_timeout=gate.on_timeout,
         proposed=gate.value,
         value=_value(here, one),
@@ -269,7 +279,7 @@ def _value(here: Runtime, one: Listed) -> Any:  # noqa: ANN401
     if stored is None:
         return None
     try:
-        return here.read(one.request.asset, stored)
+        return here.read(one.request.asset, stored, pickle=False)
     except FlowStoneError as error:
         rows = "" if stored.rows is None else f", {stored.rows:,} rows"
         where = f"{stored.format} of {stored.size:,} bytes{rows} at {stored.location}"

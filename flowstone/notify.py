@@ -23,7 +23,7 @@ from flowstone.states import GateState
 from flowstone.store import gates, notifications
 from flowstone.store.gates import Asked
 from flowstone.store.notifications import Notification
-from flowstone.tokens import approval_token
+from flowstone.tokens import approval_url
 
 log = get_logger("flowstone.notify")
 
@@ -146,7 +146,7 @@ def _tell(
 ) -> str | None:
     """Tell one, and note that; return why they could not be told, or None."""
     settings = runtime.settings
-    secret = settings.secrets[0] if settings.secrets else None
+    secret = next(iter(settings.shared_secrets), None)
     try:
         notifiers.tell(
             settings.notify[name].get_secret_value(),
@@ -172,6 +172,4 @@ def _link(settings: Settings, gate: Gate, name: str) -> str | None:
         return None
     if not is_approver(gate, name, settings.roles):
         return None
-    expires = int(time.time() + LINK_SECONDS)
-    token = approval_token(settings.secrets[0], gate.id, name, expires)
-    return f"{settings.web_url}/approvals/{token}"
+    return approval_url(settings.web_url, settings.secrets[0], gate.id, name, LINK_SECONDS)

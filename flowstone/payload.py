@@ -21,7 +21,10 @@ MAX_PAYLOAD: Final = 65_536
 def checked(payload: Any) -> Any:  # noqa: ANN401 - any JSON value
     """Return a payload as JSON that the ledger keeps; raise BadSignal for what is none."""
     try:
-        text = json.dumps(payload, allow_nan=False, ensure_ascii=False).encode()
+        # As short as JSON can be, so that it is no longer than what was sent.
+        text = json.dumps(
+            payload, allow_nan=False, ensure_ascii=False, separators=(",", ":")
+        ).encode()
         if len(text) > MAX_PAYLOAD:
             raise BadSignal(
                 f"the payload has {len(text):,} bytes; at most {MAX_PAYLOAD:,} may come"

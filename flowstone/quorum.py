@@ -98,11 +98,8 @@ def check_voter(
     gate: Gate, votes: Sequence[Vote], actor: str, *, launchers: Iterable[str], roles: Roles
 ) -> None:
     """Raise NotAllowed for somebody who may not decide, or BadConfig for an unknown role."""
+    check_approver(gate, actor, roles)
     who = person(actor)
-    if not who or who == TIMEOUT:
-        raise NotAllowed(f"{actor!r} is nobody's name; say by whom {gate.label} is decided")
-    if not is_approver(gate, actor, roles):
-        raise _refused(gate, actor, roles)
     if gate.four_eyes and who in map(person, launchers):
         raise NotAllowed(
             f"{actor} has started the run, and may not decide about {gate.label}, which asks for "
@@ -113,6 +110,15 @@ def check_voter(
             f"{gate.label}: {first}; nobody votes twice, and "
             f"{tally(gate.quorum, votes)} have approved"
         )
+
+
+def check_approver(gate: Gate, actor: str, roles: Roles) -> None:
+    """Raise NotAllowed for somebody who is not asked, or BadConfig for an unknown role."""
+    who = person(actor)
+    if not who or who == TIMEOUT:
+        raise NotAllowed(f"{actor!r} is nobody's name; say by whom {gate.label} is decided")
+    if not is_approver(gate, actor, roles):
+        raise _refused(gate, actor, roles)
 
 
 def is_approver(gate: Gate, actor: str, roles: Roles) -> bool:

@@ -56,17 +56,25 @@ class Runtime:
         """Where values are stored."""
         return Outputs(self.settings.addresses, lambda: self.ledger)
 
-    def read(self, asset: str, output: StoredOutput, as_type: Any = None) -> Any:  # noqa: ANN401
+    def read(
+        self,
+        asset: str,
+        output: StoredOutput,
+        as_type: Any = None,  # noqa: ANN401
+        *,
+        pickle: bool = True,
+    ) -> Any:  # noqa: ANN401
         """Return the value of an output of an asset, as `as_type` or as what it was.
 
         What it was, the function says that made it, if this process has its definition;
         nothing is imported for that. An `as_type` that says less, `list` or a base class, takes
-        nothing away. Raises what `Outputs.load` raises.
+        nothing away. A pickle is read if its asset allows that, and the caller with `pickle`.
+        Raises what `Outputs.load` raises.
         """
         made_by = self._known_asset(asset)
         if made_by is not None:
             as_type = hints.nearer(as_type, hints.of_result(made_by.function))
-        allowed = made_by is not None and made_by.pickle
+        allowed = pickle and made_by is not None and made_by.pickle
         return self.outputs.load(output, as_type, pickle=allowed)
 
     def definitions(self, *, importing: bool) -> Registry | None:

@@ -168,8 +168,13 @@ class Settings(BaseSettings):
     )
     secret: SecretStr | None = Field(
         None,
-        description="Signs links and tokens, and checks signals; several, the newest first, "
+        description="Signs links and tokens, and is told to nobody; several, the newest first, "
         "separated by commas.",
+    )
+    shared_secret: SecretStr | None = Field(
+        None,
+        description="Signs what goes to and comes from others over HTTP: notifications and "
+        "signals; several, the newest first, separated by commas.",
     )
     roles: Mapping[str, tuple[str, ...]] = Field(
         {}, description="Who has which role, for approvals: names by role, as JSON."
@@ -231,7 +236,7 @@ class Settings(BaseSettings):
             _refuse_password(address)
         return value
 
-    @field_validator("secret")
+    @field_validator("secret", "shared_secret")
     @classmethod
     def _hard_to_guess(cls, value: SecretStr | None) -> SecretStr | None:
         for secret in () if value is None else value.get_secret_value().split(","):
@@ -256,6 +261,15 @@ class Settings(BaseSettings):
         if value is not None and not re.fullmatch(r"https?://[^\s@?#]+", value):
             raise ValueError("it is no address; write it as https://flowstone.example.com")
         return value and value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _not_shared(self) -> Settings:
+        if set(_parted(self.secret)) & set(_parted(self.shared_secret)):
+            raise ValueError(
+                "FLOWSTONE_SECRET and FLOWSTONE_SHARED_SECRET hold the same secret; whoever has "
+                "the second one could make links by it, so make another one"
+            )
+        return self
 
     @field_validator("pools")
     @classmethod
@@ -351,9 +365,13 @@ class Settings(BaseSettings):
 
     @cached_property
     def secrets(self) -> tuple[bytes, ...]:
-        """The secrets, the newest first: that one signs, and any of them is believed."""
-        given = "" if self.secret is None else self.secret.get_secret_value()
-        return tuple(secret.strip().encode() for secret in given.split(",") if secret.strip())
+        """The secrets of links and tokens, the newest first: that one signs, any is believed."""
+        return _parted(self.secret)
+
+    @cached_property
+    def shared_secrets(self) -> tuple[bytes, ...]:
+        """The secrets that others have, too, for requests to them and from them."""
+        return _parted(self.shared_secret)
 
     @cached_property
     def outputs(self) -> str:
@@ -364,6 +382,11 @@ class Settings(BaseSettings):
     def addresses(self) -> Mapping[str, str]:
         """Where each IO manager keeps outputs, by its name."""
         return {DEFAULT_IO: self.outputs, **self.io}
+
+
+def _parted(given: SecretStr | None) -> tuple[bytes, ...]:
+    parts = "" if given is None else given.get_secret_value()
+    return tuple(secret.strip().encode() for secret in parts.split(",") if secret.strip())
 
 
 def _place(address: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 MAX_MESSAGE: Final = 10_000
 """Characters of a message that the ledger keeps."""
@@ -34,6 +38,20 @@ def storable_json(value: Any, say: Callable[[str], str] = storable) -> Any:  # n
     if isinstance(value, list | tuple | set | frozenset):
         return [storable_json(part, say) for part in value]
     return say(str(value))
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters, such as those that give orders to a terminal.
+
+    Only newlines and tabs stay; the others are shown as `\\x1b`.
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def printable_json(value: Any) -> str:  # noqa: ANN401 - any JSON value
+    """Return the JSON of a value, which holds no control character and is equal to it."""
+    text = json.dumps(value, ensure_ascii=False)
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def lasting(seconds: float) -> str:

@@ -1,4 +1,7 @@
-"""Tokens and signatures: what was made with FLOWSTONE_SECRET, and can be told from all else.
+"""Tokens and signatures: what was made with a secret, and can be told from all else.
+
+Tokens and links are made with FLOWSTONE_SECRET, which nobody else has; requests to and from others
+are signed with FLOWSTONE_SHARED_SECRET, which they have, too.
 
 What is signed begins with its purpose, so that nothing passes for something of another kind.
 Texts are compared as they stand, and never what is decoded from them: each has one form only.
@@ -11,6 +14,7 @@ import hashlib
 import hmac
 import json
 import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -26,9 +30,15 @@ MAX_AGE: Final = 300
 MAX_BY: Final = 200
 """Characters of the name of whoever a link is for."""
 
+_MAKE: Final = (
+    "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`, and set it for "
+)
 UNSIGNED: Final = (
-    "FLOWSTONE_SECRET is not set, which signs links and tokens; make one with "
-    "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`, and set it for all processes"
+    f"FLOWSTONE_SECRET is not set, which signs links and tokens; {_MAKE}all processes"
+)
+UNSHARED: Final = (
+    f"FLOWSTONE_SHARED_SECRET is not set, by which signals are signed; {_MAKE}the server and those "
+    "who send them"
 )
 
 _OWN: Final = re.compile(r"(fs1\.([1-9][0-9]{0,18})\.[0-9a-f]{16})\.([A-Za-z0-9_-]{43})")
@@ -94,6 +104,12 @@ def approval_token(secret: bytes, gate_id: int, by: str, expires: int) -> str:
     said = json.dumps([gate_id, by, expires], separators=(",", ":")).encode()
     subject = f"fa1.{_text(said)}"
     return f"{subject}.{_mac(secret, subject)}"
+
+
+def approval_url(web_url: str, secret: bytes, gate_id: int, by: str, seconds: float) -> str:
+    """Return the address where `by` may decide an approval for so many seconds; see the token."""
+    token = approval_token(secret, gate_id, by, int(time.time() + seconds))
+    return f"{web_url}/approvals/{token}"
 
 
 def read_approval_token(secrets: Iterable[bytes], token: str, now: float) -> Invitation:

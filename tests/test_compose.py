@@ -133,9 +133,17 @@ def test_every_variable_is_a_setting() -> None:
         assert "@postgres:5432/flowstone" in given["FLOWSTONE_DATABASE_URL"]
 
 
+def test_secrets_are_given_to_those_alone_who_need_them() -> None:
+    for name in ("migrate", "beat", "flower"):
+        assert not [v for v in SERVICES[name]["environment"] if "SECRET" in v]
+    for name in ("worker", "web"):
+        wanted = ("SECRET", "SHARED_SECRET", "ROLES", "NOTIFY", "WEB_URL")
+        assert {f"FLOWSTONE_{part}" for part in wanted} <= SERVICES[name]["environment"].keys()
+
+
 def test_no_password_has_a_default_and_flower_wants_a_login() -> None:
     text = (ROOT / "docker-compose.yml").read_text()
-    for name in ("POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH", "FLOWSTONE_SECRET"):
+    for name in ("POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH", "FLOWSTONE_SECRET", "FLOWSTONE_SHARED_SECRET"):
         assert re.findall(rf"\${{{name}[^}}]*}}", text)
         assert all(":?" in use for use in re.findall(rf"\${{{name}[^}}]*}}", text))
 

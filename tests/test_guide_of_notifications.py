@@ -72,7 +72,7 @@ def test_a_webhook_gets_what_the_guide_shows_and_can_check_it(
     ask_for(ledger)
     with Hook() as hook:
         addresses = {"team": SecretStr(hook.url)}
-        here = make_runtime(build_registry([]), notify=addresses, secret=SecretStr(SECRET))
+        here = make_runtime(build_registry([]), notify=addresses, shared_secret=SecretStr(SECRET))
         assert notify.deliver(here) == 1
     (got,) = hook.got
     assert list(got.said) == list(json.loads(block("json", "Webhooks")))

@@ -20,6 +20,7 @@ from flowstone.approvals import ApprovalDetails, ApprovalRequest
 from flowstone.errors import (
     AlreadyDecided,
     ApprovalVoid,
+    BadConfig,
     BadDecision,
     BadQuery,
     NotAllowed,
@@ -29,7 +30,8 @@ from flowstone.io.edits import readable
 from flowstone.partition_key import encode_key, label
 from flowstone.runtime import whoami
 from flowstone.states import GateState
-from flowstone.texts import lasting
+from flowstone.texts import lasting, printable, printable_json
+from flowstone.web.links import WEEK, approval_link
 
 app = typer.Typer(help="Approvals: what waits for people, and their decisions.")
 
@@ -41,7 +43,15 @@ _MANY: Final = 10_000
 _SHOWN: Final = 2_000
 """The most characters of a value that are shown."""
 
-_REFUSED: Final = (UnknownApproval, AlreadyDecided, ApprovalVoid, NotAllowed, BadDecision)
+_REFUSED: Final = (
+    UnknownApproval,
+    AlreadyDecided,
+    ApprovalVoid,
+    NotAllowed,
+    BadDecision,
+    # A role that there is not.
+    BadConfig,
+)
 """What goes wrong with one approval, and not with the others."""
 
 Decide = Callable[[int | str], ApprovalRequest]
@@ -87,7 +97,7 @@ def list_(
         limit=limit,
     )
     if as_json:
-        typer.echo(json.dumps([_as_json(one) for one in found], ensure_ascii=False))
+        typer.echo(printable_json([_as_json(one) for one in found]))
     elif not found:
         typer.echo("nothing waits for a decision" if state == GateState.OPEN else "there is none")
     else:
@@ -106,7 +116,7 @@ def show(
     """
     found = api.get_approval(approval)
     if as_json:
-        typer.echo(json.dumps(_details_as_json(found), ensure_ascii=False))
+        typer.echo(printable_json(_details_as_json(found)))
         return
     console = Console()
     console.print(_facts(found))
@@ -170,6 +180,22 @@ def reject(
     _each(targets, lambda one: api.reject(one, by=by, reason=reason, channel=CLI))
 
 
+@app.command()
+def link(
+    approval: Annotated[str, typer.Argument(help="The id of an approval.")],
+    *,
+    by: Annotated[str, typer.Option(help="Who is to decide with it.", show_default=False)],
+    expires: Annotated[
+        float, typer.Option(help="For how many seconds it holds.")
+    ] = WEEK.total_seconds(),
+) -> None:
+    """Print a link to an approval, by which one person decides without a login.
+
+    Example: flowstone approvals link 12 --by ann
+    """
+    typer.echo(approval_link(approval, by, expires=expires))
+
+
 def _name(approver: str | None, by: str | None) -> str | None:
     return (by or whoami()) if approver == ME else approver
 
@@ -228,7 +254,7 @@ def _each(targets: Sequence[int | str], decide: Decide) -> None:
             typer.echo(_said(decide(target)))
         except _REFUSED as error:
             failed = True
-            typer.echo(f"error: {error.message}", err=True)
+            typer.echo(f"error: {printable(error.message)}", err=True)
     raise typer.Exit(failed)
 
 
@@ -236,7 +262,7 @@ def _said(one: ApprovalRequest) -> str:
     if one.is_open:
         return f"approval {one.id} ({one.name}): {one.tally} have approved"
     edited = ", with an edited value" if one.is_edited else ""
-    return f"approval {one.id} ({one.name}): {one.state} by {one.decided_by}{edited}"
+    return printable(f"approval {one.id} ({one.name}): {one.state} by {one.decided_by}{edited}")
 
 
 def _table(found: Sequence[ApprovalRequest]) -> Table:
@@ -250,10 +276,10 @@ def _table(found: Sequence[ApprovalRequest]) -> Table:
     for one in found:
         table.add_row(
             str(one.id),
-            f"[bold]{escape(one.name)}[/]{escape(_asks(one))}",
+            f"[bold]{_shown(one.name)}[/]{_shown(_asks(one))}",
             lasting(one.age) if one.is_open else f"{_when(one.asked_at):.16}",
             one.tally,
-            escape(_decided(one) if is_history else _may(one)),
+            _shown(_decided(one) if is_history else _may(one)),
         )
     return table
 
@@ -290,6 +316,7 @@ def _facts(found: ApprovalDetails) -> Table:
         "context": _json(found.context) if found.context else "",
         "options": ", ".join(found.options),
         "value": _value(found),
+        "reviewed": f"{found.subject} (the hash of what was reviewed)" if found.subject else "",
         "since": f"{_when(found.asked_at)} ({lasting(found.age)})",
         "until": f"{_when(found.expires_at)}, then: {found.on_timeout}" if found.expires_at else "",
         "may decide": _may(found),
@@ -302,8 +329,13 @@ def _facts(found: ApprovalDetails) -> Table:
         "new value": _json(found.edited) if found.is_edited else "",
     }.items():
         if value:
-            table.add_row(f"[bold]{name}", escape(value))
+            table.add_row(f"[bold]{name}", _shown(value))
     return table
+
+
+def _shown(text: str) -> str:
+    """Return a text of users as a terminal shows it, without what would be an order to it."""
+    return escape(printable(text))
 
 
 def _value(found: ApprovalDetails) -> str:
@@ -326,8 +358,8 @@ def _votes(found: ApprovalDetails) -> Table:
         chosen = f"{vote.option}: " if vote.option is not None else ""
         table.add_row(
             "[green]approves[/]" if vote.approves else "[red]rejects[/]",
-            escape(vote.actor),
-            escape(f"{chosen}{vote.reason or ''}"),
+            _shown(vote.actor),
+            _shown(f"{chosen}{vote.reason or ''}"),
             _when(vote.at),
         )
     return table
@@ -339,9 +371,9 @@ def _difference(found: ApprovalDetails) -> Table:
         column.overflow = "fold"
     for change in found.difference:
         table.add_row(
-            escape(change["path"] or "(all)"),
+            _shown(change["path"] or "(all)"),
             *(
-                escape(_json(change[side])) if side in change else ""
+                _shown(_json(change[side])) if side in change else ""
                 for side in ("before", "after")
             ),
         )
@@ -365,6 +397,7 @@ def _details_as_json(found: ApprovalDetails) -> dict[str, Any]:
         **_as_json(found),
         "launcher": found.launcher,
         "context": found.context,
+        "subject": found.subject,
         "on_timeout": found.on_timeout,
         "proposed": None if stored is None else asdict(stored),
         "value": readable(found.value),

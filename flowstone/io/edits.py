@@ -56,13 +56,20 @@ def _line(text: str) -> str:
 def readable(value: Any) -> Any:  # noqa: ANN401
     """Return a value as JSON that people read; what JSON cannot say is text."""
     try:
-        plain = to_jsonable_python(value, by_alias=False, serialize_unknown=True)
+        return storable_json(_plain(value))
+    except (PydanticSerializationError, ValueError, RecursionError):
+        # It holds itself, or is too deep.
+        return f"a {type(value).__name__} that cannot be shown"
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    try:
+        return to_jsonable_python(value, by_alias=False, serialize_unknown=True)
     except (PydanticSerializationError, ValueError):
         # Bytes that are no text, mostly.
-        plain = to_jsonable_python(
+        return to_jsonable_python(
             value, by_alias=False, serialize_unknown=True, bytes_mode="base64"
         )
-    return storable_json(plain)
 
 
 def as_edited(value: Any, as_type: Any) -> Mapping[str, Any]:  # noqa: ANN401

@@ -125,7 +125,7 @@ class ApprovalHandler(Handler):
     def _show(self, status: int, view: _View, *, problem: str = "") -> None:
         # What has ended says so by itself.
         problem = "" if view.ended else problem
-        self._page(status, "approval.html", view=view, problem=problem, now=datetime.now(UTC))
+        self._page(status, "approval.html", view=view, problem=problem)
 
     def tell_error(self, status: int, type: str, message: str) -> None:  # noqa: ARG002
         """Show a page with what went wrong."""

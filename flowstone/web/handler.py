@@ -115,7 +115,9 @@ class Handler(RequestHandler):
         """Answer with what went wrong, in one line; tornado calls this for each exception."""
         error = kwargs.get("exc_info", (None, None, None))[1]
         if not isinstance(error, FlowStoneError):
-            said = error.log_message if isinstance(error, HTTPError) else None
+            # Tornado doubles each % of a message without arguments.
+            is_ours = isinstance(error, HTTPError) and error.log_message
+            said = error.log_message % error.args if is_ours else None
             self.tell_error(status_code, f"http_{status_code}", said or self._reason)
             return
         status = self.status_of(error)

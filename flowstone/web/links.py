@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from datetime import timedelta
 from typing import Final
 
 from flowstone import runtime
-from flowstone.errors import MAX_WAIT, AlreadyDecided, BadConfig, BadQuery, UnknownApproval
-from flowstone.states import GateState
-from flowstone.store import gates
-from flowstone.tokens import approval_token, newest
+from flowstone.approvals import id_of
+from flowstone.errors import MAX_WAIT, BadConfig, BadQuery
+from flowstone.quorum import check_approver
+from flowstone.store import decisions
+from flowstone.tokens import approval_url, newest
 
 WEEK: Final = timedelta(days=7)
 
@@ -22,9 +22,10 @@ def approval_link(approval_id: int | str, by: str, *, expires: float | timedelta
     `expires`, which is in seconds or a timedelta, by default a week. `flowstone serve` shows the
     page, at FLOWSTONE_WEB_URL.
 
-    Raises UnknownApproval, AlreadyDecided for one that is not open, BadQuery for a time that makes
-    no sense, BadToken for a name that is none, and BadConfig without FLOWSTONE_WEB_URL or
-    FLOWSTONE_SECRET.
+    Raises UnknownApproval; AlreadyDecided or ApprovalVoid for one that is not open; NotAllowed for
+    somebody who is not asked; BadQuery for a time that makes no sense; BadToken for a name that is
+    too long; and BadConfig without FLOWSTONE_WEB_URL or FLOWSTONE_SECRET, or for a role that the
+    settings do not have.
     """
     here = runtime.current()
     settings = here.settings
@@ -38,20 +39,6 @@ def approval_link(approval_id: int | str, by: str, *, expires: float | timedelta
     if not 0 < seconds <= MAX_WAIT:
         raise BadQuery(f"a link holds for some seconds, up to a year, and not for {seconds:g}")
     with here.ledger.begin() as conn:
-        found = gates.get(conn, _number(approval_id))
-    if found is None or found.gate.kind != "approval":
-        raise UnknownApproval(f"there is no approval {approval_id}")
-    if found.gate.state != GateState.OPEN:
-        raise AlreadyDecided(
-            f"approval {approval_id} waits for nobody: it is {found.gate.state} since "
-            f"{found.gate.closed_at:%Y-%m-%d %H:%M:%S %Z}"
-        )
-    token = approval_token(secret, found.gate.id, by, int(time.time() + seconds))
-    return f"{settings.web_url}/approvals/{token}"
-
-
-def _number(approval_id: int | str) -> int:
-    text = str(approval_id).strip()
-    if not (text.isascii() and text.isdigit()):
-        raise UnknownApproval(f"{text!r} is not the id of an approval, which is a number")
-    return int(text)
+        gate = decisions.still_open(conn, id_of(approval_id)).gate
+    check_approver(gate, by, settings.roles)
+    return approval_url(settings.web_url, secret, gate.id, by, seconds)

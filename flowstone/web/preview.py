@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from flowstone.errors import FlowStoneError
 from flowstone.io.edits import readable
+from flowstone.io.formats import PICKLE
 from flowstone.io.frames import FORMATS, first_rows
 from flowstone.outcome import StoredOutput
 from flowstone.runtime import Runtime
@@ -40,8 +41,10 @@ def preview(here: Runtime, asset: str, stored: StoredOutput) -> Preview:
         size = f"{stored.rows:,} rows, {size}"
     if stored.size > MAX_READ:
         return Preview(note=f"{size}, which is too much for a page")
+    if stored.format == PICKLE:
+        return Preview(note=f"{size}, pickled, which is not read here")
     try:
-        value = here.read(asset, stored)
+        value = here.read(asset, stored, pickle=False)
     except FlowStoneError as error:
         return Preview(note=f"{size}; it cannot be read here: {error.message}")
     if stored.format in FORMATS:

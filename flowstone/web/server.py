@@ -16,7 +16,7 @@ from flowstone.errors import LedgerUnavailable, ServerError
 from flowstone.log import get_logger
 from flowstone.payload import MAX_PAYLOAD
 from flowstone.runtime import Runtime
-from flowstone.tokens import newest
+from flowstone.tokens import UNSHARED, newest
 from flowstone.web.approvals import ApprovalHandler
 from flowstone.web.handler import Nothing, Served, log_request
 from flowstone.web.health import HealthHandler
@@ -42,6 +42,8 @@ def check(here: Runtime) -> None:
     Where the ledger is away, it starts all the same, and answers when that is back.
     """
     newest(here.settings.secrets)
+    if not here.settings.shared_secrets:
+        log.warning("signals are refused", why=UNSHARED)
     try:
         with here.ledger.begin():
             pass

@@ -18,7 +18,7 @@ from flowstone.errors import (
 )
 from flowstone.payload import MAX_PAYLOAD
 from flowstone.signals import signal
-from flowstone.tokens import HEADER, check_signature
+from flowstone.tokens import HEADER, UNSHARED, check_signature
 from flowstone.web.handler import Handler
 
 LATER_SECONDS: Final = 30
@@ -51,7 +51,9 @@ class SignalHandler(Handler):
         body = bytes(self._body)
         if len(body) > MAX_PAYLOAD:
             raise HTTPError(413, _TOO_LARGE)
-        secrets = self.served.here.settings.secrets
+        secrets = self.served.here.settings.shared_secrets
+        if not secrets:
+            raise HTTPError(503, UNSHARED)
         check_signature(secrets, self.request.headers.get(HEADER), time.time(), token, body)
         payload = self._payload(body)
         receipt = await self.served.do(partial(signal, token, payload, by=CHANNEL, channel=CHANNEL))
@@ -94,4 +96,4 @@ _TOO_LARGE: Final = f"a payload has at most {MAX_PAYLOAD:,} bytes"
 
 
 def _line(error: BaseException) -> str:
-    return str(error).replace("%", "%%").partition("\n")[0]
+    return str(error).partition("\n")[0]

@@ -29,6 +29,7 @@ from tests.conftest import RuntimeFactory
 from tests.store.gates_by_hand import ask_for, row
 
 SECRET = "s" * 32
+SHARED = "h" * 32
 TOKEN = "token-of-mine"  # noqa: S105 - of no use to anybody
 
 
@@ -73,7 +74,7 @@ def test_a_request_that_is_on_its_way_is_answered_before_it_stops(
         process = subprocess.Popen(
             [sys.executable, "-m", "flowstone.cli", "serve", "--port", "0"],
             cwd=ROOT,
-            env=cli.environment(database_url=database, secret=SECRET),
+            env=cli.environment(database_url=database, secret=SECRET, shared_secret=SHARED),
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -83,7 +84,7 @@ def test_a_request_that_is_on_its_way_is_answered_before_it_stops(
         connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=DEADLINE)
         body = b'{"rows": 1}'
         connection.putrequest("POST", f"/signals/{TOKEN}")
-        connection.putheader(HEADER, sign(SECRET.encode(), time.time(), TOKEN, body))
+        connection.putheader(HEADER, sign(SHARED.encode(), time.time(), TOKEN, body))
         connection.putheader("Content-Type", "application/json")
         connection.putheader("Content-Length", str(len(body)))
         connection.endheaders(body[:4])

@@ -34,6 +34,7 @@ from tests.store.runs_by_hand import query
 from tests.worker.waiting import wait_until
 
 SECRET = "s" * 32
+SHARED = "h" * 32
 HIDDEN = "tell-nobody-this"
 
 # A library that Apprise loads for one of its services.
@@ -54,8 +55,8 @@ def at(make_runtime: RuntimeFactory) -> At:
 
     def made(secret: str | None = None, more: Any = None, **addresses: str) -> Runtime:
         hidden = {name: SecretStr(address) for name, address in addresses.items()}
-        signs = None if secret is None else SecretStr(secret)
-        return make_runtime(build_registry([]), notify=hidden, secret=signs, **more or {})
+        made_by = None if secret is None else SecretStr(secret)
+        return make_runtime(build_registry([]), notify=hidden, secret=made_by, **more or {})
 
     return made
 
@@ -81,7 +82,8 @@ def close(
 
 
 def test_a_webhook_is_told_what_happens_once_and_signed(at: At, ledger: Ledger, hook: Hook) -> None:
-    here = at(secret=f"{SECRET},{'o' * 32}", team=hook.url)
+    shared = {"shared_secret": SecretStr(f"{SHARED},{'o' * 32}")}
+    here = at(secret=SECRET, more=shared, team=hook.url)
     ask = Ask(message="May it?", context={"rows": 3}, options=["today"], approvers=["ann"])
     gate = ask_for(ledger, ask, name="report")
     assert [notify.deliver(here), notify.deliver(here)] == [1, 0]
@@ -103,7 +105,7 @@ def test_a_webhook_is_told_what_happens_once_and_signed(at: At, ledger: Ledger, 
     headers = {name.lower(): value for name, value in got.headers.items()}
     seconds, _, digest = headers["flowstone-signature"].partition(",v1=")
     signed = f"{seconds.removeprefix('t=')}.".encode() + got.body
-    assert hmac.new(SECRET.encode(), signed, hashlib.sha256).hexdigest() == digest
+    assert hmac.new(SHARED.encode(), signed, hashlib.sha256).hexdigest() == digest
     assert headers["flowstone-id"] == str(rows(ledger)[0].id)
 
     close(ledger, gate)

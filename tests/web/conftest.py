@@ -23,6 +23,8 @@ from tests.conftest import RuntimeFactory
 
 SECRET: Final = "s" * 32
 OLD: Final = "o" * 32
+SHARED: Final = "h" * 32
+OLD_SHARED: Final = "i" * 32
 JSON: Final = {"Content-Type": "application/json"}
 
 
@@ -55,7 +57,7 @@ class Site:
         finally:
             connection.close()
 
-    def signal(self, token: str, body: bytes = b"", at: float = 0, secret: str = SECRET) -> Answer:
+    def signal(self, token: str, body: bytes = b"", at: float = 0, secret: str = SHARED) -> Answer:
         """Send a signal as it should be, or `at` another time."""
         header = sign(secret.encode(), at or time.time(), token, body)
         return self("POST", f"/signals/{token}", body, {HEADER: header, **JSON})
@@ -92,7 +94,10 @@ def serving(here: Runtime) -> Iterator[Site]:
 @pytest.fixture
 def here(make_runtime: RuntimeFactory) -> Runtime:
     return make_runtime(
-        build_registry([]), secret=SecretStr(f"{SECRET},{OLD}"), web_url="https://flow.example"
+        build_registry([]),
+        secret=SecretStr(f"{SECRET},{OLD}"),
+        shared_secret=SecretStr(f"{SHARED},{OLD_SHARED}"),
+        web_url="https://flow.example",
     )
 
 

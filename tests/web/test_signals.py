@@ -22,7 +22,7 @@ from tests.conftest import RuntimeFactory
 from tests.store.gates_by_hand import ask_for, row
 from tests.store.runs_by_hand import HandRun, count
 from tests.store.test_concurrency import at_once
-from tests.web.conftest import JSON, OLD, SECRET, Site, serving
+from tests.web.conftest import JSON, OLD_SHARED, SECRET, SHARED, Site, serving
 
 TOKEN: Final = "token-of-mine"  # noqa: S105 - of no use to anybody
 ASK: Final = SignalAsk(name="done", token=TOKEN)
@@ -30,7 +30,7 @@ ALSO: Final = {"Content-Type": "application/json; charset=utf-8"}
 
 
 def headers(body: bytes, token: str = TOKEN) -> dict[str, str]:
-    return {HEADER: sign(SECRET.encode(), time.time(), token, body)}
+    return {HEADER: sign(SHARED.encode(), time.time(), token, body)}
 
 
 def test_a_signal_is_taken_once(
@@ -62,9 +62,11 @@ def test_what_is_refused_leaves_the_step_waiting_and_says_why(site: Site, ledger
         (b"1", JSON, 401, "it needs the header FlowStone-Signature"),
         (b"1", {HEADER: "t=1", **JSON}, 401, "is not t=SECONDS"),
         (b"1", {HEADER: sign(b"x" * 32, now, TOKEN, b"1"), **JSON}, 401, "does not fit"),
-        (b"2", {HEADER: sign(SECRET.encode(), now, TOKEN, b"1"), **JSON}, 401, "does not fit"),
-        (b"1", {HEADER: sign(SECRET.encode(), now, "other-token", b"1"), **JSON}, 401, "not fit"),
-        (b"1", {HEADER: sign(SECRET.encode(), now - 301, TOKEN, b"1"), **JSON}, 401, "clocks"),
+        (b"2", {HEADER: sign(SHARED.encode(), now, TOKEN, b"1"), **JSON}, 401, "does not fit"),
+        (b"1", {HEADER: sign(SHARED.encode(), now, "other-token", b"1"), **JSON}, 401, "not fit"),
+        (b"1", {HEADER: sign(SHARED.encode(), now - 301, TOKEN, b"1"), **JSON}, 401, "clocks"),
+        # What makes tokens signs no request.
+        (b"1", {HEADER: sign(SECRET.encode(), now, TOKEN, b"1"), **JSON}, 401, "does not fit"),
         (b"1", headers(b"1"), 415, "application/json"),
         (b"a=1", {**headers(b"a=1"), "Content-Type": "text/plain"}, 415, "application/json"),
         (b"{", {**headers(b"{"), **JSON}, 400, "is no JSON"),
@@ -88,7 +90,16 @@ def test_what_is_refused_leaves_the_step_waiting_and_says_why(site: Site, ledger
     }  # fmt: skip
     assert row(ledger, gate).state == "open"
     # Nothing at all is a payload, too; and the secret before this one is still believed.
-    assert site.signal(TOKEN, secret=OLD).status == 202
+    assert site.signal(TOKEN, secret=OLD_SHARED).status == 202
+
+
+def test_without_a_shared_secret_it_says_which_setting_is_missing(
+    make_runtime: RuntimeFactory,
+) -> None:
+    with serving(make_runtime(build_registry([]), secret=SecretStr(SECRET))) as site:
+        answer = site.signal(TOKEN, b"1", secret=SECRET)
+    assert (answer.status, answer.headers["Retry-After"]) == (503, None)
+    assert "FLOWSTONE_SHARED_SECRET is not set" in answer.json["message"]
 
 
 def test_a_body_that_says_that_it_is_huge_is_not_read(site: Site) -> None:
@@ -128,7 +139,7 @@ def test_a_payload_that_the_asset_does_not_take_is_refused(
 
     job = asset(name="job0", on_signal=on_signal)(lambda: 1)
     gate = ask_for(ledger, ASK, driver="inline", name="job")
-    with serving(make_runtime(build_registry([job]), secret=SecretStr(SECRET))) as site:
+    with serving(make_runtime(build_registry([job]), shared_secret=SecretStr(SHARED))) as site:
         refused = site.signal(TOKEN, b'["x"]')
         assert (refused.status, refused.json["error"]) == (422, "bad_signal")
         assert "job0" in refused.json["message"]
@@ -155,7 +166,7 @@ def test_while_the_ledger_is_away_that_is_said(
     gone = here.settings.database.replace("/test_", "/gone_")
     away = make_runtime(
         build_registry([]),
-        secret=SecretStr(SECRET),
+        shared_secret=SecretStr(SHARED),
         database_url=SecretStr(gone.replace("postgresql+psycopg", "postgresql")),
     )
     with serving(away) as other:
