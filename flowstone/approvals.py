@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from flowstone.errors import (
 from flowstone.io.edits import FORMATS, as_edited, checked, readable
 from flowstone.io.json_values import is_same
 from flowstone.outcome import StoredOutput
-from flowstone.quorum import Vote, is_approver, may_vote
+from flowstone.quorum import Vote, is_among, may_vote
 from flowstone.runtime import Runtime
 from flowstone.states import GateState
 from flowstone.store import approvals as store
@@ -48,8 +49,8 @@ __all__ = [
 NOT_EDITED: Final = object()
 """Stands for the value where nobody puts another one in place of the proposed."""
 
-_MAX_DIGITS: Final = 19
-"""Those of the largest id that the ledger could give."""
+_MAX_DIGITS: Final = 100
+"""More than any id has; of some thousands, Python makes no number."""
 
 PYTHON: Final = "python"
 """By which way a decision comes that a program makes."""
@@ -224,12 +225,13 @@ def approvals_list(
             asset=None if asset is None else str(asset),
             run_id=None if run is None else runs.find(conn, str(run)),
             older_than=older_than,
+            approvers=None if approver is None else partial(_asks, here, approver),
         )
         with closing(every):
             for one in every:
                 if len(found) == limit:
                     break
-                if approver is None or _is_for(conn, here, one, approver):
+                if approver is None or _may_still(conn, here, one, approver):
                     found.append(one.request)
     return sorted(found, key=lambda one: (one.asked_at, one.id))
 
@@ -244,10 +246,15 @@ def _state(state: str) -> GateState | None:
     return None if state == "all" else GateState(state)
 
 
-def _is_for(conn: Connection, here: Runtime, one: Listed, approver: str) -> bool:
-    roles = here.settings.roles
+def _asks(here: Runtime, approver: str, approvers: Sequence[str]) -> bool:
+    return is_among(approvers, approver, here.settings.roles)
+
+
+def _may_still(conn: Connection, here: Runtime, one: Listed, approver: str) -> bool:
+    """Return whether one who is asked may decide now, or might have once it is decided."""
     if not one.request.is_open:
-        return is_approver(one.gate, approver, roles)
+        return True
+    roles = here.settings.roles
     launchers = decisions.launchers(conn, one.request.run_id) if one.gate.four_eyes else ()
     return may_vote(one.gate, one.request.votes, approver, launchers=launchers, roles=roles)
 

@@ -123,10 +123,15 @@ def check_approver(gate: Gate, actor: str, roles: Roles) -> None:
 
 def is_approver(gate: Gate, actor: str, roles: Roles) -> bool:
     """Return whether somebody is among those who are asked; without any named, everybody is."""
-    if not gate.approvers:
+    return is_among(gate.approvers, actor, roles)
+
+
+def is_among(approvers: Sequence[str], actor: str, roles: Roles) -> bool:
+    """Return whether somebody is one of these approvers; without any named, everybody is."""
+    if not approvers:
         return True
     who = person(actor)
-    return any(who in map(person, _people(name, roles) or ()) for name in gate.approvers)
+    return any(who in map(person, _people(name, roles) or ()) for name in approvers)
 
 
 def _people(approver: str, roles: Roles) -> Sequence[str] | None:

@@ -43,7 +43,7 @@ def storable_json(value: Any, say: Callable[[str], str] = storable) -> Any:  # n
 def printable(text: str) -> str:
     """Return a text without control characters, such as those that give orders to a terminal.
 
-    Only newlines and tabs stay; the others are shown as `\\x1b`.
+    Only newlines and tabs stay; of the others their number is shown.
     """
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 

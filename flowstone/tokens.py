@@ -33,9 +33,7 @@ MAX_BY: Final = 200
 _MAKE: Final = (
     "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`, and set it for "
 )
-UNSIGNED: Final = (
-    f"FLOWSTONE_SECRET is not set, which signs links and tokens; {_MAKE}all processes"
-)
+UNSIGNED: Final = f"FLOWSTONE_SECRET is not set, which signs links and tokens; {_MAKE}all processes"
 UNSHARED: Final = (
     f"FLOWSTONE_SHARED_SECRET is not set, by which signals are signed; {_MAKE}the server and those "
     "who send them"

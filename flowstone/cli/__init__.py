@@ -44,6 +44,7 @@ from flowstone.errors import (
     ServerError,
     WrongMigration,
 )
+from flowstone.texts import printable
 
 FAILED: Final = 1
 BAD_INPUT: Final = 2
@@ -102,7 +103,11 @@ def main() -> None:
         app()
     except FlowStoneError as error:
         Console(stderr=True).print(
-            f"error: {error.message}", style="red", markup=False, highlight=False, soft_wrap=True
+            f"error: {printable(error.message)}",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
         sys.exit(exit_code(error))
     except KeyboardInterrupt:

@@ -17,6 +17,7 @@ from rich.table import Table
 from flowstone import audit
 from flowstone.errors import BadConfig
 from flowstone.partition_key import step_name
+from flowstone.texts import printable
 
 app = typer.Typer(
     help="The audit log: each change of state, by whom and why.", no_args_is_help=True
@@ -47,13 +48,13 @@ def log(
     for row in audit.latest(limit, run=run, asset=asset):
         table.add_row(
             f"{datetime.fromisoformat(row['at']).astimezone():%m-%d %H:%M:%S}",
-            escape(row["actor"]),
+            escape(printable(row["actor"])),
             row["action"],
             (row["run_id"] or "")[:8],
             escape(_about(row["details"])),
             _state(row["before"]),
             _state(row["after"]),
-            escape(row["reason"] or ""),
+            escape(printable(row["reason"] or "")),
         )
     Console().print(table)
 

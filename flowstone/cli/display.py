@@ -13,6 +13,7 @@ from rich.table import Table
 
 from flowstone.handle import Progress, RunHandle, Unattended
 from flowstone.states import FINAL_STEP_STATES, RunState, StepState
+from flowstone.texts import printable
 
 GROUPS: Final = {
     "done": frozenset({StepState.SUCCEEDED}),
@@ -76,7 +77,7 @@ def failures_table(progress: Progress) -> Table | None:
     failed = [a for a in progress.steps if a in assets and StepState.FAILED in assets[a]["steps"]]
     for asset in (*failed, *(a for a in progress.steps if a in assets and a not in failed)):
         first = assets[asset]["first"]
-        step, error = escape(first["step"]), escape(first["error"])
+        step, error = escape(first["step"]), escape(printable(first["error"]))
         table.add_row(
             asset,
             _undone(assets[asset]["steps"]),
@@ -171,7 +172,8 @@ def _show_newly_waiting(
     # Before, the run has something else to do, and people are told of it by `status`.
     if now.state == RunState.WAITING and (last is None or last.state != RunState.WAITING):
         for step in handle.waiting():
-            console.print(str(step), style="yellow", markup=False, highlight=False, soft_wrap=True)
+            text = printable(str(step))
+            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_unattended(console: Console, unattended: Iterable[Unattended]) -> None:

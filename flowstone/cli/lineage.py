@@ -29,6 +29,7 @@ from flowstone.lineage import (
     TracedOutput,
 )
 from flowstone.partition_key import encode_key, label
+from flowstone.texts import printable
 
 Name = Annotated[str, typer.Argument(help="The asset.")]
 
@@ -288,18 +289,22 @@ def _approvals(found: Provenance) -> Table:
         for vote in one.votes if one.quorum > 1 else ():
             how = "approves" if vote.approves else "rejects"
             when = _when(vote.at) if vote.at else ""
-            table.add_row(str(one.id), how, escape(vote.actor), escape(vote.reason or ""), when)
+            table.add_row(str(one.id), how, _said(vote.actor), _said(vote.reason), when)
         styles = {"approved": "green", "open": "yellow"}
         state = f"[{styles.get(one.state, 'red')}]{one.state}[/]{', edited' * one.is_edited}"
         chosen = f"[{one.option}] " if one.option is not None else ""
         table.add_row(
             str(one.id),
             state,
-            escape(one.decided_by or ""),
-            escape(f"{chosen}{one.reason or ''}"),
+            _said(one.decided_by),
+            _said(f"{chosen}{one.reason or ''}"),
             _when(one.decided_at) if one.decided_at else "",
         )
     return table
+
+
+def _said(text: str | None) -> str:
+    return escape(printable(text or ""))
 
 
 def _print_columns(asset: str, column: str, *, downstream: bool, as_json: bool) -> None:

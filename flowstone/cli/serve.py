@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -36,8 +37,17 @@ def serve(
         typer.echo(f"ready at http://{host}:{port}; Ctrl-C stops it")
         sys.stdout.flush()
 
-    server.run(runtime.current(), host, port, ready)
+    all_ended = server.run(runtime.current(), host, port, ready)
     typer.echo("stopped")
+    if not all_ended:
+        _end()
+
+
+def _end() -> None:
+    """End this process though a thread hangs, for which Python would wait without end."""
+    sys.stdout.flush()
+    logging.shutdown()
+    os._exit(0)
 
 
 def _log_to_stderr() -> None:

@@ -19,6 +19,7 @@ from flowstone.handle import Progress, Reason, RunHandle, Wait, WaitingStep
 from flowstone.limits import is_rate
 from flowstone.partition_key import label
 from flowstone.states import DONE_STEP_STATES, RunState
+from flowstone.texts import printable
 
 _SHOWN: Final = 20
 """The most steps that wait of which each has a line."""
@@ -79,7 +80,7 @@ def _show(handle: RunHandle, progress: Progress) -> None:
         return
     for error in handle.errors():
         console.print(
-            f"{error.step} {error.state}: {error.type}: {error.message}",
+            printable(f"{error.step} {error.state}: {error.type}: {error.message}"),
             markup=False,
             highlight=False,
         )
@@ -87,7 +88,8 @@ def _show(handle: RunHandle, progress: Progress) -> None:
 
 def _show_waiting(console: Console, steps: Sequence[WaitingStep]) -> None:
     for step in steps[:_SHOWN]:
-        console.print(str(step), style="yellow", markup=False, highlight=False, soft_wrap=True)
+        text = printable(str(step))
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if (more := len(steps) - _SHOWN) > 0:
         console.print(f"and {more} more steps wait; `flowstone approvals list` has the approvals")
 

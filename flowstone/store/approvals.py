@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Text, cast, func, select
 
 from flowstone.gate import Gate
 from flowstone.partition_key import Key, decode_key, encode_key, step_name
@@ -19,6 +19,8 @@ from flowstone.store.tables import gates, runs, steps
 
 _AT_ONCE = 500
 """Rows that are fetched at a time where it is not known how many are wanted."""
+
+_WRITTEN = cast(gates.c.approvers, Text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +104,19 @@ def listed(
     asset: str | None = None,
     run_id: UUID | None = None,
     older_than: float = 0,
+    approvers: Callable[[Sequence[str]], bool] | None = None,
 ) -> Generator[Listed]:
     """Yield approvals, a few at a time: the open ones from the oldest on, others from the newest.
 
-    Without a `state` they are those of all states; `older_than` is in seconds.
+    Without a `state` they are those of all states; `older_than` is in seconds. `approvers` tells
+    of who may decide whether that is wanted; of the others no row is read.
     """
     asked = func.extract("epoch", func.now() - gates.c.created_at)
     query = _query(asked >= older_than)
     if state is not None:
         query = query.where(gates.c.state == state)
+    if approvers is not None:
+        query = query.where(_WRITTEN.in_(_wanted(conn, state, approvers)))
     if asset is not None:
         query = query.where(steps.c.asset == asset)
     if run_id is not None:
@@ -121,6 +127,16 @@ def listed(
     with conn.execute(query, execution_options={"yield_per": _AT_ONCE}) as found:
         for rows in found.partitions():
             yield from _listed(conn, rows)
+
+
+def _wanted(
+    conn: Connection, state: GateState | None, approvers: Callable[[Sequence[str]], bool]
+) -> list[str]:
+    """Return those lists of approvers that are wanted; there are few, and many who ask them."""
+    query = select(gates.c.approvers, _WRITTEN).where(gates.c.kind == "approval").distinct()
+    if state is not None:
+        query = query.where(gates.c.state == state)
+    return [written for names, written in conn.execute(query) if approvers(names)]
 
 
 def _query(*conditions: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:

@@ -111,6 +111,7 @@ gates = Table(
     Index("ix_gates_step_id", "step_id"),
     Index("ix_gates_replaces", "replaces", postgresql_where=text("replaces IS NOT NULL")),
     Index("ix_gates_open", "created_at", postgresql_where=text(IS_OPEN)),
+    Index("ix_gates_asked", "created_at", "id", postgresql_where=text("kind = 'approval'")),
     Index("ix_gates_due", text(DUE_AT), postgresql_where=text(IS_OPEN)),
     Index("ix_gates_to_continue", "closed_at", postgresql_where=text(TO_CONTINUE)),
     comment="What a step waits for outside of all workers: an approval, or a signal",

@@ -32,9 +32,10 @@ class Served:
     def __init__(self, here: Runtime, threads: int) -> None:
         self.here = here
         self.idle = asyncio.Event()
-        """Set while nothing is being answered."""
+        """Set while nothing is being answered, and no thread is at work."""
         self.idle.set()
         self._open = set[RequestHandler]()
+        self._work = set[asyncio.Future[Any]]()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="flowstone-web")
         # So that it answers while all others wait for a ledger that says nothing.
         self._pool_of_health = ThreadPoolExecutor(1, thread_name_prefix="flowstone-health")
@@ -47,16 +48,30 @@ class Served:
     def end(self, handler: RequestHandler) -> None:
         """Count it as answered, or as given up."""
         self._open.discard(handler)
-        if not self._open:
+        self._look()
+
+    def _look(self) -> None:
+        if not self._open and not self._work:
             self.idle.set()
 
     async def do(self, work: Callable[[], T]) -> T:
         """Do what blocks, and return its result."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await self._do(self._pool, work)
 
     async def ask_for_health(self, work: Callable[[], T]) -> T:
         """Do what blocks, though nothing else may get on."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool_of_health, work)
+        return await self._do(self._pool_of_health, work)
+
+    async def _do(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        done = asyncio.get_running_loop().run_in_executor(pool, work)
+        # It goes on where whoever has asked does not wait for the answer.
+        self._work.add(done)
+        done.add_done_callback(self._ended)
+        return await done
+
+    def _ended(self, done: asyncio.Future[Any]) -> None:
+        self._work.discard(done)
+        self._look()
 
     def close(self) -> None:
         """Begin nothing more."""

@@ -70,10 +70,11 @@ def application(served: Served) -> Application:
 
 async def serve(
     here: Runtime, host: str, port: int, stop: asyncio.Event, ready: Callable[[int], None]
-) -> None:
+) -> bool:
     """Answer until `stop` is set; `ready` is told the port, which may be given as 0.
 
-    Raises ServerError where it cannot listen there.
+    Return whether all that was begun has ended; if not, a thread still hangs. Raises ServerError
+    where it cannot listen there.
     """
     served = Served(here, THREADS)
     server = HTTPServer(
@@ -99,7 +100,9 @@ async def serve(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(served.idle.wait(), STOP_SECONDS)
         served.close()
+        all_ended = served.idle.is_set()
         await server.close_all_connections()
+    return all_ended
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -110,15 +113,15 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def run(here: Runtime, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; raise what `check` and `serve` raise."""
+def run(here: Runtime, host: str, port: int, ready: Callable[[int], None]) -> bool:
+    """Serve until SIGTERM or Ctrl-C; return, and raise, what `check` and `serve` do."""
     check(here)
 
-    async def until_asked() -> None:
+    async def until_asked() -> bool:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        await serve(here, host, port, stop, ready)
+        return await serve(here, host, port, stop, ready)
 
-    asyncio.run(until_asked())
+    return asyncio.run(until_asked())

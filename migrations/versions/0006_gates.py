@@ -135,6 +135,14 @@ def upgrade() -> None:
         comment="What a step waits for outside of all workers: an approval, or a signal",
     )
     op.create_index(
+        "ix_gates_asked",
+        "gates",
+        ["created_at", "id"],
+        unique=False,
+        schema=SCHEMA,
+        postgresql_where=sa.text("kind = 'approval'"),
+    )
+    op.create_index(
         "ix_gates_due",
         "gates",
         [sa.literal_column("LEAST(expires_at, remind_at)")],

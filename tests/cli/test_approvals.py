@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from flowstone.approval import Ask
 from flowstone.cli import app
 from flowstone.errors import FlowStoneError
 from flowstone.partition_key import Month
 from flowstone.registry import load_registry
 from tests.cli import approved_assets
-from tests.store.gates_by_hand import shift
+from tests.store.gates_by_hand import ask_for, shift
 from tests.store.local_worker import LocalWorker
+from tests.store.runs_by_hand import query
 
 
 class InProcess:
@@ -102,6 +105,44 @@ def test_many_are_decided_each_on_its_own(flowstone: InProcess, asked: LocalWork
     assert done.stdout == "approval 1 (monthly_report[2013-01]): rejected by ann\n"
 
 
+def test_a_role_that_there_is_not_stops_no_others(flowstone: InProcess, asked: LocalWorker) -> None:
+    odd = ask_for(asked.runtime.ledger, Ask(approvers=["role:nobodys"]))
+    done = flowstone("approvals", "reject", str(odd), "3", "--by", "ann")
+    assert done.exit_code == 1
+    assert "has no role 'nobodys'" in done.stderr
+    assert done.stdout == "approval 3 (ledger_of[2013-01]): rejected by ann\n"
+
+
+def test_no_text_gives_an_order_to_the_terminal(flowstone: InProcess, asked: LocalWorker) -> None:
+    ledger, order = asked.runtime.ledger, "\x1b[2J\x9b1A"
+    gate = str(ask_for(ledger, Ask(message=order, context={order: order}, options=[order])))
+    run = str(query(ledger, f"SELECT run_id FROM flowstone.steps WHERE gate = {gate}")[0][0])
+    said = [
+        flowstone("approvals", "list").output,
+        flowstone("approvals", "list", "--json").output,
+        flowstone("approvals", "show", gate).output,
+        flowstone("status", run).output,
+    ]
+    done = flowstone("approvals", "reject", gate, "--by", f"ann{order}", "--reason", order)
+    said += [done.output, flowstone("approvals", "show", gate).output]
+    said += [flowstone("approvals", "list", "--state", "all").output]
+    said += [flowstone("audit", "log").output]
+    for text in said:
+        assert "\x1b" not in text
+        assert "\x9b" not in text
+    assert r"\x1b[2J\x9b1A" in said[2]
+
+
+def test_a_link_is_printed_for_one_who_is_asked(flowstone: InProcess, asked: LocalWorker) -> None:
+    settings = asked.runtime.settings
+    more = {"secret": SecretStr("s" * 32), "web_url": "https://flow.example"}
+    asked.runtime.settings = settings.model_copy(update=more)
+    link = flowstone("approvals", "link", "1", "--by", "ann", "--expires", "60").stdout
+    assert link.startswith("https://flow.example/approvals/fa1.")
+    assert "eve may not decide" in flowstone.refused("approvals", "link", "1", "--by", "eve")
+    assert "Example: flowstone approvals link" in flowstone("approvals", "link", "--help").stdout
+
+
 def test_all_of_one_is_shown_and_an_edit_with_its_difference(
     flowstone: InProcess, asked: LocalWorker, tmp_path: Path
 ) -> None:
@@ -127,6 +168,8 @@ def test_all_of_one_is_shown_and_an_edit_with_its_difference(
         ["/rows/2", "3"],
     ]
     known = json.loads(flowstone("approvals", "show", "1", "--json").stdout)
+    assert "(the hash of what was reviewed)" in " ".join(shown.split())
+    assert len(known["subject"]) == 64
     assert known["value"] == {"total": 1234, "rows": [1, 2]}
     assert known["edited"] == {"total": 1300, "rows": [1, 2, 3]}
     assert known["difference"][1] == {"path": "/rows/2", "after": 3}

@@ -21,12 +21,14 @@ from flowstone.cli import app
 from flowstone.errors import BadConfig, BadSignal, ServerError, SignalReplayed, WrongMigration
 from flowstone.registry import build_registry
 from flowstone.signalling import SignalAsk
+from flowstone.store import gates
 from flowstone.store.ledger import Ledger
 from flowstone.tokens import HEADER, sign
 from flowstone.web import server
 from tests.cli.conftest import DEADLINE, ROOT, Cli, wait_until
 from tests.conftest import RuntimeFactory
 from tests.store.gates_by_hand import ask_for, row
+from tests.store.runs_by_hand import query
 
 SECRET = "s" * 32
 SHARED = "h" * 32
@@ -107,6 +109,42 @@ def test_a_request_that_is_on_its_way_is_answered_before_it_stops(
     assert TOKEN not in said
     assert "Traceback" not in said
     assert row(ledger, gate).state == "received"
+
+
+def test_it_ends_though_a_thread_hangs(
+    cli: Cli, database: str, ledger: Ledger, tmp_path: Path
+) -> None:
+    gate = ask_for(ledger, SignalAsk(name="done", token=TOKEN), driver="inline")
+    log = tmp_path / "serve.log"
+    script = (
+        "from flowstone.web import server; server.STOP_SECONDS = 0.2\n"
+        "from flowstone.cli import main; main()"
+    )
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, "serve", "--port", "0"],
+            cwd=ROOT,
+            env=cli.environment(database_url=database, secret=SECRET, shared_secret=SHARED),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until(lambda: "ready at" in log.read_text() or process.poll() is not None, "a start")
+        (port,) = re.findall(r"ready at http://127\.0\.0\.1:(\d+);", log.read_text())
+        client = http.client.HTTPConnection("127.0.0.1", int(port))
+        with ledger.begin() as conn, closing(client):
+            gates.lock(conn, gate)
+            signed = {HEADER: sign(SHARED.encode(), time.time(), TOKEN, b"")}
+            client.request("POST", f"/signals/{TOKEN}", headers=signed)
+            waits = "SELECT 1 FROM pg_locks WHERE NOT granted"
+            wait_until(lambda: query(ledger, waits), "the signal to wait for the gate")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert log.read_text().endswith("stopped\n")
+    assert row(ledger, gate).state == "open"
 
 
 def accepts(port: int) -> bool:

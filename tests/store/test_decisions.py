@@ -34,6 +34,7 @@ from flowstone.outcome import StoredOutput
 from flowstone.registry import build_registry
 from flowstone.signalling import SignalAsk
 from flowstone.states import GateState
+from flowstone.store import approvals as store
 from flowstone.store import gates
 from flowstone.store.ledger import Ledger
 from tests.store.gates_by_hand import ask_for, row, shift
@@ -317,6 +318,26 @@ def test_approvals_are_listed_by_what_is_asked_for(here: Any) -> None:
         approvals_list(state="opne")
     with pytest.raises(BadQuery):
         approvals_list(older_than=-1)
+
+
+def test_of_approvals_that_others_were_asked_for_nothing_is_read(
+    here: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_bob = [ask_for(here.ledger, Ask(approvers=["bob", "role:none"])) for _ in range(3)]
+    of_finance = ask_for(here.ledger, Ask(approvers=["Role:x", "role:FINANCE"]))
+    of_all = ask_for(here.ledger)
+    for gate in (*of_bob, of_all):
+        reject(gate, by="bob")
+    read, of_rows = list[int](), store._listed
+
+    def counted(conn: Any, rows: Any) -> Any:
+        read.extend(row.id for row in rows)
+        return of_rows(conn, rows)
+
+    monkeypatch.setattr(store, "_listed", counted)
+    found = [one.id for one in approvals_list(state="all", approver="Carl@host")]
+    assert found == sorted(read) == [of_finance, of_all]
+    assert approvals_list(state="rejected", approver="nobody", asset="none") == []
 
 
 def test_all_is_known_of_one(here: Any) -> None:

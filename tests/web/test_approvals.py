@@ -15,12 +15,22 @@ from uuid import uuid4
 
 import polars as pl
 import pytest
+from pydantic import SecretStr
 
-from flowstone import approval_link, approvals
+from flowstone import approval_link, approvals, asset
 from flowstone.approval import Ask
-from flowstone.errors import AlreadyDecided, BadConfig, BadQuery, BadToken, UnknownApproval
+from flowstone.errors import (
+    AlreadyDecided,
+    BadConfig,
+    BadQuery,
+    BadToken,
+    NotAllowed,
+    UnknownApproval,
+)
 from flowstone.io import Place
+from flowstone.io.edits import readable
 from flowstone.outcome import StoredOutput
+from flowstone.registry import build_registry
 from flowstone.runtime import Runtime
 from flowstone.signalling import SignalAsk
 from flowstone.states import GateState
@@ -31,7 +41,7 @@ from tests.conftest import RuntimeFactory
 from tests.store.gates_by_hand import ask_for, row
 from tests.store.runs_by_hand import query
 from tests.store.test_concurrency import at_once
-from tests.web.conftest import OLD, SECRET, Answer, Site
+from tests.web.conftest import OLD, SECRET, Answer, Site, serving
 
 CHROMIUM = shutil.which("chromium")
 FORM = {"Content-Type": "application/x-www-form-urlencoded", "Sec-Fetch-Site": "same-origin"}
@@ -77,6 +87,7 @@ def test_the_page_shows_what_is_asked_and_opening_it_decides_nothing(
         "Publish <b>January</b>?", f"{run.id}, started by {run.actor}", "rows 31", "late null",
         '{"source": "<script>alert(1)</script>"}', '"delay": 20.5, "by": "é"', "with a <note>",
         "You decide as Ann, once", "Expires", "then: reject",
+        f"{row(ledger, gate).subject} (the hash of what was reviewed)",
     ):  # fmt: skip
         assert said in text, text
     assert "<b>" not in answer.text
@@ -137,7 +148,10 @@ def test_who_may_not_decide_is_told_so_and_a_quorum_counts_each_once(
 ) -> None:
     ask = Ask(message="?", approvers=["ann", "bob"], quorum=2)
     gate = ask_for(ledger, ask, staged=stage(here, 1), driver="inline")
-    ann, eve = (path_of(approval_link(gate, by)) for by in ("ann", "eve"))
+    ann = path_of(approval_link(gate, "ann"))
+    # One who was asked when the link was made, perhaps.
+    token = approval_token(SECRET.encode(), gate, "eve", int(time.time()) + 60)
+    eve = f"/approvals/{token}"
     assert "You cannot decide this" in shown(site("GET", eve))
     refused = decide(site, eve, decision="approve")
     assert (refused.status, "eve" in shown(refused)) == (403, True)
@@ -183,11 +197,26 @@ def test_what_no_link_is_made_for(
 ) -> None:
     gate = ask_for(ledger, ASK, driver="inline")
     signal = ask_for(ledger, SignalAsk(name="done", token="x" * 8), driver="inline")
-    for wrong in (0, "x", gate + 9, signal):
+    for wrong in (0, "x", gate + 9, signal, 2**63, "9" * 30, "9" * 5000):
         with pytest.raises(UnknownApproval):
             approval_link(wrong, "ann")
     with pytest.raises(BadToken):
-        approval_link(gate, " ")
+        approval_link(gate, "x" * 201)
+    for nobody in (" ", "timeout", "Timeout@host"):
+        with pytest.raises(NotAllowed, match="nobody's name"):
+            approval_link(gate, nobody)
+    of_ann = ask_for(ledger, Ask(approvers=["ann", "role:finance"]), driver="inline")
+    with pytest.raises(BadConfig, match="no role 'finance'"):
+        approval_link(of_ann, "eve")
+    make_runtime(
+        here.registry,
+        secret=here.settings.secret,
+        web_url="https://flow.example",
+        roles={"finance": ("bob",)},
+    )
+    with pytest.raises(NotAllowed, match=r"these may: ann, role:finance \(bob\)"):
+        approval_link(of_ann, "eve")
+    assert path_of(approval_link(of_ann, "Bob@host"))
     for seconds in (0, -1, 10**9, float("nan")):
         with pytest.raises(BadQuery):
             approval_link(gate, "ann", expires=seconds)
@@ -227,6 +256,36 @@ def test_a_frame_is_shown_by_its_first_rows_and_what_is_too_long_is_cut(
     (Path(here.settings.outputs) / first.location).unlink()
     link = approval_link(query(ledger, "SELECT min(id) FROM flowstone.gates")[0][0], "ann")
     assert "cannot be read here" in shown(site("GET", path_of(link)))
+
+
+class Knot:
+    """What holds itself, and says so when it is read from its pickle."""
+
+    def __setstate__(self, _: object) -> None:
+        raise AssertionError("it is read")
+
+
+def test_a_pickle_is_not_read_and_what_holds_itself_has_a_note(
+    ledger: Ledger, make_runtime: RuntimeFactory
+) -> None:
+    @asset(pickle=True)
+    def knot0() -> object: ...
+
+    here = make_runtime(
+        build_registry([knot0]), secret=SecretStr(SECRET), web_url="https://flow.example"
+    )
+    tied = Knot()
+    tied.own = tied  # type: ignore[attr-defined]
+    staged = here.outputs.store(tied, Place("knot0", "-", 1, 1, uuid4()), pickle=True)
+    gate = ask_for(ledger, Ask(), staged=staged, driver="inline", name="knot")
+    with serving(here) as site:
+        page = site("GET", path_of(approval_link(gate, "ann")))
+    assert (page.status, "pickled, which is not read here" in shown(page)) == (200, True)
+    assert "it is a pickle, which can run any code" in approvals.get_approval(gate).value
+    loop: list[object] = []
+    loop.append(loop)
+    for value in (loop, {"a": loop}):
+        assert readable(value) == f"a {type(value).__name__} that cannot be shown"
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium; `make browser` installs it")

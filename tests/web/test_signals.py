@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from functools import partial
 from typing import Final
@@ -12,12 +13,15 @@ import pytest
 from pydantic import SecretStr
 
 from flowstone import asset, runtime
+from flowstone.errors import BadSignal
+from flowstone.payload import MAX_PAYLOAD, checked
 from flowstone.registry import build_registry
 from flowstone.signalling import SignalAsk
 from flowstone.states import GateState
 from flowstone.store import gates
 from flowstone.store.ledger import Ledger
 from flowstone.tokens import HEADER, sign, signal_token
+from flowstone.web import signals
 from tests.conftest import RuntimeFactory
 from tests.store.gates_by_hand import ask_for, row
 from tests.store.runs_by_hand import HandRun, count
@@ -100,6 +104,23 @@ def test_without_a_shared_secret_it_says_which_setting_is_missing(
         answer = site.signal(TOKEN, b"1", secret=SECRET)
     assert (answer.status, answer.headers["Retry-After"]) == (503, None)
     assert "FLOWSTONE_SHARED_SECRET is not set" in answer.json["message"]
+
+
+def test_what_is_quoted_is_quoted_as_it_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_error = signals._line
+    monkeypatch.setattr(signals, "_line", lambda error: f"100% {of_error(error)} %s")
+    answer = site.signal(TOKEN, b"{")
+    assert answer.status == 400
+    assert re.search(r"is no JSON: 100% Expecting .* %s$", answer.json["message"])
+
+
+def test_a_payload_of_64_kb_is_measured_as_it_was_sent() -> None:
+    many = [1] * 32_767
+    sent = json.dumps(many, separators=(",", ":"))
+    assert len(sent) == MAX_PAYLOAD - 1
+    assert checked(many) == many
+    with pytest.raises(BadSignal, match="65,537 bytes"):
+        checked([*many, 1])
 
 
 def test_a_body_that_says_that_it_is_huge_is_not_read(site: Site) -> None:
