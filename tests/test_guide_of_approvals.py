@@ -91,9 +91,12 @@ def test_an_edit_is_kept_with_what_has_changed(local: LocalWorker, guide: dict[s
     assert block("python", "Edit").split("edit=")[1].strip()[:-1] in shown
 
 
-def test_it_is_void_where_an_input_has_changed(local: LocalWorker) -> None:
+def test_it_is_void_where_an_input_has_changed(
+    local: LocalWorker, make_runtime: RuntimeFactory
+) -> None:
     local.submit("publication")
-    local.submit("delays", upstream=False, force=True)
+    other = LocalWorker(make_runtime(build_registry([asset(name="delays")(lambda: [30])])))
+    other.submit("delays")
     with pytest.raises(ApprovalVoid):
         approve(1, by="ann", option="all")
 
