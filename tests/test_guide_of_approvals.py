@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from flowstone import Approval, RunState, approve, get_approval, lineage, reject
+from flowstone import Approval, RunState, approve, asset, get_approval, lineage, reject
 from flowstone.approval import ON_TIMEOUT, Ask, OnTimeout
 from flowstone.errors import ApprovalVoid
 from flowstone.registry import build_registry
