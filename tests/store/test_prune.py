@@ -442,7 +442,7 @@ def test_to_prune_does_not_cost_more_among_more_rows(make_runtime: Any, ledger: 
     dag: Dag = {n: (n - 1,) if n else () for n in range(300)}
     closed(ledger, dag)
     large = cost(500)
-    # PostgreSQL may analyze the tables in between, and plan otherwise; among ten times as many rows.
+    # PostgreSQL may analyze the tables in between, and plan otherwise.
     assert 0 < large < 2 * small, (small, large)
 
 
