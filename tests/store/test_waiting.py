@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 from sqlalchemy import text
 
 from flowstone import (
@@ -31,7 +32,8 @@ from tests.conftest import RuntimeFactory
 from tests.store.local_worker import LocalWorker
 from tests.worker.waiting import wait_until
 
-TOKENS = ["a-token-of-ours", "another-token"]
+TOKENS = ["a-token-of-ours", "another-token", "a-third-token"]
+CANCEL: list[Callable[[], object]] = []
 FACTS = {"delay": 20.0, "calls": 0}
 
 
@@ -112,6 +114,58 @@ def bare() -> int:
     raise wait_for_signal(name="job", token=TOKENS[1], timeout=60)
 
 
+@asset(approval=Approval(approvers=["boss"]))
+def doubly() -> int:
+    """Would let ann do what boss has to."""
+    return wait_for_approval(value=7, approvers=["ann"])  # type: ignore[return-value]
+
+
+def asks_ann(payload: int) -> int:
+    return wait_for_approval(value=payload, approvers=["ann"])  # type: ignore[return-value]
+
+
+@asset(approval=Approval(approvers=["boss"]), on_signal=asks_ann)
+def doubly_later() -> int:
+    """The same, after a signal."""
+    raise wait_for_signal(name="job", token=TOKENS[2])
+
+
+def asks_eve(decision: Decision) -> int:
+    return wait_for_approval(value=8, approvers=["eve"])  # type: ignore[return-value]
+
+
+@asset(approval=Approval(approvers=["boss"]), on_rejected=asks_eve)
+def appealed() -> int:
+    """Asks once more where it is rejected."""
+    return 7
+
+
+def added(payload: float, source: float) -> float:
+    return payload + source
+
+
+@asset(approval=Approval(message="So much?"), on_signal=added)
+def signalled(source: float, context: Context) -> float:
+    """Waits for a signal, and then for people."""
+    raise wait_for_signal(name="job", token=context.signal_token("job"))
+
+
+def goes_in_circles(payload: int, context: Context) -> int:
+    raise wait_for_signal(name="job", token=context.signal_token("job"))
+
+
+@asset(on_signal=goes_in_circles)
+def circling(context: Context) -> int:
+    raise wait_for_signal(name="job", token=context.signal_token("job"))
+
+
+@asset
+def cancelled_meanwhile() -> int:
+    """Asks, and has no one left to ask for."""
+    CANCEL.pop()()
+    return wait_for_approval(value=1)  # type: ignore[return-value]
+
+
 @asset
 def valueless() -> int:
     """Could never be anything."""
@@ -119,12 +173,14 @@ def valueless() -> int:
 
 
 ASSETS = [source, report, published, aside, chosen, routed, awaited, bare, valueless]
+ASSETS += [doubly, doubly_later, appealed, signalled, circling, cancelled_meanwhile]
 
 
 @pytest.fixture
 def local(make_runtime: RuntimeFactory) -> LocalWorker:
     FACTS.update(delay=20.0, calls=0)
-    return LocalWorker(make_runtime(build_registry(ASSETS, checks=[is_no_nonsense])))
+    registry = build_registry(ASSETS, checks=[is_no_nonsense])
+    return LocalWorker(make_runtime(registry, secret=SecretStr("s" * 32)))
 
 
 def waits(local: LocalWorker, asset: Any) -> tuple[Any, int]:
@@ -254,6 +310,71 @@ def test_nothing_can_be_asked_that_would_come_to_nothing(local: LocalWorker) -> 
     handle = local.submit(valueless)
     assert handle.status() == RunState.FAILED
     assert "wait_for_approval(value=...)" in local.step(handle, valueless).error["message"]
+
+
+def test_an_asset_that_declares_who_approves_asks_nobody_else(local: LocalWorker) -> None:
+    handle = local.submit(doubly)
+    assert handle.status() == RunState.FAILED
+    error = local.step(handle, doubly).error
+    assert error["type"] == "definition_error"
+    assert "return the value itself" in error["message"]
+    assert "remove approval= from the asset" in error["message"]
+    assert not error["retryable"]
+    handle, gate = waits(local, doubly_later)
+    local.decide(gate, GateState.RECEIVED, payload={"value": 7})
+    assert "declares approval=" in local.step(handle, doubly_later).error["message"]
+
+
+def test_what_is_made_after_a_decision_may_be_asked_about_by_itself(local: LocalWorker) -> None:
+    handle, gate = waits(local, appealed)
+    local.decide(gate, GateState.REJECTED)
+    appeal = local.open_gate()
+    assert list(local.gate(appeal).approvers) == ["eve"]
+    local.decide(appeal, GateState.APPROVED)
+    assert handle.result() == 8
+
+
+def test_a_signal_counts_for_the_step_that_begins_anew(local: LocalWorker) -> None:
+    handle, signal = waits(local, signalled)
+    local.decide(signal, GateState.RECEIVED, payload={"value": 1}, by="the job", channel="http")
+    asked = local.open_gate()
+    FACTS["delay"] = 25
+    local.submit(source)
+    local.decide(asked, GateState.APPROVED)
+    assert local.gate(asked).state == GateState.VOID
+
+    step = local.step(handle, signalled)
+    assert step.state == "waiting_signal"
+    again = local.gate(step.gate)
+    assert (again.state, again.replaces) == (GateState.RECEIVED, signal)
+    assert (again.payload, again.closed_by, again.channel) == ({"value": 1}, "the job", "http")
+    assert local.gate(signal).state == GateState.VOID
+    # It goes on like one whose signal came before it waited.
+    local.carry_on(step.gate)
+    new = local.open_gate()
+    assert local.gate(new).replaces == asked
+    local.decide(new, GateState.APPROVED)
+    assert handle.status() == RunState.SUCCEEDED
+    assert handle.result() == 26
+
+
+def test_a_step_that_waits_for_a_signal_twice_does_not_go_in_circles(local: LocalWorker) -> None:
+    handle, gate = waits(local, circling)
+    local.decide(gate, GateState.RECEIVED, payload={"value": 1})
+    assert "a token is used once" in local.step(handle, circling).error["message"]
+
+
+def test_nobody_is_asked_for_a_run_that_is_cancelled_while_its_function_runs(
+    local: LocalWorker,
+) -> None:
+    handle = local.begin(cancelled_meanwhile)
+    CANCEL.append(lambda: handle.cancel(grace=60))
+    local.work()
+    assert local.step(handle, cancelled_meanwhile).state == "cancelled"
+    assert handle.status() == RunState.CANCELLED
+    assert not [action for action in audited(local, handle) if action.startswith("approval")]
+    with local.runtime.ledger.begin() as conn:
+        assert conn.scalar(text("SELECT count(*) FROM flowstone.gates")) == 0
 
 
 def test_a_second_continuation_does_nothing(local: LocalWorker) -> None:
