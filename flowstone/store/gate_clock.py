@@ -71,8 +71,8 @@ def look(conn: Connection) -> Looked:
         if what is None:
             continue
         count += 1
-        if isinstance(what, Approve) and gates_store.is_outdated(conn, asked):
-            gates_store.void(conn, asked, by=TIMEOUT, reason=decisions.OUTDATED)
+        if isinstance(what, Approve) and gates_store.is_outdated(conn, asked.gate):
+            gates_store.void(conn, asked, by=TIMEOUT, reason=gates_store.OUTDATED)
             freed.add(asked.run_id)
         else:
             _do(conn, asked, what)

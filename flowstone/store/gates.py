@@ -18,12 +18,22 @@ from flowstone.errors import LedgerRefused
 from flowstone.gate import Gate, subject
 from flowstone.outcome import Waiting
 from flowstone.signalling import SignalAsk, token_hash
-from flowstone.states import GATE_MOVES, WAITING_STEP_STATES, GateState, in_state, sources
+from flowstone.states import (
+    GATE_MOVES,
+    WAITING_STEP_STATES,
+    GateState,
+    StepState,
+    in_state,
+    sources,
+)
 from flowstone.store import audit, dispatch, early_signals, notifications
 from flowstone.store import steps as steps_store
 from flowstone.store.gate_tables import IN_USE
 from flowstone.store.steps import Claim
 from flowstone.store.tables import SCHEMA, gates, runs, steps
+
+OUTDATED: Final = "an input has changed meanwhile"
+"""Why an approval is void of which what was approved is not what would be made now."""
 
 ANEW: Final = "its step begins anew, and has got the signal already"
 """Why the gate of a signal is void in whose place another one has the same signal."""
@@ -73,17 +83,22 @@ _LOCK_STEP = text(
     """
 )
 
-# Which outputs are the latest of what the step reads: where that has changed when an approval is
-# to hold, what was approved is not what would be made now.
-INPUTS: Final = f"""
-    SELECT md5(coalesce(string_agg(coalesce(l.output_id::text, '-'), ',' ORDER BY e.position), ''))
-    FROM {SCHEMA}.edges e
-    JOIN {SCHEMA}.steps u ON u.id = e.upstream
-    LEFT JOIN {SCHEMA}.latest l ON l.asset = u.asset AND l.partition = u.partition
-    WHERE e.downstream = :step_id
-"""
-_INPUTS = text(INPUTS)
-_IS_OUTDATED = text(f"SELECT inputs IS DISTINCT FROM ({INPUTS}) FROM {SCHEMA}.gates WHERE id = :id")
+# Whether anything that the step reads has another latest value by now: then what was approved is
+# not what would be made. What it does without is compared with what there was when it asked.
+_IS_OUTDATED = text(
+    f"""
+    SELECT EXISTS (
+        SELECT FROM {SCHEMA}.gates g
+        JOIN {SCHEMA}.edges e ON e.downstream = g.step_id
+        JOIN {SCHEMA}.steps u ON u.id = e.upstream
+        JOIN {SCHEMA}.latest l ON l.asset = u.asset AND l.partition = u.partition
+        JOIN {SCHEMA}.outputs n ON n.id = l.output_id
+        LEFT JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(u.reuses, u.id)
+        WHERE g.id = :id
+          AND (n.sha256 <> o.sha256 OR o.id IS NULL AND n.created_at > g.created_at)
+    )
+    """
+)
 
 _FREE = text(
     f"""
@@ -285,7 +300,6 @@ def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:
             message=ask.message,
             expires_at=_after(ask.timeout),
             on_timeout=ask.on_timeout,
-            inputs=inputs_hash(conn, claim.step_id),
             replaces=_replaced(claim.step_id, str(given["kind"])),
             **given,
         )
@@ -315,27 +329,47 @@ def _after(seconds: float | None) -> Any:  # noqa: ANN401 - an SQL expression
     return text("now() + make_interval(secs => :seconds)").bindparams(bound)
 
 
-def inputs_hash(conn: Connection, step_id: int) -> str:
-    """Return the hash of which outputs are the latest of what a step reads."""
-    return str(conn.scalar(_INPUTS, {"step_id": step_id}))
-
-
-def is_outdated(conn: Connection, asked: Asked) -> bool:
+def is_outdated(conn: Connection, gate: Gate) -> bool:
     """Return whether what is to be approved was made of what is not the latest any more."""
-    return bool(conn.scalar(_IS_OUTDATED, {"id": asked.gate.id, "step_id": asked.gate.step_id}))
+    return bool(conn.scalar(_IS_OUTDATED, {"id": gate.id}))
 
 
 def void(conn: Connection, asked: Asked, *, by: str, reason: str) -> None:
     """Let what was approved, or is to be, count no longer; the step is computed and asked anew.
 
     It is made of what is the latest now. The caller holds the lock on the step, and wakes the
-    run. Where the step runs already, behind its gate, it stays with its attempt.
+    run. Where the step runs already, behind its gate, its attempt finds out: see `renew`.
     """
     if not close(conn, asked, GateState.VOID, by=by, reason=reason):
         return
     values = {"step_id": asked.gate.step_id, "gate": asked.gate.id, "actor": by, "reason": reason}
     if conn.execute(_FREE, values).one_or_none() is not None:
         conn.execute(_READ_LATEST, {"step_id": asked.gate.step_id})
+
+
+def renew(conn: Connection, claim: Claim, reason: str) -> bool:
+    """Let what was decided about a running step count no longer; it begins anew; False if stale.
+
+    It leaves its canvas, and is made of what is the latest then.
+    """
+    assert claim.gate is not None
+    if not steps_store.holds(conn, claim):
+        return False
+    asked = lock(conn, claim.gate.id)
+    assert asked is not None
+    close(conn, asked, GateState.VOID, by=claim.worker, reason=reason)
+    steps_store.finish(
+        conn,
+        claim,
+        StepState.PENDING,
+        {"canvas": None, "queued_at": None},
+        outcome="void",
+        details={"gate": claim.gate.id},
+        reason=reason,
+    )
+    conn.execute(_READ_LATEST, {"step_id": claim.step_id})
+    dispatch.release(conn, [claim.canvas])
+    return True
 
 
 def close(

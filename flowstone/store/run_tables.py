@@ -220,6 +220,12 @@ steps = Table(
         "run_id",
         postgresql_where=text(is_put_off("state")),
     ),
+    Index(
+        "ix_steps_behind_gate",
+        "asset",
+        "partition",
+        postgresql_where=text("state = 'pending' AND gate IS NOT NULL"),
+    ),
     Index("ix_steps_asset", "asset", "partition"),
     Index("ix_steps_reuses", "reuses", postgresql_where=text("reuses IS NOT NULL")),
     Index("ix_steps_has_joined", "joined_to", postgresql_where=text("joined_to IS NOT NULL")),

@@ -54,9 +54,6 @@ def upgrade() -> None:
         ),
         sa.Column("subject", sa.Text(), comment="The hash of what is to be reviewed"),
         sa.Column(
-            "inputs", sa.Text(), comment="The hash of which outputs were the latest of its inputs"
-        ),
-        sa.Column(
             "approvers",
             ARRAY(sa.Text()),
             nullable=False,
@@ -267,6 +264,14 @@ def upgrade() -> None:
         "steps",
         sa.Column("gate", sa.BigInteger(), comment="The gate that it waits at, or goes on behind"),
         schema=SCHEMA,
+    )
+    op.create_index(
+        "ix_steps_behind_gate",
+        "steps",
+        ["asset", "partition"],
+        unique=False,
+        schema=SCHEMA,
+        postgresql_where=sa.text("state = 'pending' AND gate IS NOT NULL"),
     )
     op.create_index(
         "ix_steps_waiting",

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pydantic import BaseModel, SecretStr
@@ -24,17 +25,19 @@ from flowstone import (
     wait_for_approval,
     wait_for_signal,
 )
+from flowstone.handle import RunHandle
 from flowstone.io.edits import as_edited
 from flowstone.reconcile import make_pass
 from flowstone.registry import build_registry
 from flowstone.states import GateState
+from flowstone.store import resumption
 from tests.conftest import RuntimeFactory
 from tests.store.local_worker import LocalWorker
 from tests.worker.waiting import wait_until
 
 TOKENS = ["a-token-of-ours", "another-token", "a-third-token"]
 CANCEL: list[Callable[[], object]] = []
-FACTS = {"delay": 20.0, "calls": 0}
+FACTS: dict[str, Any] = {"delay": 20.0, "calls": 0}
 
 
 class Report(BaseModel):
@@ -46,12 +49,13 @@ class Report(BaseModel):
 @asset(volatile=True)
 def source() -> float:
     """Read by the others."""
-    return FACTS["delay"]
+    return float(FACTS["delay"])
 
 
 @asset(approval=Approval(when=lambda made: made.delay > 15, message="So late?", options=()))
 def report(source: float) -> Report:
     """Asks if it is above 15."""
+    FACTS.pop("beside", lambda: None)()
     return Report(delay=source)
 
 
@@ -178,6 +182,7 @@ ASSETS += [doubly, doubly_later, appealed, signalled, circling, cancelled_meanwh
 
 @pytest.fixture
 def local(make_runtime: RuntimeFactory) -> LocalWorker:
+    FACTS.clear()
     FACTS.update(delay=20.0, calls=0)
     registry = build_registry(ASSETS, checks=[is_no_nonsense])
     return LocalWorker(make_runtime(registry, secret=SecretStr("s" * 32)))
@@ -194,6 +199,33 @@ def audited(local: LocalWorker, handle: Any) -> list[str]:
     with local.runtime.ledger.begin() as conn:
         query = text("SELECT action FROM flowstone.audit WHERE run_id = :run ORDER BY id")
         return [str(action) for action in conn.scalars(query, {"run": handle.id})]
+
+
+def attempts(local: LocalWorker, handle: Any, asset: Any) -> list[tuple[int, str]]:
+    with local.runtime.ledger.begin() as conn:
+        query = text("SELECT number, outcome FROM flowstone.attempts WHERE step_id = :s ORDER BY 1")
+        found = conn.execute(query, {"s": local.step(handle, asset).id})
+        return [(row.number, row.outcome) for row in found]
+
+
+def retry_now(local: LocalWorker, handle: Any) -> None:
+    """Let the retry be due that is parked, and the reconciler find it."""
+    with local.runtime.ledger.begin() as conn:
+        conn.execute(text("UPDATE flowstone.steps SET retry_at = now() WHERE state = 'retrying'"))
+    woken: list[Any] = []
+    make_pass(local.runtime, lambda run_id, _: woken.append(run_id)).check()
+    assert handle.id in woken
+    local.coordinate(handle.id)
+    local.work()
+
+
+def resumed(local: LocalWorker, handle: Any) -> Any:
+    """Return the run that resumes another, which has gone as far as it can."""
+    with local.runtime.ledger.begin() as conn:
+        made = resumption.create(conn, uuid4(), handle.id, actor="test")
+    local.coordinate(made)
+    local.work()
+    return RunHandle(made, local.runtime)
 
 
 def test_what_is_approved_becomes_the_value_and_the_run_goes_on(local: LocalWorker) -> None:
@@ -258,13 +290,7 @@ def test_a_handler_makes_the_value_and_is_tried_again_like_any_function(
     handle, gate = waits(local, chosen)
     local.decide(gate, GateState.APPROVED, chosen="half", reason="enough")
     assert local.step(handle, chosen).state == "retrying"
-    with local.runtime.ledger.begin() as conn:
-        conn.execute(text("UPDATE flowstone.steps SET retry_at = now() WHERE state = 'retrying'"))
-    woken: list[Any] = []
-    make_pass(local.runtime, lambda run_id, _: woken.append(run_id)).check()
-    assert handle.id in woken
-    local.coordinate(handle.id)
-    local.work()
+    retry_now(local, handle)
     assert handle.result() == ["half", "ann", "enough", {"from": 20.0}, 20.0]
     with local.runtime.ledger.begin() as conn:
         assert conn.scalar(text("SELECT count(*) FROM flowstone.gates")) == 1
@@ -412,6 +438,80 @@ def test_an_approval_is_void_when_the_value_is_no_longer_what_was_shown(
     assert local.gate(gate).state == GateState.VOID
     local.decide(local.open_gate(), GateState.APPROVED)
     assert handle.result() == 20
+
+
+def test_the_same_value_again_is_no_change(local: LocalWorker) -> None:
+    handle, gate = waits(local, published)
+    assert local.submit(source).status() == RunState.SUCCEEDED
+    local.decide(gate, GateState.APPROVED)
+    assert handle.result() == 20
+
+
+def test_a_change_before_the_asking_counts(local: LocalWorker) -> None:
+    handle = local.begin(report)
+    local.work_on(source)
+    FACTS["delay"] = 25
+    # Another run makes the input anew while this one has read the old one.
+    other = local.begin(source, force=True)
+    FACTS["beside"] = lambda: local.work_on(source)
+    local.work()
+    assert other.status() == RunState.SUCCEEDED
+    gate = local.open_gate()
+    local.decide(gate, GateState.APPROVED)
+    assert local.gate(gate).state == GateState.VOID
+    local.decide(local.open_gate(), GateState.APPROVED)
+    assert handle.result() == Report(delay=25)
+
+
+def test_a_resumed_run_is_asked_about_what_is_the_latest(local: LocalWorker) -> None:
+    rejected, gate = waits(local, report)
+    local.decide(gate, GateState.REJECTED)
+    FACTS["delay"] = 30
+    local.submit(source, force=True)
+    handle = resumed(local, rejected)
+    old = local.open_gate()
+    local.decide(old, GateState.APPROVED)
+    assert local.gate(old).state == GateState.VOID
+    local.decide(local.open_gate(), GateState.APPROVED)
+    assert handle.result(report) == Report(delay=30)
+
+
+def test_what_changes_between_the_decision_and_the_commit_counts(local: LocalWorker) -> None:
+    """A step that waits for slots, or whose handler is tried again, may take hours."""
+    handle, gate = waits(local, chosen)
+    local.decide(gate, GateState.APPROVED, chosen="half")
+    assert local.step(handle, chosen).state == "retrying"
+    FACTS["delay"] = 40
+    local.submit(source, force=True)
+    retry_now(local, handle)
+    assert local.gate(gate).state == GateState.VOID
+    assert [outcome for _, outcome in attempts(local, handle, chosen)] == [
+        "waiting_approval", "retrying", "void", "waiting_approval",
+    ]  # fmt: skip
+    local.decide(local.open_gate(), GateState.APPROVED, chosen="full")
+    assert handle.result() == ["full", "ann", None, {"from": 40.0}, 40.0]
+
+
+@pytest.mark.parametrize("goes_first", [0, 1])
+def test_what_was_decided_counts_for_those_who_have_joined(
+    local: LocalWorker, goes_first: int
+) -> None:
+    """Whoever is woken first: nobody is asked again, and nothing is computed twice."""
+    first, gate = waits(local, report)
+    other = local.submit(report, upstream=False)
+    local.close(gate, GateState.APPROVED, by="timeout")
+    woken: list[Any] = []
+    make_pass(local.runtime, lambda run_id, _: woken.append(run_id)).check()
+    assert first.id in woken
+    third = local.begin(report, upstream=False)
+    for run_id in [(first.id, other.id), (other.id, first.id)][goes_first]:
+        local.coordinate(run_id)
+    local.coordinate(third.id)
+    local.work()
+    for run in (first, other, third):
+        assert run.result() == Report(delay=20)
+    with local.runtime.ledger.begin() as conn:
+        assert conn.scalar(text("SELECT count(*) FROM flowstone.gates")) == 1
 
 
 def test_two_runs_wait_for_one_approval(local: LocalWorker) -> None:
