@@ -144,6 +144,12 @@ def appealed() -> int:
     return 7
 
 
+@asset(approval=Approval(approvers=["role:finanse", "role:finance"]))
+def by_role() -> int:
+    """Asks somebody whom the settings do not know."""
+    return 7
+
+
 def added(payload: float, source: float) -> float:
     return payload + source
 
@@ -177,7 +183,7 @@ def valueless() -> int:
 
 
 ASSETS = [source, report, published, aside, chosen, routed, awaited, bare, valueless]
-ASSETS += [doubly, doubly_later, appealed, signalled, circling, cancelled_meanwhile]
+ASSETS += [by_role, doubly, doubly_later, appealed, signalled, circling, cancelled_meanwhile]
 
 
 @pytest.fixture
@@ -185,7 +191,9 @@ def local(make_runtime: RuntimeFactory) -> LocalWorker:
     FACTS.clear()
     FACTS.update(delay=20.0, calls=0)
     registry = build_registry(ASSETS, checks=[is_no_nonsense])
-    return LocalWorker(make_runtime(registry, secret=SecretStr("s" * 32)))
+    return LocalWorker(
+        make_runtime(registry, secret=SecretStr("s" * 32), roles={"finance": ["ann"]})
+    )
 
 
 def waits(local: LocalWorker, asset: Any) -> tuple[Any, int]:
@@ -349,6 +357,15 @@ def test_an_asset_that_declares_who_approves_asks_nobody_else(local: LocalWorker
     handle, gate = waits(local, doubly_later)
     local.decide(gate, GateState.RECEIVED, payload={"value": 7})
     assert "declares approval=" in local.step(handle, doubly_later).error["message"]
+
+
+def test_who_asks_is_warned_of_a_role_that_there_is_not(
+    local: LocalWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits(local, by_role)
+    assert "names a role that there is not" in caplog.text
+    assert "by_role" in caplog.text
+    assert "FLOWSTONE_ROLES has no role 'finanse'; did you mean 'finance'" in caplog.text
 
 
 def test_what_is_made_after_a_decision_may_be_asked_about_by_itself(local: LocalWorker) -> None:
@@ -523,6 +540,15 @@ def test_two_runs_wait_for_one_approval(local: LocalWorker) -> None:
     local.decide(gate, GateState.APPROVED)
     assert handle.status() == other.status() == RunState.SUCCEEDED
     assert other.result() == Report(delay=20)
+
+
+def test_who_has_joined_what_is_rejected_takes_its_turn_and_asks_again(local: LocalWorker) -> None:
+    handle, gate = waits(local, published)
+    other = local.submit(report, upstream=False, force=False)
+    local.decide(gate, GateState.REJECTED)
+    assert handle.status() == RunState.FAILED
+    assert other.status() == RunState.WAITING
+    assert local.step(other, report).gate == local.open_gate() != gate
 
 
 def test_who_has_joined_a_step_waits_when_that_begins_to(local: LocalWorker) -> None:
