@@ -171,6 +171,15 @@ def is_open(column: str) -> str:
     return f"upper({column}) NOT IN ({sql_list(FINAL_STEP_STATES).upper()})"
 
 
+def is_put_off(column: str, *states: StepState) -> str:
+    """Return an SQL condition that a step is joined, or to be tried again, or the one of these.
+
+    It is an expression, as that of `is_open`, and another one: what a run has put off is answered
+    by the index of that, and not by one of what is so in all runs, or of all that is open.
+    """
+    return f"lower({column}) IN ({sql_list(states or (StepState.JOINED, StepState.RETRYING))})"
+
+
 def mermaid(moves: Mapping[State, frozenset[State]]) -> str:
     """Return the table of moves as a Mermaid state diagram."""
     lines = ["stateDiagram-v2", f"    [*] --> {next(iter(moves))}"]

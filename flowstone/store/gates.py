@@ -35,6 +35,9 @@ from flowstone.store.tables import SCHEMA, gates, runs, steps
 OUTDATED: Final = "an input has changed meanwhile"
 """Why an approval is void of which what was approved is not what would be made now."""
 
+ANEW: Final = "its step begins anew, and has got the signal already"
+"""Why the gate of a signal is void in whose place another one has the same signal."""
+
 EVENT_OF: Final[Mapping[GateState, str]] = {
     GateState.APPROVED: "decided",
     GateState.REJECTED: "decided",
@@ -134,6 +137,18 @@ _READ_LATEST = text(
 )
 
 
+# A step begins anew after a gate that is void. What has come since then does not come again, or a
+# step that waits for one signal twice would never end.
+_COME_BEFORE = text(
+    f"""
+    SELECT g.id FROM {SCHEMA}.gates g
+    WHERE g.token_hash = :token_hash AND g.step_id = :step_id AND g.state = 'received'
+      AND EXISTS (SELECT FROM {SCHEMA}.gates WHERE step_id = :step_id AND id > g.id
+        AND state = 'void')
+    """
+)
+
+
 def get(conn: Connection, gate_id: int) -> Asked | None:
     """Return a gate, or None if there is no such."""
     row = conn.execute(_SELECT.where(gates.c.id == gate_id)).one_or_none()
@@ -187,6 +202,7 @@ def ask(conn: Connection, claim: Claim, waiting: Waiting) -> bool:
     """
     if not steps_store.holds(conn, claim):
         return False
+    come = None if isinstance(waiting.ask, Ask) else _come_before(conn, claim, waiting.ask)
     gate_id = _insert(conn, claim, waiting)
     said = waiting.ask.message or None
     values = {"canvas": None, "queued_at": None, "gate": gate_id}
@@ -197,9 +213,39 @@ def ask(conn: Connection, claim: Claim, waiting: Waiting) -> bool:
     record(conn, asked, "requested", by=claim.worker, reason=said, after={"state": GateState.OPEN})
     if isinstance(waiting.ask, Ask):
         notifications.tell(conn, gate_id, "requested")
+    elif come is not None:
+        _bring_again(conn, asked, come)
     else:
         _take_early(conn, asked, waiting.ask)
     return True
+
+
+def _come_before(conn: Connection, claim: Claim, ask: SignalAsk) -> Gate | None:
+    """Return the gate of this step that has got the signal before the step began anew.
+
+    It is void from now on, so that another one has its token.
+    """
+    values = {"step_id": claim.step_id, "token_hash": token_hash(ask.token)}
+    gate_id = conn.scalar(_COME_BEFORE, values)
+    come = None if gate_id is None else lock(conn, gate_id)
+    if come is None:
+        return None
+    close(conn, come, GateState.VOID, by=claim.worker, reason=ANEW)
+    return come.gate
+
+
+def _bring_again(conn: Connection, asked: Asked, come: Gate) -> None:
+    """Close the gate of a signal that has come before; who has sent it is not asked twice."""
+    assert come.closed_at is not None
+    close(
+        conn,
+        asked,
+        GateState.RECEIVED,
+        by=come.closed_by or "",
+        channel=come.channel,
+        details={"came_at": come.closed_at.isoformat()},
+        payload=come.payload,
+    )
 
 
 def _take_early(conn: Connection, asked: Asked, ask: SignalAsk) -> None:
@@ -254,10 +300,7 @@ def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:
             message=ask.message,
             expires_at=_after(ask.timeout),
             on_timeout=ask.on_timeout,
-            replaces=select(gates.c.id)
-            .join(steps, steps.c.gate == gates.c.id)
-            .where(steps.c.id == claim.step_id, gates.c.state == GateState.VOID)
-            .scalar_subquery(),
+            replaces=_replaced(claim.step_id, str(given["kind"])),
             **given,
         )
         .on_conflict_do_nothing(index_elements=["token_hash"], index_where=text(IN_USE))
@@ -269,6 +312,13 @@ def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:
             "has come already; a token is used once: take that of context.signal_token"
         )
     return int(gate_id)
+
+
+def _replaced(step_id: int, kind: str) -> Any:  # noqa: ANN401 - an SQL expression
+    """Return the last gate of a kind of a step, if it is void: what is asked is asked again."""
+    query = select(gates.c.id, gates.c.state).where(gates.c.step_id == step_id)
+    last = query.where(gates.c.kind == kind).order_by(gates.c.id.desc()).limit(1).subquery()
+    return select(last.c.id).where(last.c.state == GateState.VOID).scalar_subquery()
 
 
 def _after(seconds: float | None) -> Any:  # noqa: ANN401 - an SQL expression

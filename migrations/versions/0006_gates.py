@@ -281,6 +281,14 @@ def upgrade() -> None:
         schema=SCHEMA,
         postgresql_where=sa.text("state IN ('waiting_approval', 'waiting_signal')"),
     )
+    op.create_index(
+        "ix_steps_put_off",
+        "steps",
+        ["run_id"],
+        unique=False,
+        schema=SCHEMA,
+        postgresql_where=sa.text("lower(state) IN ('joined', 'retrying')"),
+    )
     op.create_check_constraint(
         op.f("ck_steps_gate"),
         "steps",
@@ -291,6 +299,12 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_constraint(op.f("ck_steps_gate"), "steps", schema=SCHEMA)
+    op.drop_index(
+        "ix_steps_put_off",
+        table_name="steps",
+        schema=SCHEMA,
+        postgresql_where=sa.text("lower(state) IN ('joined', 'retrying')"),
+    )
     op.drop_index(
         "ix_steps_waiting",
         table_name="steps",
