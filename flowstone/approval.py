@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
 from flowstone.errors import MAX_WAIT, DefinitionError, FlowStoneError
+from flowstone.texts import storable
 
 OnTimeout = Literal["approve", "reject", "escalate", "fail"]
 
@@ -73,13 +74,13 @@ class Ask:
         _check_names("notify", self.notify or ())
         if len(set(self.options)) != len(self.options):
             raise DefinitionError(f"approval: options={list(self.options)} names one twice")
-        people = [name for name in self.approvers if not name.startswith(ROLE)]
+        people = None if has_role(self.approvers) else len(set(map(person, self.approvers)))
         asked: Any = self.quorum
         if type(asked) is not int or asked < 1:
             raise DefinitionError(f"approval: quorum={self.quorum!r}; it is 1 or more approvers")
-        if self.approvers and len(people) == len(self.approvers) < self.quorum:
+        if people and people < self.quorum:
             raise DefinitionError(
-                f"approval: quorum={self.quorum}, but only {len(people)} may approve; name more "
+                f"approval: quorum={self.quorum}, but only {people} may approve; name more "
                 "approvers, or lower the quorum"
             )
         _check_seconds("remind_every", self.remind_every)
@@ -253,9 +254,22 @@ def _check_kinds(ask: Ask) -> None:
         raise DefinitionError("approval: escalation= takes a list of Escalation(...)")
 
 
+def has_role(approvers: Iterable[str]) -> bool:
+    """Return whether a role is among the approvers, which may be any number of people."""
+    return any(name.startswith(ROLE) for name in approvers)
+
+
 def _check_names(what: str, names: Any) -> None:  # noqa: ANN401 - as the caller may not check types
     if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
         raise DefinitionError(f"approval: {what}= takes a list of texts, such as ['ann']")
+    for name in names:
+        if storable(name) != name:
+            raise DefinitionError(
+                f"approval: {what}= has {name!r}, which the ledger cannot keep; leave out NUL and "
+                "what is no character"
+            )
+        if what == "approvers" and not person(name):
+            raise DefinitionError(f"approval: {what}= has {name!r}, which is nobody's name")
 
 
 def _check_seconds(what: str, seconds: Any) -> None:  # noqa: ANN401

@@ -28,7 +28,7 @@ from flowstone.quorum import Vote, is_among, may_vote
 from flowstone.runtime import Runtime
 from flowstone.states import GateState
 from flowstone.store import approvals as store
-from flowstone.store import decisions, runs
+from flowstone.store import decisions, gates, runs
 from flowstone.store.approvals import ApprovalRequest, Listed
 from flowstone.store.decisions import Edit
 from flowstone.store.gates import Asked
@@ -154,7 +154,7 @@ def _decide(here: Runtime, gate_id: int, vote: Vote, edit: Edit | None) -> Appro
     if asked.gate.state == GateState.VOID:
         outbox.wake_others(here, [asked.run_id])
         raise ApprovalVoid(
-            f"{asked.gate.label} is void, as {decisions.OUTDATED}: {asked.asset} is computed "
+            f"{asked.gate.label} is void, as {gates.OUTDATED}: {asked.asset} is computed "
             "anew, and it is asked again"
         )
     if asked.gate.state != GateState.OPEN:

@@ -15,7 +15,7 @@ from flowstone.errors import FlowStoneError, StepTimeout
 from flowstone.freshness import Fingerprint, Input
 from flowstone.limits import TimeLimit, Timeout
 from flowstone.made_of import asset_config, made_of
-from flowstone.outcome import Failed, Outcome, Retrying, Skipped, Stopped, decide
+from flowstone.outcome import Failed, Outcome, Retrying, Skipped, Stopped, Void, decide
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.store.steps import Claim
@@ -52,7 +52,9 @@ def compute(
 def _work(runtime: Runtime, asset: Asset, claim: Claim, overtime: Overtime) -> Outcome:
     config = asset_config(asset, claim.config)
     expected = made_of(asset, config, _hashes(claim), claim.resources)
-    gate = behind.intact(runtime, claim)
+    gate = claim.gate
+    if gate is not None and (why := behind.why_void(runtime, gate)) is not None:
+        return Void(why)
     if gate is None and _is_fresh(asset, claim, expected):
         assert claim.earlier is not None
         return Skipped(claim.earlier.step_id)

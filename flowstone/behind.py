@@ -18,32 +18,26 @@ from flowstone.runtime import Runtime
 from flowstone.signalling import Signal
 from flowstone.states import GateState
 from flowstone.store import gates
-from flowstone.store.steps import Claim
 from flowstone.work import Work
 
 log = get_logger("flowstone.attempt")
 
 
-def intact(runtime: Runtime, claim: Claim) -> Gate | None:
-    """Return the gate behind which the step goes on, or None if there is none any more.
+def why_void(runtime: Runtime, gate: Gate) -> str | None:
+    """Return why what was decided counts no longer, or None where it does.
 
-    What was approved is what lies in storage, to the byte; where that is not so, the approval is
-    void, and the step begins anew.
+    What was approved is what lies in storage, to the byte, made of what is the latest still.
     """
-    gate = claim.gate
-    if gate is None or gate.value is None or gate.state is not GateState.APPROVED:
-        return gate
-    try:
-        runtime.outputs.verify(gate.value)
-    except MissingOutput as error:
-        reason = f"the value that was approved is no longer what was stored: {error.message}"
-    else:
-        return gate
-    log.warning("an approval is void", approval=gate.id, step=claim.name, reason=reason)
-    with runtime.ledger.begin() as conn:
-        asked = gates.lock(conn, gate.id)
-        if asked is not None:
-            gates.void(conn, asked, by=claim.worker, reason=reason)
+    if gate.kind != "approval":
+        return None
+    with runtime.ledger.autocommit() as conn:
+        if gates.is_outdated(conn, gate):
+            return gates.OUTDATED
+    if gate.value is not None and gate.state is GateState.APPROVED:
+        try:
+            runtime.outputs.verify(gate.value)
+        except MissingOutput as error:
+            return f"the value that was approved is no longer what was stored: {error.message}"
     return None
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from flowstone.asset import Handler
 from flowstone.claiming import Early
-from flowstone.errors import FlowStoneError
+from flowstone.errors import FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, Fenced, execute
 from flowstone.gate import Gate, Kind
 from flowstone.log import get_logger
@@ -79,7 +79,8 @@ def go_on_left(
     """Let the steps go on, of one run perhaps, whose continuation has not come for `age` seconds.
 
     They go on as any other step that is ready. Each is a transaction of its own, of which to
-    `count` it is a part. Returns the runs to wake. Raises LedgerUnavailable.
+    `count` it is a part. Where somebody else holds what one needs, the rest is left to the next
+    look. Returns the runs to wake. Raises LedgerUnavailable.
     """
     with runtime.ledger.begin() as conn:
         found = continuing.left(conn, age, run_id)
@@ -92,7 +93,14 @@ def go_on_left(
                 count(conn)
             return done
 
-        done = runtime.ledger.in_turn(free)
+        try:
+            done = runtime.ledger.in_turn(free)
+        except LedgerUnavailable as error:
+            if not error.is_locked:
+                raise
+            # The runs of those that go on are still to be woken.
+            log.warning("what has not gone on is left to the next look", id=gate_id)
+            break
         if isinstance(done, Freed):
             to_wake.add(done.run_id)
     return frozenset(to_wake)

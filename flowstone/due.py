@@ -6,13 +6,14 @@ told once, and each level of an escalation has its whole time from when it is as
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from flowstone.approval import ROLE, person
+from flowstone.approval import has_role, person
 from flowstone.gate import Gate
+from flowstone.quorum import Vote
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Approve:
     """It counts as approved, with the first of the options if there are any."""
 
     chosen: str | None
+    by_votes: bool = False
+    """Whether votes have made it so, with the option of these: nobody else would be asked next."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +64,22 @@ class Continue:
 Due = Remind | Escalate | Approve | Reject | Fail | Continue
 
 
-def due(gate: Gate, now: datetime, approved: Collection[str] = ()) -> Due | None:
+def due(gate: Gate, now: datetime, votes: Sequence[Vote] = ()) -> Due | None:
     """Return what is due at an open gate, the end before a reminder; None is nothing.
 
-    `approved` are the actors who have approved already, where that takes several.
+    `votes` are those of who has approved already, where that takes several.
     """
     if gate.expires_at is not None and gate.expires_at <= now:
-        return _at_its_end(gate, now, {person(actor) for actor in approved})
+        return _at_its_end(gate, now, votes)
     if gate.remind_at is not None and gate.remind_at <= now:
         return _remind(gate, now)
     return None
 
 
-def _at_its_end(gate: Gate, now: datetime, approved: Collection[str]) -> Due:
+def _at_its_end(gate: Gate, now: datetime, votes: Sequence[Vote]) -> Due:
     match gate.on_timeout:
         case "escalate":
-            return _escalate(gate, now, approved)
+            return _escalate(gate, now, votes)
         case "approve":
             return Approve(gate.options[0] if gate.options else None)
         case "reject":
@@ -91,13 +94,17 @@ def _remind(gate: Gate, now: datetime) -> Remind:
     return Remind(now + timedelta(seconds=gate.remind_every))
 
 
-def _escalate(gate: Gate, now: datetime, approved: Collection[str]) -> Escalate:
+def _escalate(gate: Gate, now: datetime, votes: Sequence[Vote]) -> Escalate | Approve:
     first, *rest = gate.escalation
     approvers, timeout = first["approvers"], first["timeout"]
+    quorum = _reachable(gate.quorum, approvers, votes)
+    if len(votes) >= quorum:
+        # All who would be asked have approved, with the same option, and nobody votes twice.
+        return Approve(votes[0].option, by_votes=True)
     return Escalate(
         level=gate.level + 1,
         approvers=approvers,
-        quorum=_reachable(gate.quorum, approvers, approved),
+        quorum=quorum,
         expires_at=None if timeout is None else now + timedelta(seconds=timeout),
         on_timeout=first["on_timeout"],
         # They are told at this moment that they are asked.
@@ -106,11 +113,11 @@ def _escalate(gate: Gate, now: datetime, approved: Collection[str]) -> Escalate:
     )
 
 
-def _reachable(quorum: int, approvers: Sequence[str], approved: Collection[str]) -> int:
+def _reachable(quorum: int, approvers: Sequence[str], votes: Sequence[Vote]) -> int:
     """Return a quorum, or what all of the approvers make it where these are too few.
 
     Who has approved before still counts, and votes no more. A role may be any number of people.
     """
-    if any(name.startswith(ROLE) for name in approvers):
+    if has_role(approvers):
         return quorum
-    return min(quorum, len({person(name) for name in approvers}.union(approved)))
+    return min(quorum, len({person(name) for name in (*approvers, *(v.actor for v in votes))}))

@@ -29,6 +29,7 @@ from flowstone.outcome import (
     Skipped,
     Stopped,
     Succeeded,
+    Void,
     Waiting,
 )
 from flowstone.retry import Retry
@@ -169,7 +170,7 @@ def _settle(
             # What has joined it waits for the same now.
             with runtime.ledger.autocommit() as conn:
                 return left | flights.followers(conn, claim.step_id)
-        case Retrying() | Failed() | Stopped():
+        case Void() | Retrying() | Failed() | Stopped():
             # With the step, others of its run have ended, or have left its canvas.
             return runtime.ledger.in_turn(
                 lambda conn: flights.leave(conn, claim.run_id, claim.worker)
@@ -211,7 +212,7 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
 
 
 def _write_unless_stopped(
-    conn: Connection, claim: Claim, outcome: Waiting | Skipped | Failed | Retrying | Stopped
+    conn: Connection, claim: Claim, outcome: Waiting | Void | Skipped | Failed | Retrying | Stopped
 ) -> Outcome | None:
     goes_on = isinstance(outcome, Retrying | Waiting)
     if goes_on and cancellation.is_requested(conn, claim.run_id):
@@ -220,11 +221,13 @@ def _write_unless_stopped(
 
 
 def _write(
-    conn: Connection, claim: Claim, outcome: Waiting | Skipped | Failed | Retrying | Stopped
+    conn: Connection, claim: Claim, outcome: Waiting | Void | Skipped | Failed | Retrying | Stopped
 ) -> bool:
     match outcome:
         case Waiting():
             return gates.ask(conn, claim, outcome)
+        case Void(reason):
+            return gates.renew(conn, claim, reason)
         case Skipped(reuses):
             return steps.skip(conn, claim, reuses)
         case Retrying(failure, delay, parked):
@@ -242,6 +245,7 @@ def _is_recorded(runtime: Runtime, claim: Claim, outcome: Outcome) -> bool:
         Retrying: StepState.RETRYING,
         Failed: StepState.FAILED,
         Stopped: StepState.CANCELLED,
+        Void: "void",
     }
     with runtime.ledger.autocommit() as conn:
         state = outcome.state if isinstance(outcome, Waiting) else states[type(outcome)]

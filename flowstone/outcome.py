@@ -94,6 +94,13 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Void:
+    """What was approved counts no longer, for a `reason`; the step begins anew."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Skipped:
     """The step need not run: what the step `reuses` has made would come out the same."""
 
@@ -128,7 +135,7 @@ class Stopped:
     failure: Failure
 
 
-Outcome = Succeeded | Waiting | Skipped | Failed | Retrying | Stopped
+Outcome = Succeeded | Waiting | Void | Skipped | Failed | Retrying | Stopped
 
 
 def decide(

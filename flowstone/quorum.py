@@ -134,6 +134,14 @@ def is_among(approvers: Sequence[str], actor: str, roles: Roles) -> bool:
     return any(who in map(person, _people(name, roles) or ()) for name in approvers)
 
 
+def unknown_roles(approvers: Iterable[str], roles: Roles) -> Mapping[str, str]:
+    """Return those of the approvers that are roles which the settings do not have.
+
+    Each with what people are told: what is missing, and how to add it.
+    """
+    return {name: _no_role(name, roles) for name in approvers if _people(name, roles) is None}
+
+
 def _people(approver: str, roles: Roles) -> Sequence[str] | None:
     """Return who an approver is, by name; None for a role that there is not."""
     if not approver.startswith(ROLE):
@@ -149,14 +157,19 @@ def _role(approver: str) -> str:
 def _refused(gate: Gate, actor: str, roles: Roles) -> FlowStoneError:
     for approver in gate.approvers:
         if _people(approver, roles) is None:
-            role = _role(approver)
             return BadConfig(
-                f"{gate.label} may be decided by {approver}, and FLOWSTONE_ROLES has no role "
-                f"{role!r}{did_you_mean(role, roles)}; add it, such as "
-                f'{{"{role}": ["ann", "bob"]}}'
+                f"{gate.label} may be decided by {approver}, and {_no_role(approver, roles)}"
             )
     allowed = ", ".join(_told(approver, roles) for approver in gate.approvers)
     return NotAllowed(f"{actor} may not decide about {gate.label}; these may: {allowed}")
+
+
+def _no_role(approver: str, roles: Roles) -> str:
+    role = _role(approver)
+    return (
+        f"FLOWSTONE_ROLES has no role {role!r}{did_you_mean(role, roles)}; add it, such as "
+        f'{{"{role}": ["ann", "bob"]}}'
+    )
 
 
 def _told(approver: str, roles: Roles) -> str:

@@ -151,6 +151,16 @@ def in_state(column: str, *states: StepState) -> str:
     return f"({column} || '') IN ({sql_list(states)})"
 
 
+def leads(step: str) -> str:
+    """Return an SQL condition that others join a step, and so that it is computed once.
+
+    That is what is active, and what is ready behind a gate: what was decided there is to count, and
+    nobody is asked for the same by another run. The caller binds nothing.
+    """
+    active = in_state(f"{step}.state", *ACTIVE_STEP_STATES)
+    return f"({active} OR {step}.state = 'pending' AND {step}.gate IS NOT NULL)"
+
+
 def is_open(column: str) -> str:
     """Return an SQL condition that a step has not ended, as the index of open steps has it.
 
@@ -159,6 +169,15 @@ def is_open(column: str) -> str:
     PostgreSQL would look there, too, for what is ready, and read all that is open.
     """
     return f"upper({column}) NOT IN ({sql_list(FINAL_STEP_STATES).upper()})"
+
+
+def is_put_off(column: str, *states: StepState) -> str:
+    """Return an SQL condition that a step is joined, or to be tried again, or the one of these.
+
+    It is an expression, as that of `is_open`, and another one: what a run has put off is answered
+    by the index of that, and not by one of what is so in all runs, or of all that is open.
+    """
+    return f"lower({column}) IN ({sql_list(states or (StepState.JOINED, StepState.RETRYING))})"
 
 
 def mermaid(moves: Mapping[State, frozenset[State]]) -> str:

@@ -27,6 +27,7 @@ from flowstone.io import Place
 from flowstone.log import get_logger
 from flowstone.outcome import RefusedValue, StoredOutput, Succeeded, Waiting
 from flowstone.partition_key import decode_key
+from flowstone.quorum import unknown_roles
 from flowstone.runtime import Runtime
 from flowstone.signalling import WaitForSignal
 from flowstone.store import versions
@@ -85,7 +86,7 @@ class Work:
         if isinstance(made, WaitForSignal):
             return self._wait_for_signal(made)
         if isinstance(made, WaitForApproval):
-            return self._wait_for_approval(made)
+            return self._wait_for_approval(made, is_asked=is_asked)
         declared = self.asset.approval if is_asked else None
         ask = None if declared is None else declared.ask(made)
         value = self.stage(made)
@@ -106,7 +107,14 @@ class Work:
         said = storable(self.runtime.resources.secrets.mask(made.ask.message))[:MAX_MESSAGE]
         return Waiting(replace(made.ask, message=said), self.expected)
 
-    def _wait_for_approval(self, made: WaitForApproval) -> Waiting:
+    def _wait_for_approval(self, made: WaitForApproval, *, is_asked: bool) -> Waiting:
+        if is_asked and self.asset.approval is not None:
+            # Whoever the declaration names would never be asked.
+            raise DefinitionError(
+                f"asset {self.asset.name!r} declares approval=, and asks by wait_for_approval(), "
+                "too; only one of the two can ask: return the value itself, which is then asked "
+                "about as declared, or remove approval= from the asset"
+            )
         if made.value is NO_VALUE and self.asset.on_approved is None:
             raise DefinitionError(
                 f"asset {self.asset.name!r} waits for an approval without a value; give "
@@ -124,8 +132,20 @@ class Work:
                 f"asset {self.asset.name!r} asks with a context of {size} bytes; it may have "
                 f"{MAX_CONTEXT}: let people look at the value instead"
             )
+        self._warn_of_roles(ask)
         message = storable(mask(str(ask.message)))[:MAX_MESSAGE]
         return replace(ask, message=message, context=context)
+
+    def _warn_of_roles(self, ask: Ask) -> None:
+        """Tell of roles by which nobody could decide; those who ask may know fewer than others."""
+        asked = [*ask.approvers, *(name for level in ask.escalation for name in level.approvers)]
+        for approver, remedy in unknown_roles(asked, self.runtime.settings.roles).items():
+            log.warning(
+                "an approval names a role that there is not",
+                step=self.claim.name,
+                approver=approver,
+                remedy=remedy,
+            )
 
     def _store(self, value: Any) -> StoredOutput:  # noqa: ANN401
         """Store what the asset returned. Whatever that is, it is the value, and no outcome."""

@@ -17,7 +17,7 @@ from flowstone.claiming import Early
 from flowstone.errors import BrokerUnavailable, FlowStoneError, LedgerUnavailable
 from flowstone.execution import Ended, Fenced
 from flowstone.log import get_logger
-from flowstone.outcome import Failed, Failure, Retrying, Stopped, Waiting
+from flowstone.outcome import Failed, Failure, Retrying, Stopped, Void, Waiting
 from flowstone.states import DONE_STEP_STATES, GateState, StepState
 from flowstone.store import gates
 from flowstone.store.steps import Refused
@@ -44,6 +44,8 @@ def follow(task: Task, ended: Ended | Fenced | Refused | Early) -> None:
                 _tell_at_once()
             # The ledger keeps the step, and the continuation is a task of its own.
             raise Retry(exc=_Waits(type(ask).__name__.removesuffix("Ask"), ask.message))
+        case Void(reason):
+            raise Retry(exc=_Waits("Void", reason))
         case Stopped():
             _leave_as_revoked(task)
         case Retrying(delay=delay):

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from flowstone import Approval, RunState, approve, get_approval, lineage, reject
+from flowstone import Approval, RunState, approve, asset, get_approval, lineage, reject
 from flowstone.approval import ON_TIMEOUT, Ask, OnTimeout
 from flowstone.errors import ApprovalVoid
 from flowstone.registry import build_registry
@@ -91,9 +91,12 @@ def test_an_edit_is_kept_with_what_has_changed(local: LocalWorker, guide: dict[s
     assert block("python", "Edit").split("edit=")[1].strip()[:-1] in shown
 
 
-def test_it_is_void_where_an_input_has_changed(local: LocalWorker) -> None:
+def test_it_is_void_where_an_input_has_changed(
+    local: LocalWorker, make_runtime: RuntimeFactory
+) -> None:
     local.submit("publication")
-    local.submit("delays", upstream=False, force=True)
+    other = LocalWorker(make_runtime(build_registry([asset(name="delays")(lambda: [30])])))
+    other.submit("delays")
     with pytest.raises(ApprovalVoid):
         approve(1, by="ann", option="all")
 

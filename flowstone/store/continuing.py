@@ -32,7 +32,6 @@ BATCH: Final = 500
 """The most steps that one pass of the reconciler lets go on."""
 
 _CANVASES: Final = UUID("5d0f3c5e-9a04-4a4e-8a8e-6d1f1c0f8f57")
-OUTDATED: Final = "an input has changed since it was asked"
 
 _MOVE: Final = f"""
     WITH moved AS (
@@ -156,8 +155,8 @@ def carry_on(conn: Connection, gate_id: int, *, alone: bool, actor: str) -> Carr
         return Carried(gate.step_id, canvas) if conn.scalar(_IS_CARRIED, values) else None
     if gate.state not in DECIDED_GATE_STATES or run.is_being_cancelled or run.is_final:
         return None
-    if gate.kind == "approval" and gates.is_outdated(conn, asked):
-        gates.void(conn, asked, by=actor, reason=OUTDATED)
+    if gate.kind == "approval" and gates.is_outdated(conn, gate):
+        gates.void(conn, asked, by=actor, reason=gates.OUTDATED)
         return Freed(run.id)
     values = {"step_id": gate.step_id, "gate": gate.id, "actor": actor}
     if alone and conn.scalar(_QUEUE, {**values, "canvas": canvas}) is not None:

@@ -18,9 +18,6 @@ from flowstone.store.gates import Asked
 from flowstone.store.tables import SCHEMA
 from flowstone.store.tables import votes as table
 
-OUTDATED: Final = "an input has changed meanwhile"
-"""Why an approval is void whose step would be made of something else by now."""
-
 _MAX_ID: Final = 2**63 - 1
 
 
@@ -111,8 +108,8 @@ def decide(
         roles=roles,
         edits=edit is not None,
     )
-    if gates.is_outdated(conn, asked):
-        gates.void(conn, asked, by=vote.actor, reason=OUTDATED)
+    if gates.is_outdated(conn, asked.gate):
+        gates.void(conn, asked, by=vote.actor, reason=gates.OUTDATED)
         return approval(conn, gate_id)
     _add(conn, gate_id, vote)
     stands = tally(asked.gate.quorum, [*before, vote])
@@ -197,7 +194,9 @@ def _closed(conn: Connection, asked: Asked) -> FlowStoneError:
     if gate.state == GateState.VOID:
         again = replaced_by(conn, gate.id)
         asks = f"asked again as approval {again}" if again else "it is asked again"
-        return ApprovalVoid(f"{gate.label} is void, as {_reason(conn, asked) or OUTDATED}; {asks}")
+        return ApprovalVoid(
+            f"{gate.label} is void, as {_reason(conn, asked) or gates.OUTDATED}; {asks}"
+        )
     if gate.state == GateState.WITHDRAWN:
         why = _reason(conn, asked)
         return AlreadyDecided(

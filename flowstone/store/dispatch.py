@@ -73,9 +73,10 @@ _DUE = Prepared(
 
 # From the ready steps along `feeds`, as far as a chain can reach: what expansion needs to see,
 # and no more of the run than that (OFFSET 0 keeps PostgreSQL from turning the two sides of the
-# join around). Each comes with the active step of the same asset x partition,
-# which belongs to another run, if there is one; and with the room that is left in the window. A
-# step that is parked until its retry is due has no canvas, and takes no place there.
+# join around). Each comes with the active step of the same asset x partition, which belongs to
+# another run, or the one that is ready behind its gate, if there is one; and with the room that is
+# left in the window. A step that is parked until its retry is due has no canvas, and takes no place
+# there.
 _AHEAD = Prepared(
     f"""
     WITH RECURSIVE window_left AS (
@@ -107,10 +108,16 @@ _AHEAD = Prepared(
         SELECT DISTINCT id, asset, partition, feeds, open_deps, limited FROM ahead
     )
     SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps, a.limited,
-        o.id AS leader, o.run_id AS leading_run, w.room, w.startable, w.wants_slots
+        coalesce(o.id, g.id) AS leader, coalesce(o.run_id, g.run_id) AS leading_run,
+        w.room, w.startable, w.wants_slots
     FROM window_left w LEFT JOIN once a ON true
     LEFT JOIN {SCHEMA}.steps o ON o.asset = a.asset AND o.partition = a.partition
         AND o.state IN ({sql_list(ACTIVE_STEP_STATES)})
+    LEFT JOIN LATERAL (
+        SELECT id, run_id FROM {SCHEMA}.steps
+        WHERE asset = a.asset AND partition = a.partition AND run_id <> :run_id
+          AND state = 'pending' AND gate IS NOT NULL
+        ORDER BY id LIMIT 1) g ON o.id IS NULL
     ORDER BY a.id
     """
 )

@@ -1,7 +1,8 @@
 """Single flight: a step that another run is computing already joins it, and shares its output.
 
 For each asset x partition at most one step is active, over all runs; the index
-uq_steps_active holds it. A ready step that finds an active one, its leader, becomes
+uq_steps_active holds it. A ready step that finds an active one, or one that is ready behind
+its gate, its leader, becomes
 `joined`, and is settled as soon as the leader is active no longer: it takes the leader's
 output if that was made of the same, else its turn.
 
@@ -22,13 +23,13 @@ from sqlalchemy import Connection, text
 from flowstone.freshness import Input
 from flowstone.plan import Node
 from flowstone.states import (
-    ACTIVE_STEP_STATES,
     DONE_STEP_STATES,
     FINAL_RUN_STATES,
     FINAL_STEP_STATES,
     RunState,
     StepState,
     in_state,
+    leads,
     sql_list,
 )
 from flowstone.store import audit, found, steps
@@ -40,14 +41,12 @@ from flowstone.store.tracing import trace
 BATCH = 500
 """The most leaders whose followers the reconciler settles in one pass."""
 
-_ACTIVE = sql_list(ACTIVE_STEP_STATES)
-
 # The lock keeps the leaders active until the joining is committed. Whoever ends one waits for
 # that, asks then for followers, and so sees them; one that ends before is not joined.
 _LOCK_LEADERS = text(
     f"""
     SELECT id FROM {SCHEMA}.steps
-    WHERE id = ANY(CAST(:ids AS bigint[])) AND {in_state("state", *ACTIVE_STEP_STATES)}
+    WHERE id = ANY(CAST(:ids AS bigint[])) AND {leads("steps")}
     ORDER BY id FOR SHARE
     """
 )
@@ -141,7 +140,7 @@ _LET_GO = text(
         SET state = 'pending', joined_to = NULL, fingerprint = NULL
         FROM {SCHEMA}.steps l, {SCHEMA}.runs r
         WHERE f.state = 'joined' AND f.joined_to = ANY(CAST(:leaders AS bigint[]))
-          AND l.id = f.joined_to AND l.state NOT IN ({_ACTIVE})
+          AND l.id = f.joined_to AND NOT {leads("l")}
           AND r.id = f.run_id
         RETURNING f.id, f.run_id, f.asset, f.partition, r.driver, l.id AS leader
     ), recorded AS (
@@ -163,7 +162,7 @@ _LET_GO = text(
 def _leaders_that_ended(condition: str) -> str:
     return f"""
     SELECT DISTINCT l.id FROM {SCHEMA}.steps f JOIN {SCHEMA}.steps l ON l.id = f.joined_to
-    WHERE f.state = 'joined' AND NOT {in_state("l.state", *ACTIVE_STEP_STATES)} {condition}
+    WHERE f.state = 'joined' AND NOT {leads("l")} {condition}
     ORDER BY l.id LIMIT :batch
     """
 
@@ -172,7 +171,7 @@ _ENDED = text(_leaders_that_ended(""))
 _LEFT = f"""
     SELECT f.id, f.run_id, f.asset, f.partition
     FROM {SCHEMA}.steps f JOIN {SCHEMA}.steps l ON l.id = f.joined_to
-    WHERE f.state = 'joined' AND NOT {in_state("l.state", *ACTIVE_STEP_STATES)}
+    WHERE f.state = 'joined' AND NOT {leads("l")}
     ORDER BY f.id LIMIT :batch
 """
 # As text, so that the leaders are found by their ids, and not by all steps of the run.

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text, update
 
 from flowstone.due import Approve, Continue, Due, Escalate, Fail, Reject, Remind, due
 from flowstone.gate import TIMEOUT, Gate
+from flowstone.quorum import Vote
 from flowstone.states import GateState
 from flowstone.store import decisions, found, notifications
 from flowstone.store import gates as gates_store
@@ -35,6 +36,7 @@ _DUE: Final = f"""
 """
 
 NO_DECISION: Final = "nobody has decided in time"
+ENOUGH: Final = "all who would be asked next have approved already"
 NO_SIGNAL: Final = "it has not come in time"
 
 
@@ -69,17 +71,17 @@ def look(conn: Connection) -> Looked:
         if what is None:
             continue
         count += 1
-        if isinstance(what, Approve) and gates_store.is_outdated(conn, asked):
-            gates_store.void(conn, asked, by=TIMEOUT, reason=decisions.OUTDATED)
+        if isinstance(what, Approve) and gates_store.is_outdated(conn, asked.gate):
+            gates_store.void(conn, asked, by=TIMEOUT, reason=gates_store.OUTDATED)
             freed.add(asked.run_id)
         else:
             _do(conn, asked, what)
     return Looked(count, frozenset(freed))
 
 
-def _approved(conn: Connection, gate: Gate) -> list[str]:
+def _approved(conn: Connection, gate: Gate) -> list[Vote]:
     votes = decisions.votes_on(conn, [gate.id]) if gate.quorum > 1 else {}
-    return [vote.actor for vote in votes.get(gate.id, ()) if vote.approves]
+    return [vote for vote in votes.get(gate.id, ()) if vote.approves]
 
 
 def _do(conn: Connection, asked: Asked, what: Due) -> None:
@@ -89,8 +91,9 @@ def _do(conn: Connection, asked: Asked, what: Due) -> None:
             notifications.tell(conn, asked.gate.id, "reminder")
         case Escalate():
             _escalate(conn, asked, what)
-        case Approve(chosen):
-            _close(conn, asked, GateState.APPROVED, chosen=chosen)
+        case Approve(chosen, by_votes):
+            reason = ENOUGH if by_votes else NO_DECISION
+            _close(conn, asked, GateState.APPROVED, reason, chosen=chosen)
         case Reject():
             _close(conn, asked, GateState.REJECTED)
         case Fail() | Continue():
@@ -123,8 +126,15 @@ def _asked(who: Gate | Escalate) -> dict[str, object]:
     return {"level": who.level, "approvers": list(who.approvers), "quorum": who.quorum}
 
 
-def _close(conn: Connection, asked: Asked, target: GateState, *, chosen: str | None = None) -> None:
-    reason = NO_DECISION if asked.gate.kind == "approval" else NO_SIGNAL
+def _close(
+    conn: Connection,
+    asked: Asked,
+    target: GateState,
+    reason: str | None = None,
+    *,
+    chosen: str | None = None,
+) -> None:
+    reason = reason or (NO_DECISION if asked.gate.kind == "approval" else NO_SIGNAL)
     gates_store.close(
         conn, asked, target, by=TIMEOUT, reason=reason, event="expired", chosen=chosen
     )

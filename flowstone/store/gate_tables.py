@@ -51,7 +51,6 @@ gates = Table(
     Column("context", JSONB, nullable=False, comment="What the asset tells those who decide"),
     Column("options", ARRAY(Text), nullable=False, comment="Of which an approval chooses one"),
     Column("subject", Text, comment="The hash of what is to be reviewed"),
-    Column("inputs", Text, comment="The hash of which outputs were the latest of its inputs"),
     # Who decides.
     Column("approvers", ARRAY(Text), nullable=False, comment="Names and roles; empty is anybody"),
     Column("quorum", Integer, nullable=False, server_default=text("1")),

@@ -18,12 +18,25 @@ from flowstone.errors import LedgerRefused
 from flowstone.gate import Gate, subject
 from flowstone.outcome import Waiting
 from flowstone.signalling import SignalAsk, token_hash
-from flowstone.states import GATE_MOVES, WAITING_STEP_STATES, GateState, in_state, sources
+from flowstone.states import (
+    GATE_MOVES,
+    WAITING_STEP_STATES,
+    GateState,
+    StepState,
+    in_state,
+    sources,
+)
 from flowstone.store import audit, dispatch, early_signals, notifications
 from flowstone.store import steps as steps_store
 from flowstone.store.gate_tables import IN_USE
 from flowstone.store.steps import Claim
 from flowstone.store.tables import SCHEMA, gates, runs, steps
+
+OUTDATED: Final = "an input has changed meanwhile"
+"""Why an approval is void of which what was approved is not what would be made now."""
+
+ANEW: Final = "its step begins anew, and has got the signal already"
+"""Why the gate of a signal is void in whose place another one has the same signal."""
 
 EVENT_OF: Final[Mapping[GateState, str]] = {
     GateState.APPROVED: "decided",
@@ -70,17 +83,22 @@ _LOCK_STEP = text(
     """
 )
 
-# Which outputs are the latest of what the step reads: where that has changed when an approval is
-# to hold, what was approved is not what would be made now.
-INPUTS: Final = f"""
-    SELECT md5(coalesce(string_agg(coalesce(l.output_id::text, '-'), ',' ORDER BY e.position), ''))
-    FROM {SCHEMA}.edges e
-    JOIN {SCHEMA}.steps u ON u.id = e.upstream
-    LEFT JOIN {SCHEMA}.latest l ON l.asset = u.asset AND l.partition = u.partition
-    WHERE e.downstream = :step_id
-"""
-_INPUTS = text(INPUTS)
-_IS_OUTDATED = text(f"SELECT inputs IS DISTINCT FROM ({INPUTS}) FROM {SCHEMA}.gates WHERE id = :id")
+# Whether anything that the step reads has another latest value by now: then what was approved is
+# not what would be made. What it does without is compared with what there was when it asked.
+_IS_OUTDATED = text(
+    f"""
+    SELECT EXISTS (
+        SELECT FROM {SCHEMA}.gates g
+        JOIN {SCHEMA}.edges e ON e.downstream = g.step_id
+        JOIN {SCHEMA}.steps u ON u.id = e.upstream
+        JOIN {SCHEMA}.latest l ON l.asset = u.asset AND l.partition = u.partition
+        JOIN {SCHEMA}.outputs n ON n.id = l.output_id
+        LEFT JOIN {SCHEMA}.outputs o ON o.step_id = coalesce(u.reuses, u.id)
+        WHERE g.id = :id
+          AND (n.sha256 <> o.sha256 OR o.id IS NULL AND n.created_at > g.created_at)
+    )
+    """
+)
 
 _FREE = text(
     f"""
@@ -115,6 +133,18 @@ _READ_LATEST = text(
     JOIN {SCHEMA}.outputs o ON o.id = l.output_id
     WHERE e.downstream = :step_id AND u.id = e.upstream
       AND o.step_id <> coalesce(u.reuses, u.id)
+    """
+)
+
+
+# A step begins anew after a gate that is void. What has come since then does not come again, or a
+# step that waits for one signal twice would never end.
+_COME_BEFORE = text(
+    f"""
+    SELECT g.id FROM {SCHEMA}.gates g
+    WHERE g.token_hash = :token_hash AND g.step_id = :step_id AND g.state = 'received'
+      AND EXISTS (SELECT FROM {SCHEMA}.gates WHERE step_id = :step_id AND id > g.id
+        AND state = 'void')
     """
 )
 
@@ -172,6 +202,7 @@ def ask(conn: Connection, claim: Claim, waiting: Waiting) -> bool:
     """
     if not steps_store.holds(conn, claim):
         return False
+    come = None if isinstance(waiting.ask, Ask) else _come_before(conn, claim, waiting.ask)
     gate_id = _insert(conn, claim, waiting)
     said = waiting.ask.message or None
     values = {"canvas": None, "queued_at": None, "gate": gate_id}
@@ -182,9 +213,39 @@ def ask(conn: Connection, claim: Claim, waiting: Waiting) -> bool:
     record(conn, asked, "requested", by=claim.worker, reason=said, after={"state": GateState.OPEN})
     if isinstance(waiting.ask, Ask):
         notifications.tell(conn, gate_id, "requested")
+    elif come is not None:
+        _bring_again(conn, asked, come)
     else:
         _take_early(conn, asked, waiting.ask)
     return True
+
+
+def _come_before(conn: Connection, claim: Claim, ask: SignalAsk) -> Gate | None:
+    """Return the gate of this step that has got the signal before the step began anew.
+
+    It is void from now on, so that another one has its token.
+    """
+    values = {"step_id": claim.step_id, "token_hash": token_hash(ask.token)}
+    gate_id = conn.scalar(_COME_BEFORE, values)
+    come = None if gate_id is None else lock(conn, gate_id)
+    if come is None:
+        return None
+    close(conn, come, GateState.VOID, by=claim.worker, reason=ANEW)
+    return come.gate
+
+
+def _bring_again(conn: Connection, asked: Asked, come: Gate) -> None:
+    """Close the gate of a signal that has come before; who has sent it is not asked twice."""
+    assert come.closed_at is not None
+    close(
+        conn,
+        asked,
+        GateState.RECEIVED,
+        by=come.closed_by or "",
+        channel=come.channel,
+        details={"came_at": come.closed_at.isoformat()},
+        payload=come.payload,
+    )
 
 
 def _take_early(conn: Connection, asked: Asked, ask: SignalAsk) -> None:
@@ -239,11 +300,7 @@ def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:
             message=ask.message,
             expires_at=_after(ask.timeout),
             on_timeout=ask.on_timeout,
-            inputs=inputs_hash(conn, claim.step_id),
-            replaces=select(gates.c.id)
-            .join(steps, steps.c.gate == gates.c.id)
-            .where(steps.c.id == claim.step_id, gates.c.state == GateState.VOID)
-            .scalar_subquery(),
+            replaces=_replaced(claim.step_id, str(given["kind"])),
             **given,
         )
         .on_conflict_do_nothing(index_elements=["token_hash"], index_where=text(IN_USE))
@@ -257,6 +314,13 @@ def _insert(conn: Connection, claim: Claim, waiting: Waiting) -> int:
     return int(gate_id)
 
 
+def _replaced(step_id: int, kind: str) -> Any:  # noqa: ANN401 - an SQL expression
+    """Return the last gate of a kind of a step, if it is void: what is asked is asked again."""
+    query = select(gates.c.id, gates.c.state).where(gates.c.step_id == step_id)
+    last = query.where(gates.c.kind == kind).order_by(gates.c.id.desc()).limit(1).subquery()
+    return select(last.c.id).where(last.c.state == GateState.VOID).scalar_subquery()
+
+
 def _after(seconds: float | None) -> Any:  # noqa: ANN401 - an SQL expression
     if seconds is None:
         return None
@@ -265,27 +329,47 @@ def _after(seconds: float | None) -> Any:  # noqa: ANN401 - an SQL expression
     return text("now() + make_interval(secs => :seconds)").bindparams(bound)
 
 
-def inputs_hash(conn: Connection, step_id: int) -> str:
-    """Return the hash of which outputs are the latest of what a step reads."""
-    return str(conn.scalar(_INPUTS, {"step_id": step_id}))
-
-
-def is_outdated(conn: Connection, asked: Asked) -> bool:
+def is_outdated(conn: Connection, gate: Gate) -> bool:
     """Return whether what is to be approved was made of what is not the latest any more."""
-    return bool(conn.scalar(_IS_OUTDATED, {"id": asked.gate.id, "step_id": asked.gate.step_id}))
+    return bool(conn.scalar(_IS_OUTDATED, {"id": gate.id}))
 
 
 def void(conn: Connection, asked: Asked, *, by: str, reason: str) -> None:
     """Let what was approved, or is to be, count no longer; the step is computed and asked anew.
 
     It is made of what is the latest now. The caller holds the lock on the step, and wakes the
-    run. Where the step runs already, behind its gate, it stays with its attempt.
+    run. Where the step runs already, behind its gate, its attempt finds out: see `renew`.
     """
     if not close(conn, asked, GateState.VOID, by=by, reason=reason):
         return
     values = {"step_id": asked.gate.step_id, "gate": asked.gate.id, "actor": by, "reason": reason}
     if conn.execute(_FREE, values).one_or_none() is not None:
         conn.execute(_READ_LATEST, {"step_id": asked.gate.step_id})
+
+
+def renew(conn: Connection, claim: Claim, reason: str) -> bool:
+    """Let what was decided about a running step count no longer; it begins anew; False if stale.
+
+    It leaves its canvas, and is made of what is the latest then.
+    """
+    assert claim.gate is not None
+    if not steps_store.holds(conn, claim):
+        return False
+    asked = lock(conn, claim.gate.id)
+    assert asked is not None
+    close(conn, asked, GateState.VOID, by=claim.worker, reason=reason)
+    steps_store.finish(
+        conn,
+        claim,
+        StepState.PENDING,
+        {"canvas": None, "queued_at": None},
+        outcome="void",
+        details={"gate": claim.gate.id},
+        reason=reason,
+    )
+    conn.execute(_READ_LATEST, {"step_id": claim.step_id})
+    dispatch.release(conn, [claim.canvas])
+    return True
 
 
 def close(

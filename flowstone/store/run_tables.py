@@ -33,6 +33,7 @@ from flowstone.states import (
     RunState,
     StepState,
     is_open,
+    is_put_off,
     sql_list,
 )
 from flowstone.store.schema import NOW, SCHEMA, TIME, exactly_in, metadata, only
@@ -213,6 +214,17 @@ steps = Table(
         "ix_steps_waiting",
         "run_id",
         postgresql_where=text(f"state IN ({sql_list(WAITING_STEP_STATES)})"),
+    ),
+    Index(
+        "ix_steps_put_off",
+        "run_id",
+        postgresql_where=text(is_put_off("state")),
+    ),
+    Index(
+        "ix_steps_behind_gate",
+        "asset",
+        "partition",
+        postgresql_where=text("state = 'pending' AND gate IS NOT NULL"),
     ),
     Index("ix_steps_asset", "asset", "partition"),
     Index("ix_steps_reuses", "reuses", postgresql_where=text("reuses IS NOT NULL")),

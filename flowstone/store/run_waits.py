@@ -10,7 +10,8 @@ from flowstone.states import (
     WAITING_STEP_STATES,
     WORKING_RUN_STATES,
     RunState,
-    is_open,
+    StepState,
+    is_put_off,
     sql_list,
 )
 from flowstone.store import found, runs
@@ -23,36 +24,48 @@ BATCH: Final = 100
 
 _WAITS = f"IN ({sql_list(WAITING_STEP_STATES)})"
 
-# What waits itself, or is joined to what waits in another run; and what does not: a retry that is
-# parked, what is ready and waits for slots. All else is behind one of these. What is open is
-# looked through only where nothing is in flight.
-_ALL_WAITS = text(
-    f"""
-    SELECT bool_or(s.state {_WAITS} OR l.state {_WAITS}) AND NOT bool_or(
-        s.state = 'retrying'
-        OR s.state = 'pending' AND s.open_deps = 0
-        OR s.state = 'joined' AND NOT l.state {_WAITS})
-    FROM {SCHEMA}.steps s
-    LEFT JOIN {SCHEMA}.steps l ON l.id = s.joined_to AND s.state = 'joined'
-    WHERE s.run_id = :run_id AND {is_open("s.state")} AND NOT EXISTS (
-        SELECT FROM {SCHEMA}.steps
-        WHERE run_id = :run_id AND state IN ('queued', 'running', 'retrying')
-          AND canvas IS NOT NULL)
+
+def _has(run: str, what: str) -> str:
+    """Return an SQL condition that a run has such a step.
+
+    It is a subquery that PostgreSQL cannot turn into a join: it looks at an index of the run, and
+    stops at the first that it finds, however many steps are open, or of other runs.
     """
-)
+    return f"(SELECT 1 FROM {SCHEMA}.steps s WHERE s.run_id = {run} AND {what} LIMIT 1) = 1"
 
 
-# That of a run alone, so that no pass looks through what is open: it has something that waits, and
-# nothing that is in flight, ready, or to be tried again.
+def _all_waits(run: str) -> str:
+    """Return an SQL condition that all that is left of a run waits.
+
+    It waits itself, or is joined to what waits in another run; all else is behind one of these.
+    What does not wait is in flight, to be tried again, or ready, be it for slots. Each of these
+    has its index; who has joined comes last, as they may be many.
+    """
+    in_flight = "s.state IN ('queued', 'running', 'retrying') AND s.canvas IS NOT NULL"
+    ready = "s.state = 'pending' AND s.open_deps = 0"
+    joined = is_put_off("s.state", StepState.JOINED)
+    retries = is_put_off("s.state", StepState.RETRYING)
+    # Not a join, for which PostgreSQL may go through all steps that have ever joined another.
+    leader = f"SELECT l.state FROM {SCHEMA}.steps l WHERE l.id = s.joined_to"
+    is_led_on = f"({leader}) NOT {_WAITS}"
+    return f"""CASE
+        WHEN {_has(run, in_flight)} THEN false
+        WHEN {_has(run, f"s.takes IS NULL AND {ready}")} THEN false
+        WHEN {_has(run, f"s.takes IS NOT NULL AND {ready}")} THEN false
+        WHEN {_has(run, retries)} THEN false
+        WHEN {_has(run, f"{joined} AND {is_led_on}")} THEN false
+        WHEN {_has(run, f"s.state {_WAITS}")} THEN true
+        ELSE coalesce({_has(run, joined)}, false)
+    END"""
+
+
+_ALL_WAITS = text(f"SELECT {_all_waits('CAST(:run_id AS uuid)')}")
+
 _UNTOLD = f"""
     SELECT r.id FROM {SCHEMA}.runs r
     WHERE r.driver = 'celery' AND r.cancel_requested_at IS NULL
       AND r.state IN ({sql_list(WORKING_RUN_STATES - {RunState.WAITING})})
-      AND EXISTS (SELECT FROM {SCHEMA}.steps WHERE run_id = r.id AND state {_WAITS})
-      AND NOT EXISTS (
-        SELECT FROM {SCHEMA}.steps WHERE run_id = r.id AND {is_open("state")}
-          AND (state IN ('queued', 'running', 'retrying', 'joined')
-            OR state = 'pending' AND open_deps = 0))
+      AND {_all_waits("r.id")}
     ORDER BY r.created_at LIMIT :batch
 """
 

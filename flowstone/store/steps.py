@@ -340,7 +340,7 @@ def lower_readers(conn: Connection, step_ids: Sequence[int], *, done: bool = Tru
     conn.execute(_LOWER, {"ids": list(step_ids), "done": done})
 
 
-def is_recorded(conn: Connection, claim: Claim, outcome: StepState) -> bool:
+def is_recorded(conn: Connection, claim: Claim, outcome: str) -> bool:
     """Return whether this very attempt has been recorded with this outcome already."""
     query = select(attempts.c.outcome).where(attempts.c.token == claim.token)
     return conn.scalar(query) == outcome
@@ -384,13 +384,15 @@ def finish(
     target: StepState,
     values: dict[str, Any],
     *,
+    outcome: str | None = None,
     failure: Failure | None = None,
     details: Mapping[str, Any] | None = None,
     reason: str | None = None,
 ) -> bool:
     """Move a running step on, if `claim` still holds it, and close its attempt.
 
-    `reason` is for the audit log; by default it is the failure.
+    The `outcome` of the attempt is by default the state of the step. `reason` is for the audit
+    log; by default it is the failure.
     """
     moved = conn.execute(
         update(steps)
@@ -408,7 +410,7 @@ def finish(
         update(attempts)
         .where(attempts.c.step_id == claim.step_id, attempts.c.number == claim.attempt)
         .values(
-            outcome=target,
+            outcome=outcome or target,
             finished_at=text("now()"),
             error_type=failure and failure.type,
             error_message=failure and failure.message,
@@ -418,7 +420,7 @@ def finish(
     audit.record(
         conn,
         actor=claim.worker,
-        action=f"step.{target}",
+        action=f"step.{outcome or target}",
         run_id=claim.run_id,
         step_id=claim.step_id,
         details=audit.of_step(

@@ -54,9 +54,6 @@ def upgrade() -> None:
         ),
         sa.Column("subject", sa.Text(), comment="The hash of what is to be reviewed"),
         sa.Column(
-            "inputs", sa.Text(), comment="The hash of which outputs were the latest of its inputs"
-        ),
-        sa.Column(
             "approvers",
             ARRAY(sa.Text()),
             nullable=False,
@@ -277,12 +274,28 @@ def upgrade() -> None:
         schema=SCHEMA,
     )
     op.create_index(
+        "ix_steps_behind_gate",
+        "steps",
+        ["asset", "partition"],
+        unique=False,
+        schema=SCHEMA,
+        postgresql_where=sa.text("state = 'pending' AND gate IS NOT NULL"),
+    )
+    op.create_index(
         "ix_steps_waiting",
         "steps",
         ["run_id"],
         unique=False,
         schema=SCHEMA,
         postgresql_where=sa.text("state IN ('waiting_approval', 'waiting_signal')"),
+    )
+    op.create_index(
+        "ix_steps_put_off",
+        "steps",
+        ["run_id"],
+        unique=False,
+        schema=SCHEMA,
+        postgresql_where=sa.text("lower(state) IN ('joined', 'retrying')"),
     )
     op.create_check_constraint(
         op.f("ck_steps_gate"),
@@ -294,6 +307,12 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_constraint(op.f("ck_steps_gate"), "steps", schema=SCHEMA)
+    op.drop_index(
+        "ix_steps_put_off",
+        table_name="steps",
+        schema=SCHEMA,
+        postgresql_where=sa.text("lower(state) IN ('joined', 'retrying')"),
+    )
     op.drop_index(
         "ix_steps_waiting",
         table_name="steps",

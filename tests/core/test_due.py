@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from flowstone.approval import Ask, Escalation, OnTimeout
 from flowstone.due import Approve, Continue, Due, Escalate, Fail, Reject, Remind, due
 from flowstone.gate import Gate, Kind
+from flowstone.quorum import Vote
 from flowstone.states import GateState
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -181,9 +182,29 @@ def test_a_quorum_is_all_of_those_who_are_asked_next_where_they_are_fewer() -> N
         (["a", "b", "A@host"], [], 2),
         (["a", "b"], ["B@host"], 2),
         (["role:heads"], [], 3),
+        (["role:heads", "ann"], ["ann"], 3),
     ):
-        level = Escalation(approvers=approvers)
-        ask = Ask(quorum=3, timeout=1, on_timeout="escalate", escalation=[level])
-        found = due(gate_of(ask), BEGIN + timedelta(seconds=1), approved)
+        found = escalated(approvers, approved)
         assert isinstance(found, Escalate)
         assert found.quorum == quorum
+
+
+def test_where_all_who_are_asked_next_have_approved_it_is_approved() -> None:
+    for approvers, approved in (
+        (["ann"], ["ann@host"]),
+        (["ann", "Ann "], ["bob", "ANN"]),
+        (["ann", "bob"], ["bob", "ann"]),
+    ):
+        assert escalated(approvers, approved, "b") == Approve("b", by_votes=True)
+    assert escalated(["ann"], ["ann"]) == Approve(None, by_votes=True)
+
+
+def escalated(
+    approvers: Sequence[str], approved: Sequence[str], option: str | None = None
+) -> Due | None:
+    """Return what is due where a quorum of three has not decided, and these are asked next."""
+    level = Escalation(approvers=approvers)
+    options = ["a", "b"] if option else []
+    ask = Ask(quorum=3, options=options, timeout=1, on_timeout="escalate", escalation=[level])
+    votes = [Vote(actor, True, "test", option=option) for actor in approved]
+    return due(gate_of(ask), BEGIN + timedelta(seconds=1), votes)

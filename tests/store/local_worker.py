@@ -67,10 +67,18 @@ class LocalWorker:
     def work(self) -> None:
         """Work on all messages, and on what follows from them."""
         while self.messages:
-            message = self.messages.pop(0)
-            self._follow(
-                execute(self.runtime, message.id, message.canvas, worker="local", park_after=-1)
-            )
+            self._work_on(self.messages.pop(0))
+
+    def work_on(self, asset: Any) -> None:
+        """Work on the first message of an asset alone."""
+        message = next(one for one in self.messages if one.asset == str(asset))
+        self.messages.remove(message)
+        self._work_on(message)
+
+    def _work_on(self, message: DispatchedStep) -> None:
+        self._follow(
+            execute(self.runtime, message.id, message.canvas, worker="local", park_after=-1)
+        )
 
     def carry_on(self, gate_id: int) -> None:
         """Be the continuation of a gate, and work on what follows from it."""

@@ -147,6 +147,28 @@ def test_an_escalation_goes_through_all_levels_to_its_end(ledger: Ledger) -> Non
     ]
 
 
+def test_where_all_who_are_asked_next_have_approved_it_is_approved(ledger: Ledger) -> None:
+    next_ = Escalation(approvers=["Ann@office"])
+    ask = Ask(
+        options=["all", "half"],
+        approvers=["ann", "bob"],
+        quorum=2,
+        timeout=60,
+        on_timeout="escalate",
+        escalation=[next_],
+    )
+    gate = ask_for(ledger, ask)
+    vote = Vote("ann", True, "test", option="half")
+    ledger.in_turn(lambda conn: decisions.decide(conn, gate, vote, roles={}))
+    shift(ledger, gate, 61)
+    assert (look(ledger), look(ledger)) == (1, 0)
+    ended = row(ledger, gate)
+    assert (ended.state, ended.chosen, ended.level) == ("approved", "half", 0)
+    assert (ended.closed_by, ended.reason) == ("timeout", gate_clock.ENOUGH)
+    assert recorded(ledger)[-1] == ("approval.approved", "timeout", gate_clock.ENOUGH)
+    assert told(ledger, gate) == ["requested", "expired"]
+
+
 def test_reminders_come_as_often_as_said_and_those_that_were_missed_once(ledger: Ledger) -> None:
     gate = ask_for(ledger, Ask(remind_every=60))
     silent = ask_for(ledger)

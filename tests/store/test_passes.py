@@ -11,9 +11,11 @@ from flowstone.errors import LedgerRefused
 from flowstone.registry import build_registry
 from flowstone.rules import RULES, Repaired, Rule, Sight
 from flowstone.runtime import Runtime
-from flowstone.store import watch
+from flowstone.states import GateState
+from flowstone.store import gates, watch
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
+from tests.store.gates_by_hand import ask_for
 from tests.store.runs_by_hand import HandRun, query, run_sql
 from tests.store.test_repairs import CHORD, age
 
@@ -80,6 +82,30 @@ def test_what_needs_a_row_that_is_locked_is_left_to_the_next_pass(
         # The others are applied, and whoever can go on is woken.
         assert run.id in woken
     assert reconciler.reconcile(here, nobody)[rule] == 1
+
+
+def test_where_a_step_behind_a_gate_is_locked_those_before_it_are_woken(
+    here: Runtime, ledger: Ledger
+) -> None:
+    run_of = {}
+    for name in "de":
+        run = HandRun(ledger, {1: ()}, name=name)
+        run.dispatch()
+        gate = ask_for(ledger, run=run, step=1)
+        run_of[name] = run
+        with ledger.begin() as conn:
+            asked = gates.lock(conn, gate)
+            assert asked is not None
+            gates.close(conn, asked, GateState.APPROVED, by="timeout")
+    first, second = run_of["d"], run_of["e"]
+    with ledger.begin() as paused:
+        run_sql(paused, f"SELECT FROM flowstone.steps WHERE id = {second.ids[1]} FOR UPDATE")
+        woken = set()
+        done = reconciler.reconcile(here, lambda run_id, _: woken.add(run_id))
+    assert done["continuation_lost"] == 1
+    assert (first.states()[1], second.states()[1]) == ("pending", "waiting_approval")
+    assert first.id in woken
+    assert reconciler.reconcile(here, nobody)["continuation_lost"] == 1
 
 
 def test_a_transaction_that_is_idle_is_ended_and_only_a_pass_is_impatient(
