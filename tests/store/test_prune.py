@@ -442,7 +442,8 @@ def test_to_prune_does_not_cost_more_among_more_rows(make_runtime: Any, ledger: 
     dag: Dag = {n: (n - 1,) if n else () for n in range(300)}
     closed(ledger, dag)
     large = cost(500)
-    assert 0 < large < 1.25 * small, (small, large)
+    # PostgreSQL may analyze the tables in between, and plan otherwise.
+    assert 0 < large < 2 * small, (small, large)
 
 
 def test_the_settings_of_retention_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:

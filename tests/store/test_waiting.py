@@ -591,6 +591,15 @@ def test_a_run_with_something_else_to_do_does_not_wait(local: LocalWorker) -> No
     assert handle.status() == RunState.SUCCEEDED
 
 
+def test_an_inline_run_sees_that_time_is_up(make_runtime: RuntimeFactory) -> None:
+    @asset(approval=Approval(timeout=0.1, on_timeout="approve"))
+    def patient() -> int:
+        return 3
+
+    make_runtime(build_registry([patient]), lease_seconds=0.9)
+    assert materialize_sync(patient).result() == 3
+
+
 def test_an_inline_run_waits_in_its_process(local: LocalWorker) -> None:
     ended: list[Any] = []
     thread = threading.Thread(
