@@ -185,8 +185,8 @@ def wait_for_approval(
     """Return what the function of an asset returns, or raises, to wait for people to decide.
 
     The `value` is what they are to approve: it becomes the asset's when they do. Without one, the
-    asset needs `on_approved=`, a function that makes the value then. All else is explained at
-    `Ask`. Raises DefinitionError.
+    asset needs `on_approved=`, a function that makes the value then. An asset that has `approval=`
+    returns its value, and not this. All else is explained at `Ask`. Raises DefinitionError.
     """
     ask = Ask(
         message=message,
