@@ -17,6 +17,7 @@ from rich.table import Table
 
 from flowstone import approvals as api
 from flowstone.approvals import ApprovalDetails, ApprovalRequest
+from flowstone.cli.frames import frame_summary, frame_table, is_frame
 from flowstone.errors import (
     AlreadyDecided,
     ApprovalVoid,
@@ -120,6 +121,8 @@ def show(
         return
     console = Console()
     console.print(_facts(found))
+    if is_frame(found.proposed, found.value):
+        console.print(frame_table(found.value))
     if found.votes:
         console.print(_votes(found))
     if found.difference:
@@ -341,6 +344,8 @@ def _shown(text: str) -> str:
 def _value(found: ApprovalDetails) -> str:
     if found.proposed is None:
         return ""
+    if is_frame(found.proposed, found.value):
+        return frame_summary(found.proposed, found.value)
     text = _json(found.value)
     more = len(text) - _SHOWN
     return text if more <= 0 else f"{text[:_SHOWN]} ... and {more:,} more characters"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import polars as pl
 from pydantic import BaseModel
 
 from flowstone import Approval, MonthlyPartitions, asset
@@ -41,3 +42,9 @@ def ledger_of() -> int:
 def nobodys() -> int:
     """Needs nobody."""
     return 8
+
+
+@asset(approval=Approval())
+def table_of() -> pl.DataFrame:
+    """Is a table."""
+    return pl.DataFrame({"name": [f"row {n}" for n in range(9)], "part": [1 / 3] * 9})

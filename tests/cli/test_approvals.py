@@ -207,3 +207,14 @@ def test_a_plan_says_who_will_wait_for_an_approval(
     assert step["asks"] == "always"
     (other,) = json.loads(flowstone("plan", "nobodys", "--json").stdout)["steps"]
     assert other["asks"] is None
+
+
+def test_a_frame_is_shown_by_its_first_rows(flowstone: InProcess, asked: LocalWorker) -> None:
+    asked.submit("table_of")
+    shown = flowstone("approvals", "show", str(asked.newest_gate())).stdout
+    assert "9 rows, 2 columns; the first 5 rows below" in shown
+    assert [line.split() for line in shown.splitlines() if "row 4" in line] == [
+        ["row", "4", "0.333333"]
+    ]
+    assert "row 5" not in shown
+    assert max(map(len, shown.splitlines())) <= 80

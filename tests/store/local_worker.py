@@ -101,6 +101,11 @@ class LocalWorker:
             query = text("SELECT id FROM flowstone.gates WHERE state = 'open'")
             return int(conn.scalars(query).one())
 
+    def newest_gate(self) -> int:
+        """Return the gate that was asked for last."""
+        with self.runtime.ledger.begin() as conn:
+            return int(conn.scalar(text("SELECT max(id) FROM flowstone.gates")) or 0)
+
     def gate(self, gate_id: int) -> Gate:
         """Return a gate as it is now."""
         with self.runtime.ledger.begin() as conn:
