@@ -35,7 +35,17 @@ from flowstone.outcome import (
 from flowstone.retry import Retry
 from flowstone.runtime import Runtime
 from flowstone.states import StepState
-from flowstone.store import cancellation, dispatch, failing, flights, gates, rates, slots, steps
+from flowstone.store import (
+    asking,
+    cancellation,
+    dispatch,
+    failing,
+    flights,
+    gates,
+    rates,
+    slots,
+    steps,
+)
 from flowstone.store.ledger import Connection
 from flowstone.store.steps import Claim, Refused
 
@@ -225,7 +235,7 @@ def _write(
 ) -> bool:
     match outcome:
         case Waiting():
-            return gates.ask(conn, claim, outcome)
+            return asking.ask(conn, claim, outcome)
         case Void(reason):
             return gates.renew(conn, claim, reason)
         case Skipped(reuses):

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from flowstone.approval import Ask
 from flowstone.outcome import StoredOutput, Succeeded, Waiting
 from flowstone.signalling import SignalAsk
-from flowstone.store import gates
+from flowstone.store import asking
 from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import MADE_OF, HandRun, output
 
@@ -35,7 +35,7 @@ def ask_for(
     claim = run.claim(step)
     value = Succeeded(staged or output(), MADE_OF) if isinstance(what, Ask | None) else None
     with ledger.begin() as conn:
-        assert gates.ask(conn, claim, Waiting(what or Ask(message="May it?"), MADE_OF, value))
+        assert asking.ask(conn, claim, Waiting(what or Ask(message="May it?"), MADE_OF, value))
         return int(
             conn.scalar(text("SELECT id FROM flowstone.gates ORDER BY id DESC LIMIT 1")) or 0
         )

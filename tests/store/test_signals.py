@@ -17,7 +17,7 @@ from flowstone.registry import build_registry
 from flowstone.runtime import Runtime
 from flowstone.signalling import SignalAsk, WaitForSignal, token_hash
 from flowstone.states import GateState
-from flowstone.store import early_signals, gates
+from flowstone.store import asking, early_signals, gates
 from flowstone.store.ledger import Ledger
 from flowstone.tokens import signal_token
 from tests.conftest import RuntimeFactory
@@ -200,7 +200,7 @@ def wait(run: HandRun, token: str) -> int:
     """Have the dispatched step of a run ask for its signal; return the gate."""
     claim = run.claim(0)
     with run.ledger.begin() as conn:
-        assert gates.ask(conn, claim, Waiting(SignalAsk(name="done", token=token), MADE_OF))
+        assert asking.ask(conn, claim, Waiting(SignalAsk(name="done", token=token), MADE_OF))
     (found,) = query(run.ledger, "SELECT max(id) AS id FROM flowstone.gates WHERE step_id = :s",
                      s=run.ids[0])  # fmt: skip
     return int(found.id)
@@ -257,7 +257,7 @@ def test_a_signal_waits_for_an_asking_that_is_not_committed(ledger: Ledger, here
     with ThreadPoolExecutor(1) as pool:
         with ledger.begin() as conn:
             ask = SignalAsk(name="done", token=token)
-            assert gates.ask(conn, claim, Waiting(ask, MADE_OF))
+            assert asking.ask(conn, claim, Waiting(ask, MADE_OF))
             sending = pool.submit(signal, token, 1)
             until_somebody_waits_for_a_lock(ledger)
         assert not sending.result(timeout=30).is_early
