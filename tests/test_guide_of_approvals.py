@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import pytest
 
-from flowstone import Approval, RunState, approve, asset, get_approval, lineage, reject
+from flowstone import Approval, RunState, approve, asset, get_approval, lineage, outbox, reject
 from flowstone.approval import ON_TIMEOUT, Ask, OnTimeout
 from flowstone.errors import ApprovalVoid
 from flowstone.registry import build_registry
@@ -29,7 +29,11 @@ def guide() -> dict[str, Any]:
 
 
 @pytest.fixture
-def local(make_runtime: RuntimeFactory, guide: dict[str, Any]) -> LocalWorker:
+def local(
+    make_runtime: RuntimeFactory, guide: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> LocalWorker:
+    # There is no broker to ask, which takes a second each time.
+    monkeypatch.setattr(outbox, "carry_on", lambda *_: None)
     middle = named("Ask in the middle")
     assets = [guide["monthly_report"], guide["published"], middle["delays"], middle["publication"]]
     return LocalWorker(make_runtime(build_registry(assets), roles={"finance": ("carl",)}))

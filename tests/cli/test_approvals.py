@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
+from flowstone import outbox
 from flowstone.approval import Ask
 from flowstone.cli import app
 from flowstone.errors import FlowStoneError
@@ -46,8 +47,10 @@ def flowstone() -> InProcess:
 
 
 @pytest.fixture
-def asked(make_runtime: Any) -> LocalWorker:
+def asked(make_runtime: Any, monkeypatch: pytest.MonkeyPatch) -> LocalWorker:
     """Two months of a report, approvals 1 and 2, and a value that needs two people, 3."""
+    # There is no broker to ask, which takes a second each time.
+    monkeypatch.setattr(outbox, "carry_on", lambda *_: None)
     registry = load_registry([approved_assets.__name__])
     local = LocalWorker(make_runtime(registry, roles={"finance": ("carl",)}))
     for month in (1, 2):

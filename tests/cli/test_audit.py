@@ -15,6 +15,8 @@ from flowstone.store.ledger import Ledger
 from tests.cli.conftest import Cli
 from tests.store.runs_by_hand import HandRun
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def flowstone(cli: Cli, database: str) -> Any:

@@ -39,6 +39,7 @@ def user(cli: Cli, tmp_path: Path) -> Cli:
     return cli.inside(folder)
 
 
+@pytest.mark.slow
 def test_plans_show_the_config_and_runs_take_it(
     user: Cli, database: str, valkey: ValkeyServer, ledger: Ledger
 ) -> None:

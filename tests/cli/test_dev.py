@@ -69,6 +69,7 @@ def test_a_step_that_was_cut_off_goes_on_with_the_next_dev(
     wait_until(lambda: '"running": 1' in cli("status", run_id, "--json").out, "the step", 30)
 
 
+@pytest.mark.slow
 def test_dev_ends_when_its_database_does(cli: Cli, start_dev: Callable[..., Dev]) -> None:
     dev = start_dev(cli, ASSETS)
     dev.wait_until_ready()
@@ -78,6 +79,7 @@ def test_dev_ends_when_its_database_does(cli: Cli, start_dev: Callable[..., Dev]
     assert "PostgreSQL has ended" in dev.output()
 
 
+@pytest.mark.slow
 def test_a_run_goes_through_dev_and_can_be_looked_at_from_outside(
     cli: Cli, start_dev: Callable[..., Dev], tmp_path: Path
 ) -> None:

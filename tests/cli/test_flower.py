@@ -12,6 +12,8 @@ import pytest
 
 from tests.cli.conftest import Cli, Dev
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium")
 
 

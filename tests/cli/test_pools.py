@@ -20,6 +20,7 @@ def celery(make_runtime: Any) -> Dispatcher:
     return Dispatcher(made)
 
 
+@pytest.mark.slow
 def test_pools_are_listed_changed_and_reset(flowstone: Any, celery: Dispatcher) -> None:
     assert "there are no pools" in flowstone("pools").out
     run_id = celery.submit("loads")

@@ -29,6 +29,7 @@ def rule(printed: str, name: str) -> dict[str, Any]:
     return dict(found)
 
 
+@pytest.mark.slow
 def test_one_pass_by_hand_and_what_it_would_do(flowstone: Any, ledger: Ledger) -> None:
     run = HandRun(ledger, {1: (), 2: (1,)})
     run.dispatch()

@@ -125,6 +125,7 @@ def user(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     return cli.inside(folder)
 
 
+@pytest.mark.slow
 def test_runs_and_plans_take_overrides_and_tell_no_secret(
     user: Cli, database: str, valkey: ValkeyServer, ledger: Ledger
 ) -> None:

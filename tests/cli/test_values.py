@@ -103,6 +103,7 @@ def test_a_check_that_does_not_pass_on_what_there_is_is_an_exit_code(
     assert flowstone("get", "number").out == "11\n"
 
 
+@pytest.mark.slow
 def test_what_will_be_stale_is_shown_first_and_nobody_is_asked_without_a_terminal(
     flowstone: Any, here: Runtime
 ) -> None:

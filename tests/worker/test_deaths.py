@@ -66,6 +66,7 @@ def test_a_step_whose_process_is_killed_runs_again_at_once(
     assert told.details["began"].startswith(f"{lost.started_at:%Y-%m-%dT%H:%M:%S}")
 
 
+@pytest.mark.slow
 def test_a_step_that_kills_its_process_each_time_fails_with_the_evidence_and_alone(
     celery_setup: CeleryTestSetup, view: LedgerView
 ) -> None:

@@ -21,6 +21,8 @@ from tests.worker.ledger_view import LedgerView
 from tests.worker.nodes import WorkerProcess
 from tests.worker.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 NOT_GPU = ("-Q", "assets,control")
 GPU = (
     "1 step waits in the queue 'gpu', which no worker consumes; "

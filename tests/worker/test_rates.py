@@ -118,6 +118,7 @@ def test_messages_that_are_lost_while_they_wait_are_sent_again(
     assert_kept(starts(view), 4)
 
 
+@pytest.mark.slow
 def test_a_step_of_a_slow_rate_holds_nothing_and_can_be_cancelled(
     celery_setup: CeleryTestSetup,
     here: Runtime,
