@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -41,7 +41,22 @@ class Escalation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class Terms:
+    """What holds for a question, whatever it is about; all of it is explained at `Ask`."""
+
+    options: Sequence[str] = ()
+    approvers: Sequence[str] = ()
+    quorum: int = 1
+    four_eyes: bool = False
+    timeout: float | None = None
+    on_timeout: OnTimeout | None = None
+    escalation: Sequence[Escalation] = ()
+    remind_every: float | None = None
+    notify: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask(Terms):
     """What is asked of people, with all that holds for it. Times are in seconds.
 
     `options` are what an approval chooses one of. `approvers` are names, and roles of
@@ -57,15 +72,6 @@ class Ask:
 
     message: str = ""
     context: Mapping[str, Any] = field(default_factory=dict)
-    options: Sequence[str] = ()
-    approvers: Sequence[str] = ()
-    quorum: int = 1
-    four_eyes: bool = False
-    timeout: float | None = None
-    on_timeout: OnTimeout | None = None
-    escalation: Sequence[Escalation] = ()
-    remind_every: float | None = None
-    notify: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         _check_kinds(self)
@@ -101,7 +107,7 @@ class Ask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Approval:
+class Approval(Terms):
     """Given to an asset whose value counts only when people have approved it.
 
     `when` takes the value, and tells whether to ask; without it, that is always so. `message` and
@@ -112,15 +118,6 @@ class Approval:
     when: Callable[[Any], bool] | None = None
     message: str | Callable[[Any], str] = ""
     context: Mapping[str, Any] | Callable[[Any], Mapping[str, Any]] = field(default_factory=dict)
-    options: Sequence[str] = ()
-    approvers: Sequence[str] = ()
-    quorum: int = 1
-    four_eyes: bool = False
-    timeout: float | None = None
-    on_timeout: OnTimeout | None = None
-    escalation: Sequence[Escalation] = ()
-    remind_every: float | None = None
-    notify: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         when: Any = self.when
@@ -141,19 +138,8 @@ class Approval:
         )
 
     def _ask(self, message: str, context: Mapping[str, Any]) -> Ask:
-        return Ask(
-            message=message,
-            context=context,
-            options=self.options,
-            approvers=self.approvers,
-            quorum=self.quorum,
-            four_eyes=self.four_eyes,
-            timeout=self.timeout,
-            on_timeout=self.on_timeout,
-            escalation=self.escalation,
-            remind_every=self.remind_every,
-            notify=self.notify,
-        )
+        terms = {term.name: getattr(self, term.name) for term in fields(Terms)}
+        return Ask(message=message, context=context, **terms)
 
 
 class WaitForApproval(FlowStoneError):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flowstone.approval import Approval, Ask, Escalation
+from flowstone.approval import Approval, Ask, Escalation, Terms, wait_for_approval
 from flowstone.errors import DefinitionError
 from flowstone.quorum import unknown_roles
 
@@ -44,3 +44,24 @@ def test_roles_that_there_are_not_are_told_with_how_to_add_them() -> None:
         "role:finanse": "FLOWSTONE_ROLES has no role 'finanse'; did you mean 'Finance'?; add it, "
         'such as {"finanse": ["ann", "bob"]}'
     }
+
+
+def test_all_that_an_approval_says_is_asked_and_by_wait_for_approval_too() -> None:
+    given: dict[str, Any] = {
+        "options": ["all", "some"],
+        "approvers": ["ann", "bob"],
+        "quorum": 2,
+        "four_eyes": True,
+        "timeout": 60,
+        "on_timeout": "escalate",
+        "escalation": [Escalation(approvers=["eve"])],
+        "remind_every": 10,
+        "notify": ["team"],
+    }
+    assert given.keys() == Terms.__dataclass_fields__.keys()
+    bare = Ask()
+    assert all(getattr(Ask(**given), name) != getattr(bare, name) for name in given)
+    asked = Ask(message="7?", context={"made": 7}, **given)
+    made = Approval(message=lambda it: f"{it}?", context=lambda it: {"made": it}, **given)
+    assert made.ask(7) == asked
+    assert wait_for_approval(message="7?", context={"made": 7}, **given).ask == asked
