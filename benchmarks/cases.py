@@ -17,6 +17,7 @@ from benchmarks import plain, shapes
 from benchmarks.stage import ALL_QUEUES, Stage, wait_until
 from flowstone import RunState, materialize_all, runtime
 from flowstone.graph import AssetGraph
+from flowstone.partition import Moment
 from flowstone.plan import build_plan
 from flowstone.priority import LEVELS
 from flowstone.queues import QUEUES
@@ -234,7 +235,7 @@ def _plan_and_store(graph: AssetGraph, request: Request) -> UUID:
             conn, run_id, request,
             config={}, driver="inline", max_in_flight=1, actor="bench",
         )  # fmt: skip
-        plan = build_plan(request, graph, lambda _: {}, datetime.now(UTC))
+        plan = build_plan(request, graph, lambda _: {}, Moment(datetime.now(UTC)))
         plans.write(conn, run_id, plan, actor="bench")
     return run_id
 

@@ -35,6 +35,7 @@ from flowstone.made_of import (
     refuse_secrets,
     without_secrets,
 )
+from flowstone.partition import Moment
 from flowstone.partition_key import step_name
 from flowstone.plan import Plan, build_plan
 from flowstone.priority import FIRST, message_level
@@ -222,7 +223,8 @@ def preview(
             configs[name] = shown_values(made)
         return chosen_values(graph[name], made, request.resources)
 
-    plan = build_plan(request, graph, partial(plans.latest, conn), datetime.now(UTC), config_of)
+    at = Moment(datetime.now(UTC))
+    plan = build_plan(request, graph, partial(plans.latest, conn), at, config_of)
     plan = replace(plan, configs=configs)
     check_names(config, {step.asset for step in plan.steps})
     _check_io(runtime, plan, request)

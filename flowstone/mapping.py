@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from flowstone.errors import BadMapping
 from flowstone.partition import (
     UNPARTITIONED,
     Key,
+    Moment,
     PartitionSet,
     StaticPartitions,
     TimePartitions,
@@ -25,7 +25,7 @@ class PartitionMapping(Protocol):
     """Whether the function gets a dict of key -> value, rather than one value."""
 
     def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, now: datetime
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
     ) -> Sequence[Key]:
         """Return the upstream keys that `key` of `downstream` reads, in their natural order."""
 
@@ -37,11 +37,11 @@ class SameKey:
     fan_in = False
 
     def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, now: datetime
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
     ) -> Sequence[Key]:
         """Return `key` itself; raise BadPartition where the upstream set lacks it."""
         del downstream
-        return (upstream.coerce(key, now),)
+        return (upstream.coerce(key, at),)
 
     def __str__(self) -> str:
         return "same key"
@@ -54,10 +54,10 @@ class WholeAsset:
     fan_in = False
 
     def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, now: datetime
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
     ) -> Sequence[Key]:
         """Return the unpartitioned key."""
-        del key, downstream, upstream, now
+        del key, downstream, upstream, at
         return (UNPARTITIONED,)
 
     def __str__(self) -> str:
@@ -71,11 +71,11 @@ class AllKeys:
     fan_in = True
 
     def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, now: datetime
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
     ) -> Sequence[Key]:
         """Return all keys of the upstream set."""
         del key, downstream
-        return tuple(upstream.keys(now))
+        return tuple(upstream.keys(at))
 
     def __str__(self) -> str:
         return "all partitions"
@@ -88,11 +88,11 @@ class WindowsInside:
     fan_in = True
 
     def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, now: datetime
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
     ) -> Sequence[Key]:
         """Return the upstream keys whose windows overlap that of `key`."""
         down, up = _both_time(downstream, upstream)
-        return tuple(up.keys_in(down.window(key), now))
+        return tuple(up.keys_in(down.window(key), at))
 
     def __str__(self) -> str:
         return "the windows inside"
@@ -105,11 +105,11 @@ class WindowAround:
     fan_in = False
 
     def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, now: datetime
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
     ) -> Sequence[Key]:
         """Return the upstream key at the start of the window of `key`."""
         down, up = _both_time(downstream, upstream)
-        return (up.coerce(up.key_at(down.window(key).start), now),)
+        return (up.coerce(up.key_at(down.window(key).start), at),)
 
     def __str__(self) -> str:
         return "the window around"

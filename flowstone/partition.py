@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import cast
@@ -25,6 +25,7 @@ __all__ = [
     "UNPARTITIONED",
     "DailyPartitions",
     "Key",
+    "Moment",
     "Month",
     "MonthlyPartitions",
     "PartitionSet",
@@ -44,15 +45,29 @@ class Window:
     end: datetime
 
 
+def _no_keys(name: str) -> Mapping[str, Key]:
+    raise BadPartition(f"the keys of the dynamic partitions {name!r} are in the ledger")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a set is looked at, and what had been added to dynamic sets by then."""
+
+    now: datetime
+    """With a zone."""
+    keys_of: Callable[[str], Mapping[str, Key]] = field(default=_no_keys, compare=False)
+    """The keys of a dynamic set by their encoded forms, in the order in which they were added."""
+
+
 class PartitionSet(ABC):
-    """The keys of one asset. A set may grow with time, so `now` is an argument."""
+    """The keys of one asset. A set may grow with time, so the moment is an argument."""
 
     @abstractmethod
-    def keys(self, now: datetime) -> Iterator[Key]:
-        """Yield the keys that exist at `now`, in their natural order."""
+    def keys(self, at: Moment) -> Iterator[Key]:
+        """Yield the keys that exist at that moment, in their natural order."""
 
     @abstractmethod
-    def coerce(self, value: Key, now: datetime) -> Key:
+    def coerce(self, value: Key, at: Moment) -> Key:
         """Return the key of this set that `value` means; raise BadPartition if there is none.
 
         A caller may give the key itself or the text that a person would write
@@ -64,11 +79,11 @@ class PartitionSet(ABC):
 class UnpartitionedSet(PartitionSet):
     """The set with the single key UNPARTITIONED."""
 
-    def keys(self, now: datetime) -> Iterator[Key]:  # noqa: ARG002 - the set does not grow
+    def keys(self, at: Moment) -> Iterator[Key]:  # noqa: ARG002 - the set does not grow
         """Yield UNPARTITIONED."""
         yield UNPARTITIONED
 
-    def coerce(self, value: Key, now: datetime) -> Key:  # noqa: ARG002 - the set does not grow
+    def coerce(self, value: Key, at: Moment) -> Key:  # noqa: ARG002 - the set does not grow
         """Accept only UNPARTITIONED."""
         if isinstance(value, Unpartitioned):
             return value
@@ -98,11 +113,11 @@ class StaticPartitions(PartitionSet):
         """Return whether each key is one of `other`, too, and of the same type there."""
         return self._by_encoded.keys() <= other._by_encoded.keys()
 
-    def keys(self, now: datetime) -> Iterator[Key]:  # noqa: ARG002 - the set does not grow
+    def keys(self, at: Moment) -> Iterator[Key]:  # noqa: ARG002 - the set does not grow
         """Yield the keys in the order in which they were given."""
         return iter(self.values)
 
-    def coerce(self, value: Key, now: datetime) -> Key:  # noqa: ARG002 - the set does not grow
+    def coerce(self, value: Key, at: Moment) -> Key:  # noqa: ARG002 - the set does not grow
         """Accept a key, or its text where only one key is written so."""
         if (wanted := encode_key(value)) in self._by_encoded:
             return self._by_encoded[wanted]
@@ -141,9 +156,9 @@ class TimePartitions(PartitionSet):
     def parse(self, value: Key) -> Key:
         """Return `value`, or the text of a key, as a key; raise BadPartition if it is none."""
 
-    def end_key(self, now: datetime) -> Key:
-        """Return the last key at `now`: the given end, or that of the window that has begun."""
-        return self.key_at(now) if self.last is None else self.last
+    def end_key(self, at: Moment) -> Key:
+        """Return the last key then: the given end, or that of the window that has begun."""
+        return self.key_at(at.now) if self.last is None else self.last
 
     def between(self, start: Key, end: Key) -> Iterator[Key]:
         """Yield the keys from `start` to `end`, both included."""
@@ -154,22 +169,22 @@ class TimePartitions(PartitionSet):
                 return
             key = self.next_key(key)
 
-    def keys(self, now: datetime) -> Iterator[Key]:
-        """Yield the keys from the first to the last one at `now`."""
-        return self.between(self.first, self.end_key(now))
+    def keys(self, at: Moment) -> Iterator[Key]:
+        """Yield the keys from the first to the last one at that moment."""
+        return self.between(self.first, self.end_key(at))
 
-    def keys_in(self, window: Window, now: datetime) -> Iterator[Key]:
+    def keys_in(self, window: Window, at: Moment) -> Iterator[Key]:
         """Yield the keys of this set whose windows overlap `window`."""
         # In UTC, as a zone's own arithmetic goes by the wall clock: where a month begins at 1:00,
         # because midnight is skipped, the moment before would lie in the hour that is missing.
         last = window.end.astimezone(UTC) - timedelta(microseconds=1)
         start = max(self.key_at(window.start), self.first, key=_order)
-        end = min(self.key_at(last), self.end_key(now), key=_order)
+        end = min(self.key_at(last), self.end_key(at), key=_order)
         return self.between(start, end)
 
-    def coerce(self, value: Key, now: datetime) -> Key:
+    def coerce(self, value: Key, at: Moment) -> Key:
         """Accept a key of the set, or the text of one."""
-        key, end = self.parse(value), self.end_key(now)
+        key, end = self.parse(value), self.end_key(at)
         if _order(self.first) <= _order(key) <= _order(end):
             return key
         raise BadPartition(f"partition {key} lies outside {self.first} to {end}")
@@ -260,9 +275,9 @@ class MonthlyPartitions(TimePartitions):
         return f"monthly, {self.first} to {self.last or 'this month'}, {self.tz}"
 
 
-def first_keys(partitions: PartitionSet, count: int, now: datetime) -> list[Key]:
+def first_keys(partitions: PartitionSet, count: int, at: Moment) -> list[Key]:
     """Return up to `count` keys, to show a person what keys look like."""
-    return list(itertools.islice(partitions.keys(now), count))
+    return list(itertools.islice(partitions.keys(at), count))
 
 
 def _order(key: Key) -> tuple[int, ...]:
@@ -323,6 +338,6 @@ def _say(value: Key) -> str:
     return repr(value) if isinstance(value, str | Unpartitioned) else f"{value!s}"
 
 
-def parse_key(partitions: PartitionSet, encoded: str, now: datetime) -> Key:
+def parse_key(partitions: PartitionSet, encoded: str, at: Moment) -> Key:
     """Return the key of `partitions` that an encoded request key means, or raise BadPartition."""
-    return partitions.coerce(decode_key(encoded), now)
+    return partitions.coerce(decode_key(encoded), at)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
@@ -14,7 +13,7 @@ from flowstone.errors import BadMapping, BadPartition, MissingInput
 from flowstone.freshness import Fingerprint, Input, digest, inputs_hash
 from flowstone.graph import AssetGraph
 from flowstone.limits import Policy
-from flowstone.partition import UNPARTITIONED, first_keys, parse_key
+from flowstone.partition import UNPARTITIONED, Moment, first_keys, parse_key
 from flowstone.partition_key import decode_key, encode_key, step_name
 from flowstone.request import Request
 
@@ -83,7 +82,7 @@ def build_plan(
     request: Request,
     graph: AssetGraph,
     latest: Latest,
-    now: datetime,
+    at: Moment,
     config_of: ConfigOf = lambda _: None,
 ) -> Plan:
     """Return the plan of a request.
@@ -91,8 +90,8 @@ def build_plan(
     Raises UnknownAsset, BadPartition, MissingInput where an input is neither in the
     run nor has ever been materialized, or what `config_of` raises.
     """
-    targets = [(name, _target_key(graph, name, request.partition, now)) for name in request.assets]
-    reads = _collect(graph, targets, now, follow=request.upstream)
+    targets = [(name, _target_key(graph, name, request.partition, at)) for name in request.assets]
+    reads = _collect(graph, targets, at, follow=request.upstream)
     outside = sorted({up for read in reads.values() for up in read.nodes} - reads.keys())
     asked = outside if request.force else [*reads, *outside]
     made = latest(asked) if asked else {}
@@ -205,13 +204,13 @@ def _absent(graph: AssetGraph, node: Node) -> PlannedStep:
     )
 
 
-def _target_key(graph: AssetGraph, name: str, partition: str, now: datetime) -> str:
+def _target_key(graph: AssetGraph, name: str, partition: str, at: Moment) -> str:
     asset = graph[name]
     try:
-        return encode_key(parse_key(asset.partitions, partition, now))
+        return encode_key(parse_key(asset.partitions, partition, at))
     except BadPartition as error:
         if decode_key(partition) == UNPARTITIONED:
-            shown = ", ".join(str(k) for k in first_keys(asset.partitions, 2, now))
+            shown = ", ".join(str(k) for k in first_keys(asset.partitions, 2, at))
             raise BadPartition(
                 f"asset {name!r} is partitioned ({asset.partitions}); "
                 f"give a partition such as {shown}"
@@ -220,7 +219,7 @@ def _target_key(graph: AssetGraph, name: str, partition: str, now: datetime) -> 
 
 
 def _collect(
-    graph: AssetGraph, targets: Iterable[Node], now: datetime, *, follow: bool
+    graph: AssetGraph, targets: Iterable[Node], at: Moment, *, follow: bool
 ) -> dict[Node, _Reads]:
     """Return what each node of the run reads; with `follow`, everything upstream is in it."""
     reads: dict[Node, _Reads] = {}
@@ -228,29 +227,29 @@ def _collect(
     while todo:
         node = todo.popleft()
         if node not in reads:
-            reads[node] = _inputs(graph, node, now)
+            reads[node] = _inputs(graph, node, at)
             if follow:
                 todo += reads[node].nodes
     return reads
 
 
-def _inputs(graph: AssetGraph, node: Node, now: datetime) -> _Reads:
+def _inputs(graph: AssetGraph, node: Node, at: Moment) -> _Reads:
     nodes: list[Node] = []
     optional: set[Node] = set()
     for dependency in graph[node[0]].dependencies:
-        found = list(_keys(graph, node, dependency, now))
+        found = list(_keys(graph, node, dependency, at))
         nodes += found
         if dependency.optional:
             optional.update(found)
     return _Reads(tuple(nodes), frozenset(optional))
 
 
-def _keys(graph: AssetGraph, node: Node, dependency: Dependency, now: datetime) -> Iterator[Node]:
+def _keys(graph: AssetGraph, node: Node, dependency: Dependency, at: Moment) -> Iterator[Node]:
     asset, upstream = graph[node[0]], graph[dependency.asset]
     mapping = graph.mappings[asset.name, upstream.name]
-    key = parse_key(asset.partitions, node[1], now)
+    key = parse_key(asset.partitions, node[1], at)
     try:
-        keys = list(mapping.upstream_keys(key, asset.partitions, upstream.partitions, now))
+        keys = list(mapping.upstream_keys(key, asset.partitions, upstream.partitions, at))
     except BadPartition as error:
         if dependency.optional:
             # There is no such partition, so it is as missing as one can be.

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 
+from flowstone.partition import Moment
 from flowstone.partition_key import Key, Month
 
 ZONES = (
@@ -21,7 +22,7 @@ ZONES = (
     "Pacific/Apia",  # lacks the day 2011-12-30
 )
 
-NOW = datetime(2024, 6, 15, 12, tzinfo=UTC)
+NOW = Moment(datetime(2024, 6, 15, 12, tzinfo=UTC))
 
 # Where a separator, a tag or a percent sign inside a key could be mistaken for the grammar's.
 TRAPS = (

@@ -47,7 +47,7 @@ _DUE = Prepared(
         WHEN (
             SELECT id FROM {SCHEMA}.steps
             WHERE run_id = r.id AND takes IS NULL AND state = 'pending' AND open_deps = 0
-            ORDER BY id + 0 LIMIT 1
+            ORDER BY place, id LIMIT 1
         ) IS NOT NULL THEN (
             SELECT count(*) FROM {SCHEMA}.steps
             WHERE run_id = r.id AND state = 'queued' AND open_deps = 0 AND canvas IS NOT NULL
@@ -91,7 +91,7 @@ _AHEAD = Prepared(
     ), ready AS (
         (SELECT id, asset, partition, feeds, open_deps, false AS limited FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND takes IS NULL AND state = 'pending' AND open_deps = 0
-        ORDER BY id + 0 LIMIT (SELECT room FROM window_left))
+        ORDER BY place, id LIMIT (SELECT room FROM window_left))
         UNION ALL
         SELECT id, asset, partition, feeds, open_deps, true FROM {SCHEMA}.steps
         WHERE id = ANY(CAST(:admitted AS bigint[]))

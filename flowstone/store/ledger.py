@@ -39,7 +39,7 @@ __all__ = [
     "translated",
 ]
 
-HEAD: Final = "0006"
+HEAD: Final = "0007"
 """The revision that this version of FlowStone works with; a test holds it to the migrations."""
 
 IDLE_SECONDS: Final = 0.1

@@ -89,6 +89,16 @@ runs = Table(
         comment="The levels by which it has moved up, as it starves",
     ),
     Column("waits_since", TIME, comment="When it was seen to wait, or to start a step, last"),
+    Column("backfill", BigInteger, ForeignKey(f"{SCHEMA}.backfills.id")),
+    Column("opens_at", TIME, comment="Until when nothing of it is dispatched"),
+    Column("pause_reason", Text, comment="Why it is paused, or was last"),
+    Column(
+        "drains",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="Whether what runs may end by itself, where it is being cancelled",
+    ),
     UniqueConstraint("resumed_from"),
     UniqueConstraint("idempotency_key"),
     CheckConstraint(only("state", RunState), "state"),
@@ -106,6 +116,7 @@ runs = Table(
         "created_at",
         postgresql_where=text(f"state NOT IN ({sql_list(FINAL_RUN_STATES)})"),
     ),
+    Index("ix_runs_backfill", "backfill", postgresql_where=text("backfill IS NOT NULL")),
     comment="One request to materialize something",
 )
 
@@ -167,6 +178,14 @@ steps = Table(
     Column("level", SmallInteger, comment="The urgency of its last message, 0 for the first"),
     # No foreign key: the gate has one to its step.
     Column("gate", BigInteger, comment="The gate that it waits at, or goes on behind"),
+    Column(
+        "place",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="What is ready starts in this order, and then in that of the ids",
+    ),
+    Column("awaits_until", TIME, comment="Until when an output of another run is waited for"),
     UniqueConstraint("run_id", "asset", "partition"),
     CheckConstraint(only("state", StepState), "state"),
     CheckConstraint("open_deps >= 0", "open_deps"),
@@ -193,8 +212,8 @@ steps = Table(
     Index(
         "ix_steps_ready",
         "run_id",
-        # Not the plain id: PostgreSQL would walk along the primary key for the first few of a run.
-        text("(id + 0)"),
+        "place",
+        "id",
         postgresql_where=text("takes IS NULL AND state = 'pending' AND open_deps = 0"),
     ),
     Index(
@@ -241,8 +260,22 @@ steps = Table(
         "ix_steps_slots_wanted",
         "run_id",
         "takes",
-        text("(id + 0)"),
+        "place",
+        "id",
         postgresql_where=text("takes IS NOT NULL AND state = 'pending' AND open_deps = 0"),
+    ),
+    Index(
+        "ix_steps_awaited",
+        "awaits_until",
+        postgresql_where=text("state = 'pending' AND awaits_until IS NOT NULL"),
+    ),
+    # What has failed is little, and is asked for by asset, over all runs.
+    Index(
+        "ix_steps_failed",
+        "asset",
+        "partition",
+        "id",
+        postgresql_where=text("state IN ('failed', 'upstream_failed')"),
     ),
     comment="One asset x partition inside one run: the materialization record",
 )

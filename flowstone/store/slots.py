@@ -107,7 +107,7 @@ _FIRST = text(
     f"""
     SELECT id FROM {SCHEMA}.steps
     WHERE run_id = :run_id AND takes = CAST(:takes AS jsonb) AND {WANTED}
-    ORDER BY id + 0 LIMIT :count
+    ORDER BY place, id LIMIT :count
     """
 )
 

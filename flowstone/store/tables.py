@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flowstone.store.backfill_tables import backfills, dynamic_keys
 from flowstone.store.gate_tables import early_signals, gates, notifications, votes
 from flowstone.store.limit_tables import pools, rates, repairs, unattended, watch, workers
 from flowstone.store.record_tables import (
@@ -28,7 +29,9 @@ __all__ = [
     "audit",
     "audit_seals",
     "audit_unsealed",
+    "backfills",
     "check_results",
+    "dynamic_keys",
     "early_signals",
     "edges",
     "gates",

@@ -33,7 +33,7 @@ BEHIND_OTHERS: Final = f"""
     UNION ALL
     (SELECT id, queue, state, queued_at FROM {SCHEMA}.steps
     WHERE run_id = r.id AND takes IS NULL AND state = 'pending' AND open_deps = 0
-    ORDER BY id + 0)
+    ORDER BY place, id)
 """
 """These, and those that are ready and wait for the window alone, not for slots."""
 
@@ -42,6 +42,6 @@ STARTABLE: Final = f"""
     UNION ALL
     (SELECT id, queue, state, queued_at FROM {SCHEMA}.steps
     WHERE run_id = r.id AND {WANTED}
-    ORDER BY takes, id + 0)
+    ORDER BY takes, place, id)
 """
 """All that are handed over, or ready to be."""

@@ -22,6 +22,7 @@ from flowstone.partition import (
     UNPARTITIONED,
     DailyPartitions,
     Key,
+    Moment,
     Month,
     MonthlyPartitions,
     PartitionSet,
@@ -30,7 +31,7 @@ from flowstone.partition import (
 )
 from tests.strategies import NOW, ZONES, days
 
-LATE = datetime(2039, 1, 1, tzinfo=UTC)
+LATE = Moment(datetime(2039, 1, 1, tzinfo=UTC))
 NONE = UnpartitionedSet()
 DAILY = DailyPartitions("1970-01-01", "2038-12-31")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -18,6 +17,7 @@ from flowstone.partition import (
     UNPARTITIONED,
     DailyPartitions,
     Key,
+    Moment,
     MonthlyPartitions,
     PartitionSet,
     StaticPartitions,
@@ -215,10 +215,10 @@ def test_planning_asks_each_mapping_once_a_step_and_each_lookup_once_a_run() -> 
 
     class Counting(SameKey):
         def upstream_keys(
-            self, key: Key, downstream: PartitionSet, upstream: PartitionSet, now: datetime
+            self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
         ) -> Sequence[Key]:
             asked.append(key)
-            return super().upstream_keys(key, downstream, upstream, now)
+            return super().upstream_keys(key, downstream, upstream, at)
 
     chain = [make("a0", partitions=DAILY)]
     chain += [make(f"a{i}", [Dep(f"a{i - 1}", Counting())], DAILY) for i in range(1, 20)]
