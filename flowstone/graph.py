@@ -18,7 +18,7 @@ from flowstone.errors import (
     did_you_mean,
 )
 from flowstone.limits import rate_key, told_rate
-from flowstone.mapping import PartitionMapping, default_mapping
+from flowstone.mapping import PartitionMapping, fit
 from flowstone.queues import ASSET_QUEUES, QUEUES
 
 
@@ -160,16 +160,14 @@ def _check_rates(assets: Iterable[Asset]) -> None:
 
 
 def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> PartitionMapping:
-    if dependency.mapping is not None:
-        return dependency.mapping
-    if asset is upstream:
+    if asset is upstream and dependency.mapping is None:
         raise CyclicGraph(
             f"asset {asset.name!r} ({asset.location}) reads itself, and does not say which of its "
             "partitions; write deps={'before': Dep('"
             f"{asset.name}', mapping=TimeWindow(offset=-1))}}, say"
         )
     try:
-        return default_mapping(asset.partitions, upstream.partitions)
+        return fit(dependency.mapping, asset.partitions, upstream.partitions)
     except BadMapping as error:
         raise BadMapping(
             f"{asset.name!r} ({asset.location}) cannot read {upstream.name!r}: {error.message}; "

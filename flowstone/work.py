@@ -217,7 +217,7 @@ class Work:
         Where an optional dependency has no value, None stands for it.
         """
         mappings = self.runtime.registry.graph.mappings
-        fan_in = mappings[self.asset.name, dependency.asset].fan_in
+        fan_in = bool(mappings[self.asset.name, dependency.asset].fan_in)
         kind = hints.of_parameter(function, dependency.parameter or "", fan_in=fan_in)
         found = {
             decode_key(partition): None if output is None else self._read(name, output, kind)
