@@ -104,6 +104,12 @@ class BadPartition(FlowStoneError):
     type = "bad_partition"
 
 
+class BadSelection(FlowStoneError):
+    """A selection of assets that makes no sense, or that selects none."""
+
+    type = "bad_selection"
+
+
 class BadConfig(FlowStoneError):
     """A setting, or the config given for an asset, that is not valid."""
 

@@ -96,7 +96,9 @@ class Work:
         """Store a value, and run the checks on it; raise what says that it cannot be."""
         output = self._store(value)
         checks = self._check(output)
-        return Succeeded(output, self.expected, self.asset.version, checks)
+        return Succeeded(
+            output, self.expected, self.asset.version, checks, self.asset.partitions.cut
+        )
 
     def _wait_for_signal(self, made: WaitForSignal) -> Waiting:
         if made.ask.on_timeout == "continue" and self.asset.on_signal is None:
