@@ -18,7 +18,8 @@ from flowstone.errors import (
     did_you_mean,
 )
 from flowstone.limits import rate_key, told_rate
-from flowstone.mapping import PartitionMapping, fit
+from flowstone.mapping import PartitionMapping, fit, may_read_itself
+from flowstone.mapping_check import check_mapping
 from flowstone.queues import ASSET_QUEUES, QUEUES
 
 
@@ -167,12 +168,19 @@ def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> Partition
             f"{asset.name}', mapping=TimeWindow(offset=-1))}}, say"
         )
     try:
-        return fit(dependency.mapping, asset.partitions, upstream.partitions)
+        mapping = fit(dependency.mapping, asset.partitions, upstream.partitions)
+        check_mapping(mapping, asset.partitions, upstream.partitions, optional=dependency.optional)
     except BadMapping as error:
         raise BadMapping(
             f"{asset.name!r} ({asset.location}) cannot read {upstream.name!r}: {error.message}; "
             "say which partitions it reads with deps={...: Dep(..., mapping=...)}"
         ) from error
+    if asset is upstream and not may_read_itself(mapping):
+        raise CyclicGraph(
+            f"asset {asset.name!r} ({asset.location}) reads itself by {mapping}, which leads each "
+            "partition to itself; a mapping such as TimeWindow(offset=-1) leads to earlier ones"
+        )
+    return mapping
 
 
 def _order(by_name: Mapping[str, Asset]) -> tuple[str, ...]:

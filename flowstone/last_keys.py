@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from flowstone.errors import DefinitionError
 from flowstone.partition import Key, Moment, PartitionSet, TimePartitions
 from flowstone.partition_key import encode_key
-from flowstone.time_mapping import are_cut_alike, last_inside, moved, place_of, previous_key
+from flowstone.time_mapping import are_cut_alike, last_inside, moved, previous_key
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LastKeys:
         end = upstream.end_key(at)
         if isinstance(downstream, TimePartitions):
             own = last_inside(downstream, upstream, key)
-            end = min(end, own, key=lambda k: place_of(upstream, k))
+            end = min(end, own, key=upstream.rank)
         return tuple(reversed(list(itertools.islice(_back(upstream, end), self.count))))
 
     def downstream_keys(
@@ -57,17 +57,17 @@ class LastKeys:
     def _readers(
         self, key: Key, down: TimePartitions, up: TimePartitions, at: Moment
     ) -> Iterator[Key]:
-        start, end = place_of(up, key), place_of(up, up.end_key(at))
+        start, end = up.rank(key), up.rank(up.end_key(at))
         newest = moved(up, key, self.count - 1)
         # As long as there is nothing newer, all later partitions read it.
-        is_among_last = place_of(up, newest) >= end
+        is_among_last = up.rank(newest) >= end
         first = key if are_cut_alike(down, up) else down.key_at(up.window(key).start)
-        while place_of(up, last_inside(down, up, first)) < start:
+        while up.rank(last_inside(down, up, first)) < start:
             first = down.next_key(first)
-        first = max(first, down.first, key=lambda k: place_of(down, k))
+        first = max(first, down.first, key=down.rank)
         for reader in down.between(first, down.end_key(at)):
-            inside = place_of(up, last_inside(down, up, reader))
-            if inside > place_of(up, newest) and not is_among_last:
+            inside = up.rank(last_inside(down, up, reader))
+            if inside > up.rank(newest) and not is_among_last:
                 return
             yield reader
 
@@ -77,7 +77,7 @@ class LastKeys:
 
 def _back(partitions: TimePartitions, end: Key) -> Iterator[Key]:
     """Yield the keys of the set from `end` back to the first."""
-    first, key = place_of(partitions, partitions.first), end
-    while place_of(partitions, key) >= first:
+    first, key = partitions.rank(partitions.first), end
+    while partitions.rank(key) >= first:
         yield key
         key = previous_key(partitions, key)

@@ -70,6 +70,12 @@ def fit(
     """
     if mapping is None:
         return default_mapping(downstream, upstream)
+    for needed in ("fan_in", "upstream_keys", "downstream_keys"):
+        if not hasattr(mapping, needed):
+            raise BadMapping(
+                f"the mapping {type(mapping).__name__} has no {needed}; write it as the protocol "
+                "PartitionMapping says, or use Mapped(forward, reverse)"
+            )
     return mapping.fitted(downstream, upstream) if isinstance(mapping, Fitting) else mapping
 
 

@@ -67,10 +67,6 @@ class PartitionSet(ABC):
     def keys(self, at: Moment) -> Iterator[Key]:
         """Yield the keys that exist at that moment, in their natural order."""
 
-    @property
-    def cut(self) -> str | None:
-        return None
-
     def window_of(self, key: Key) -> Window | None:  # noqa: ARG002 - most keys are no time
         """Return the stretch of time that a key stands for, or None if it is not of time."""
         return None
