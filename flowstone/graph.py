@@ -19,7 +19,7 @@ from flowstone.errors import (
 )
 from flowstone.limits import rate_key, told_rate
 from flowstone.mapping import PartitionMapping, fit, may_read_itself
-from flowstone.mapping_check import check_mapping
+from flowstone.mapping_check import MappingChecks
 from flowstone.queues import ASSET_QUEUES, QUEUES
 
 
@@ -45,8 +45,11 @@ class AssetGraph:
         for asset in by_name.values():
             _check(asset, by_name, known)
         _check_rates(by_name.values())
+        check = MappingChecks()
         mappings = {
-            (asset.name, dependency.asset): _mapping(asset, by_name[dependency.asset], dependency)
+            (asset.name, dependency.asset): _mapping(
+                asset, by_name[dependency.asset], dependency, check
+            )
             for asset in by_name.values()
             for dependency in asset.dependencies
         }
@@ -160,7 +163,9 @@ def _check_rates(assets: Iterable[Asset]) -> None:
             )
 
 
-def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> PartitionMapping:
+def _mapping(
+    asset: Asset, upstream: Asset, dependency: Dependency, check: MappingChecks
+) -> PartitionMapping:
     if asset is upstream and dependency.mapping is None:
         raise CyclicGraph(
             f"asset {asset.name!r} ({asset.location}) reads itself, and does not say which of its "
@@ -169,7 +174,7 @@ def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> Partition
         )
     try:
         mapping = fit(dependency.mapping, asset.partitions, upstream.partitions)
-        check_mapping(mapping, asset.partitions, upstream.partitions, optional=dependency.optional)
+        check(mapping, asset.partitions, upstream.partitions, optional=dependency.optional)
     except BadMapping as error:
         raise BadMapping(
             f"{asset.name!r} ({asset.location}) cannot read {upstream.name!r}: {error.message}; "

@@ -7,12 +7,12 @@ have an end. What depends on dynamic keys shows when a run is planned.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from flowstone.errors import BadMapping, BadPartition, FlowStoneError
-from flowstone.mapping import AllKeys, LastKeys, PartitionMapping, TimeWindow, WholeAsset
+from flowstone.mapping import AllKeys, LastKeys, PartitionMapping, SameKey, TimeWindow, WholeAsset
 from flowstone.partition import (
     Key,
     Moment,
@@ -38,15 +38,50 @@ class _DynamicKeysError(Exception):
     """Tells that a mapping asks for what is in the ledger."""
 
 
-def check_mapping(
+class MappingChecks:
+    """Tries mappings between pairs of sets, each once: most assets of a graph share their sets."""
+
+    def __init__(self) -> None:
+        self._done: set[object] = set()
+
+    def __call__(
+        self,
+        mapping: PartitionMapping,
+        downstream: PartitionSet,
+        upstream: PartitionSet,
+        *,
+        optional: bool,
+    ) -> None:
+        """Raise BadMapping for keys that are not in the sets, and for directions that disagree.
+
+        An `optional` dependency may lead outside of the upstream set. The sets have to live as
+        long as this does.
+        """
+        if _cannot_err(mapping, downstream, upstream):
+            return
+        if isinstance(mapping, Hashable):
+            case = mapping, id(downstream), id(upstream), optional
+            if case in self._done:
+                return
+            self._done.add(case)
+        _try(mapping, downstream, upstream, optional=optional)
+
+
+def _cannot_err(
+    mapping: PartitionMapping, downstream: PartitionSet, upstream: PartitionSet
+) -> bool:
+    """Return whether a mapping takes its keys from the sets, and no others."""
+    match mapping, downstream, upstream:
+        case TimeWindow(), _, _:
+            return bool(mapping.fan_in) or not mapping.reads_itself
+        case SameKey(), StaticPartitions(), StaticPartitions():
+            return type(mapping) is SameKey and downstream.is_within(upstream)
+    return type(mapping) in {AllKeys, LastKeys, WholeAsset}
+
+
+def _try(
     mapping: PartitionMapping, downstream: PartitionSet, upstream: PartitionSet, *, optional: bool
 ) -> None:
-    """Raise BadMapping for keys that are not in the sets, and for directions that disagree.
-
-    An `optional` dependency may lead outside of the upstream set.
-    """
-    if _cannot_err(mapping):
-        return
     check = _Check(mapping, downstream, upstream)
     try:
         for key in _tried(downstream):
@@ -55,13 +90,6 @@ def check_mapping(
             check.backwards(key)
     except _DynamicKeysError:
         return
-
-
-def _cannot_err(mapping: PartitionMapping) -> bool:
-    """Return whether a mapping takes its keys from the sets, and no others."""
-    if isinstance(mapping, TimeWindow):
-        return bool(mapping.fan_in) or not mapping.reads_itself
-    return isinstance(mapping, AllKeys | LastKeys | WholeAsset)
 
 
 class _Check:
