@@ -6,8 +6,9 @@ have an end. What depends on dynamic keys shows when a run is planned.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -59,8 +60,9 @@ class MappingChecks:
         """
         if _cannot_err(mapping, downstream, upstream):
             return
-        if isinstance(mapping, Hashable):
-            case = mapping, id(downstream), id(upstream), optional
+        case = mapping, id(downstream), id(upstream), optional
+        # One of a user's own may be compared by values that have no hash.
+        with contextlib.suppress(TypeError):
             if case in self._done:
                 return
             self._done.add(case)
