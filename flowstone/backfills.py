@@ -263,7 +263,7 @@ def preview_backfill(
         return coordinator.preview(conn, here, request, submission.json_config(config or {}))
 
 
-def _request(selection: Assets, partitions: Partitions, **options: Any) -> Request:
+def _request(selection: Assets, partitions: Partitions, **options: Any) -> Request:  # noqa: ANN401
     return submission.request(
         selection,
         UNPARTITIONED,
