@@ -31,6 +31,7 @@ from flowstone.partition import (
 )
 from flowstone.resource import Env, resource
 from flowstone.retry import Retry
+from flowstone.rollup import AtLeast, Ratio
 from flowstone.signalling import Signal, wait_for_signal
 from flowstone.states import RunState, StepState
 
@@ -72,6 +73,7 @@ __all__ = [
     "ApprovalRequest",
     "Asset",
     "AssetStatus",
+    "AtLeast",
     "Cancellation",
     "Cancelled",
     "Check",
@@ -94,6 +96,7 @@ __all__ = [
     "PoolStatus",
     "Progress",
     "Rate",
+    "Ratio",
     "Retry",
     "RetryAfter",
     "RunHandle",
