@@ -13,10 +13,13 @@ from flowstone.errors import Cancelled, FlowStoneError, RetryAfter, StepTimeout
 from flowstone.limits import Rate, Timeout
 from flowstone.partition import (
     UNPARTITIONED,
+    CronPartitions,
     DailyPartitions,
+    HourlyPartitions,
     Month,
     MonthlyPartitions,
     StaticPartitions,
+    WeeklyPartitions,
     Window,
 )
 from flowstone.resource import Env, resource
@@ -67,12 +70,14 @@ __all__ = [
     "CheckResult",
     "Collected",
     "Context",
+    "CronPartitions",
     "DailyPartitions",
     "Decision",
     "Dep",
     "Env",
     "Escalation",
     "FlowStoneError",
+    "HourlyPartitions",
     "Month",
     "MonthlyPartitions",
     "PoolStatus",
@@ -89,6 +94,7 @@ __all__ = [
     "StepTimeout",
     "Timeout",
     "Version",
+    "WeeklyPartitions",
     "Window",
     "approval_link",
     "approvals_list",
