@@ -11,6 +11,15 @@ from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError, RetryAfter, StepTimeout
 from flowstone.limits import Rate, Timeout
+from flowstone.mapping import (
+    AllKeys,
+    Keys,
+    LastKeys,
+    Mapped,
+    PartitionMapping,
+    SameKey,
+    TimeWindow,
+)
 from flowstone.partition import (
     UNPARTITIONED,
     CronPartitions,
@@ -59,6 +68,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "UNPARTITIONED",
+    "AllKeys",
     "Approval",
     "ApprovalDetails",
     "ApprovalRequest",
@@ -78,8 +88,12 @@ __all__ = [
     "Escalation",
     "FlowStoneError",
     "HourlyPartitions",
+    "Keys",
+    "LastKeys",
+    "Mapped",
     "Month",
     "MonthlyPartitions",
+    "PartitionMapping",
     "PoolStatus",
     "Progress",
     "Rate",
@@ -87,11 +101,13 @@ __all__ = [
     "RetryAfter",
     "RunHandle",
     "RunState",
+    "SameKey",
     "Signal",
     "SignalReceipt",
     "StaticPartitions",
     "StepState",
     "StepTimeout",
+    "TimeWindow",
     "Timeout",
     "Version",
     "WeeklyPartitions",

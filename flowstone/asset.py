@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import Any, Final, Protocol, cast, overload
 
 from flowstone.approval import Approval
+from flowstone.attributes import Tags, checked_owners, checked_tags, checked_word
 from flowstone.errors import BadSignature, DefinitionError
 from flowstone.freshness import digest
 from flowstone.limits import Policy, Rate, Timeout, asset_key, rate_key
-from flowstone.mapping import PartitionMapping
+from flowstone.mapping import PartitionMapping, written
 from flowstone.names import DEFAULT_IO, NAME
 from flowstone.partition import PartitionSet, UnpartitionedSet
 from flowstone.retry import Retry
@@ -89,6 +90,14 @@ class Asset:
     """Makes the value when they have rejected; without it, the step fails then."""
     on_signal: Handler | None = None
     """Makes the value when a signal has come; without it, that is the payload."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """What it is selected by; "" for a tag without a value."""
+    group: str | None = None
+    """Which assets it belongs to."""
+    kind: str | None = None
+    """What it is, such as "table" or "report"."""
+    owners: tuple[str, ...] = ()
+    """The people or teams who answer for it."""
 
     @cached_property
     def code_hash(self) -> str:
@@ -97,7 +106,7 @@ class Asset:
         By another mapping the same partitions may come as one value, or as a dict of them.
         """
         reads = [
-            [d.parameter, d.asset, d.mapping and type(d.mapping).__name__]
+            [d.parameter, d.asset, None if d.mapping is None else written(d.mapping)]
             for d in self.dependencies
         ]
         handlers = [self.on_approved, self.on_rejected, self.on_signal]
@@ -106,6 +115,11 @@ class Asset:
         return digest(
             [code_hash(self.function, self.version), reads, *([later] if any(later) else [])]
         )
+
+    @property
+    def reads_itself(self) -> bool:
+        """Whether a partition of it is made of other ones of the same asset."""
+        return any(dependency.asset == self.name for dependency in self.dependencies)
 
     def policy(self, run_pool: str | None = None) -> Policy:
         """Return what holds for the steps of the asset, in a run that shares a pool perhaps."""
@@ -207,6 +221,10 @@ def asset(
     on_rejected: Handler | None = ...,
     on_signal: Handler | None = ...,
     description: str | None = ...,
+    tags: Tags = ...,
+    group: str | None = ...,
+    kind: str | None = ...,
+    owners: Sequence[str] = ...,
 ) -> Callable[[Callable[..., Any]], Asset]: ...
 def asset(
     function: Callable[..., Any] | None = None,
@@ -235,6 +253,10 @@ def asset(
     on_rejected: Handler | None = None,
     on_signal: Handler | None = None,
     description: str | None = None,
+    tags: Tags = (),
+    group: str | None = None,
+    kind: str | None = None,
+    owners: Sequence[str] = (),
 ) -> Asset | Callable[[Callable[..., Any]], Asset]:
     """Declare that a function makes an asset.
 
@@ -263,6 +285,9 @@ def asset(
     `approval` has people approve each value before it counts. `on_approved`, `on_rejected` and
     `on_signal` are functions that make the value when an approval was decided, or a signal has
     come; they may take what the function takes, and `decision`, or `payload` and `signal`.
+
+    `tags` (a mapping, or a list such as `["daily", "team=data"]`), `group`, `kind` and `owners`
+    are words by which people find and select assets; what is computed does not depend on them.
     Raises BadSignature for a function that cannot be called that way, and DefinitionError for
     numbers that make no sense.
     """
@@ -270,6 +295,7 @@ def asset(
     def declare(function: Callable[..., Any]) -> Asset:
         needed = _requires(function, requires)
         _check_handlers(function, needed, on_approved, on_rejected, on_signal)
+        where = f"asset {function.__name__!r} ({location_of(function)})"
         made = Asset(
             name=checked_name(function.__name__ if name is None else name),
             function=function,
@@ -302,6 +328,10 @@ def asset(
             on_approved=on_approved,
             on_rejected=on_rejected,
             on_signal=on_signal,
+            tags=checked_tags(tags, where),
+            group=checked_word(group, "group", where),
+            kind=checked_word(kind, "kind", where),
+            owners=checked_owners(owners, where),
         )
         DEFINED.add(made)
         return made

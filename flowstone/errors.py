@@ -104,6 +104,12 @@ class BadPartition(FlowStoneError):
     type = "bad_partition"
 
 
+class BadSelection(FlowStoneError):
+    """A selection of assets that makes no sense, or that selects none."""
+
+    type = "bad_selection"
+
+
 class BadConfig(FlowStoneError):
     """A setting, or the config given for an asset, that is not valid."""
 
@@ -260,6 +266,18 @@ class CannotStart(FlowStoneError):
     """A run that was to be started is not one that waits for that."""
 
     type = "cannot_start"
+
+
+class CannotPause(FlowStoneError):
+    """A run that was to be paused is not going on."""
+
+    type = "cannot_pause"
+
+
+class UnknownBackfill(FlowStoneError):
+    """The id of a backfill that the ledger does not know."""
+
+    type = "unknown_backfill"
 
 
 class RunEnded(FlowStoneError):

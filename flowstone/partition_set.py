@@ -46,6 +46,10 @@ class PartitionSet(ABC):
     def keys(self, at: Moment) -> Iterator[Key]:
         """Yield the keys that exist at that moment, in their natural order."""
 
+    def window_of(self, key: Key) -> Window | None:  # noqa: ARG002 - most keys are no time
+        """Return the stretch of time that a key stands for, or None if it is not of time."""
+        return None
+
     @abstractmethod
     def coerce(self, value: Key, at: Moment) -> Key:
         """Return the key of this set that `value` means; raise BadPartition if there is none.

@@ -35,6 +35,10 @@ class TimePartitions(PartitionSet):
     _shortest: ClassVar[timedelta]
     """The unit of the calendar at its shortest: what an offset has to be less than."""
 
+    def window_of(self, key: Key) -> Window | None:
+        """Return the window of `key`."""
+        return self.window(key)
+
     @abstractmethod
     def window(self, key: Key) -> Window:
         """Return the window of `key` in the zone of the set."""

@@ -31,12 +31,13 @@ def create(conn: Connection, run_id: UUID, resumes: UUID, *, actor: str) -> UUID
         max_in_flight=run.max_in_flight,
         actor=actor,
         resumed_from=resumes,
+        backfill=run.backfill,
     )
     steps = plans.read(conn, resumes)
     plan = remaining(steps, _short(resumes), run.planned_config)
     if plan.steps:
         try:
-            plans.write(conn, run_id, plan, actor=actor)
+            plans.write(conn, run_id, plan.draft(), actor=actor)
         except UnknownVersion as error:
             raise CannotResume(f"run {resumes} cannot be resumed: {error.message}") from error
     audit.record(

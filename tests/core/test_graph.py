@@ -84,7 +84,6 @@ def test_two_assets_of_one_name_are_refused_with_both_places() -> None:
 @pytest.mark.parametrize(
     "reads",
     [
-        {"a": ["a"]},
         {"a": ["b"], "b": ["a"]},
         {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"], "e": []},
         {"x": ["b"], "b": ["c", "e"], "c": ["d"], "d": ["b"], "e": []},
@@ -98,6 +97,11 @@ def test_a_circle_is_drawn_along_what_is_read(reads: dict[str, list[str]]) -> No
     assert len(set(path)) == len(path) - 1
     for reader, read in pairwise(path):
         assert read in reads[reader]
+
+
+def test_an_asset_that_reads_itself_has_to_say_which_partition() -> None:
+    with pytest.raises(CyclicGraph, match=r"'a' .* reads itself, and does not say which"):
+        AssetGraph.build([make("a", ["a"])])
 
 
 def test_a_queue_that_celery_does_not_serve_is_refused() -> None:
