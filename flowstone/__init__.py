@@ -22,10 +22,13 @@ from flowstone.mapping import (
 )
 from flowstone.partition import (
     UNPARTITIONED,
+    CronPartitions,
     DailyPartitions,
+    HourlyPartitions,
     Month,
     MonthlyPartitions,
     StaticPartitions,
+    WeeklyPartitions,
     Window,
 )
 from flowstone.resource import Env, resource
@@ -87,12 +90,14 @@ __all__ = [
     "CheckResult",
     "Collected",
     "Context",
+    "CronPartitions",
     "DailyPartitions",
     "Decision",
     "Dep",
     "Env",
     "Escalation",
     "FlowStoneError",
+    "HourlyPartitions",
     "Keys",
     "LastKeys",
     "Mapped",
@@ -116,6 +121,7 @@ __all__ = [
     "TimeWindow",
     "Timeout",
     "Version",
+    "WeeklyPartitions",
     "Window",
     "approval_link",
     "approvals_list",
