@@ -10,6 +10,7 @@ from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError, RetryAfter, StepTimeout
+from flowstone.lazy_inputs import LazyInputs
 from flowstone.limits import Rate, Timeout
 from flowstone.mapping import (
     AllKeys,
@@ -100,6 +101,7 @@ __all__ = [
     "HourlyPartitions",
     "Keys",
     "LastKeys",
+    "LazyInputs",
     "Mapped",
     "Month",
     "MonthlyPartitions",
