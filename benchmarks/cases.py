@@ -18,7 +18,7 @@ from benchmarks.stage import ALL_QUEUES, Stage, wait_until
 from flowstone import RunState, materialize_all, runtime
 from flowstone.graph import AssetGraph
 from flowstone.partition import Moment
-from flowstone.plan import build_plan
+from flowstone.plan import draft_plan
 from flowstone.priority import LEVELS
 from flowstone.queues import QUEUES
 from flowstone.registry import load_registry
@@ -235,7 +235,7 @@ def _plan_and_store(graph: AssetGraph, request: Request) -> UUID:
             conn, run_id, request,
             config={}, driver="inline", max_in_flight=1, actor="bench",
         )  # fmt: skip
-        plan = build_plan(request, graph, lambda _: {}, Moment(datetime.now(UTC)))
+        plan = draft_plan(request, graph, lambda _: {}, Moment(datetime.now(UTC)))
         plans.write(conn, run_id, plan, actor="bench")
     return run_id
 

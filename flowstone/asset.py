@@ -116,6 +116,11 @@ class Asset:
             [code_hash(self.function, self.version), reads, *([later] if any(later) else [])]
         )
 
+    @property
+    def reads_itself(self) -> bool:
+        """Whether a partition of it is made of other ones of the same asset."""
+        return any(dependency.asset == self.name for dependency in self.dependencies)
+
     def policy(self, run_pool: str | None = None) -> Policy:
         """Return what holds for the steps of the asset, in a run that shares a pool perhaps."""
         takes: dict[str, int] = {run_pool: 1} if run_pool else {}

@@ -69,7 +69,7 @@ def _approved(work: Work, gate: Gate) -> Succeeded | Waiting | Failed:
         )
     fingerprint = Fingerprint.parse(gate.fingerprint or "")
     checks = tuple(Checked(**check) for check in gate.checks or ())
-    return Succeeded(gate.value, fingerprint, gate.version, checks)
+    return Succeeded(gate.value, fingerprint, gate.version, checks, work.asset.partitions.cut)
 
 
 def _rejected(work: Work, gate: Gate) -> Succeeded | Waiting | Failed:

@@ -5,7 +5,7 @@ It is idempotent, and any number of it may run at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -37,7 +37,7 @@ from flowstone.made_of import (
 )
 from flowstone.partition import Moment
 from flowstone.partition_key import step_name
-from flowstone.plan import Plan, build_plan
+from flowstone.plan import Draft, Plan, PlannedStep, draft_plan
 from flowstone.priority import FIRST, message_level
 from flowstone.request import OnConflict, Request
 from flowstone.resource_config import check_overrides
@@ -137,7 +137,9 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
         if run.state != RunState.REQUESTED:
             return
         try:
-            plan = _plan(conn, runtime, run)
+            # What is written while the plan is made is not there if it cannot be made.
+            with conn.begin_nested():
+                _plan(conn, runtime, run)
         except Exception as error:
             if is_of_database(error) or is_time_limit(error):
                 raise
@@ -145,8 +147,6 @@ def plan_run(runtime: Runtime, run_id: UUID) -> None:
             if isinstance(error, PlainSecret):
                 kept["config"] = without_secrets(runtime.registry.graph.assets, run.config)
             runs.fail(conn, run_id, _reason(runtime, run_id, error), actor=ACTOR, **kept)
-        else:
-            _write(conn, runtime, run_id, plan)
 
 
 def _reason(runtime: Runtime, run_id: UUID, error: Exception) -> dict[str, str]:
@@ -163,41 +163,37 @@ def _reason(runtime: Runtime, run_id: UUID, error: Exception) -> dict[str, str]:
     return {"type": error_type(error), "message": storable(f"planning has raised {said}")}
 
 
-def _write(conn: Connection, runtime: Runtime, run_id: UUID, plan: Plan) -> None:
-    slots.declare(conn, _declared(runtime, plan))
-    plans.write(conn, run_id, plan, actor=ACTOR)
+def _plan(conn: Connection, runtime: Runtime, run: Run) -> None:
+    """Make the plan of a run, and write it while it is made."""
+    drafted = draft(conn, runtime, run.request, run.config)
+    if run.driver == "celery":
+        _refuse_memory(runtime, drafted.assets, run.request)
+    if run.request.on_conflict == OnConflict.REFUSE:
+        steps = tuple(drafted.steps)
+        _refuse_conflict(conn, run, steps)
+        drafted = replace(drafted, steps=iter(steps))
+    slots.declare(conn, _declared(runtime, drafted.assets, run.request))
+    plans.write(conn, run.id, drafted, actor=ACTOR)
     # Last, as those who start wait for it.
     graph = runtime.registry.graph
-    planned = [graph[name] for name in {step.asset for step in plan.steps}]
-    rates.declare(conn, {rate_key(a.rate, a.name): a.rate for a in planned if a.rate is not None})
+    limited = [(name, rate) for name in drafted.assets if (rate := graph[name].rate) is not None]
+    rates.declare(conn, {rate_key(rate, name): rate for name, rate in limited})
 
 
-def _declared(runtime: Runtime, plan: Plan) -> dict[str, int]:
+def _declared(runtime: Runtime, assets: Iterable[str], request: Request) -> dict[str, int]:
     """Return how many slots there are of what the plan takes, as this process knows it."""
     declared = dict(runtime.settings.pools)
-    for name in {step.asset for step in plan.steps}:
-        if (most := runtime.registry.graph[name].max_running) is not None:
-            declared[asset_key(name)] = most
-    return {
-        key: declared[key]
-        for key in {key for step in plan.steps for key in step.policy.takes}
-        if key in declared
-    }
+    takes: set[str] = set()
+    for name in assets:
+        asset = runtime.registry.graph[name]
+        takes.update(asset.policy(request.pool).takes)
+        if asset.max_running is not None:
+            declared[asset_key(name)] = asset.max_running
+    return {key: declared[key] for key in takes if key in declared}
 
 
-def _plan(conn: Connection, runtime: Runtime, run: Run) -> Plan:
-    plan = preview(conn, runtime, run.request, run.config)
-    if run.driver == "celery":
-        _refuse_memory(runtime, plan, run.request)
-    if run.request.on_conflict == OnConflict.REFUSE:
-        _refuse_conflict(conn, run, plan)
-    return plan
-
-
-def _refuse_conflict(conn: Connection, run: Run, plan: Plan) -> None:
-    found = flights.open_elsewhere(
-        conn, run.id, [step.node for step in plan.steps if not step.skipped]
-    )
+def _refuse_conflict(conn: Connection, run: Run, steps: Iterable[PlannedStep]) -> None:
+    found = flights.open_elsewhere(conn, run.id, [s.node for s in steps if not s.skipped])
     if found is not None:
         raise Conflict(_conflict(step_name(*found.node), found.run_id))
 
@@ -213,6 +209,15 @@ def preview(
     conn: Connection, runtime: Runtime, request: Request, config: Mapping[str, Any]
 ) -> Plan:
     """Return the plan that a request would have now; raises what `build_plan` raises."""
+    drafted = draft(conn, runtime, request, config)
+    return Plan(tuple(drafted.steps), drafted.configs)
+
+
+def draft(conn: Connection, runtime: Runtime, request: Request, config: Mapping[str, Any]) -> Draft:
+    """Return the plan that a request would have now, whose steps are still to be made.
+
+    Raises what `draft_plan` raises, and BadConfig or UnknownResource.
+    """
     graph = runtime.registry.graph
     refuse_secrets(graph.assets, config)
     configs: dict[str, Any] = {}
@@ -224,25 +229,24 @@ def preview(
         return chosen_values(graph[name], made, request.resources)
 
     at = Moment(datetime.now(UTC))
-    plan = build_plan(request, graph, partial(plans.latest, conn), at, config_of)
-    plan = replace(plan, configs=configs)
-    check_names(config, {step.asset for step in plan.steps})
-    _check_io(runtime, plan, request)
-    _check_resources(plan, runtime, request.resources)
-    _check_pools(conn, runtime, plan)
-    return plan
+    latest = partial(plans.latest, conn)
+    drafted = draft_plan(request, graph, latest, at, config_of)
+    drafted = replace(drafted, configs=configs)
+    check_names(config, drafted.assets)
+    _check_io(runtime, drafted.assets, request)
+    _check_resources(drafted.assets, runtime, request.resources)
+    _check_pools(conn, runtime, drafted.assets, request)
+    return drafted
 
 
 def hold(conn: Connection, runtime: Runtime, run_id: UUID) -> None:
-    """Plan a requested run, and pause it before its first step; raises as `build_plan` does."""
-    run = runs.lock(conn, run_id)
-    _write(conn, runtime, run_id, _plan(conn, runtime, run))
+    """Plan a requested run, and pause it before its first step; raises as `draft` does."""
+    _plan(conn, runtime, runs.lock(conn, run_id))
     runs.move(conn, run_id, RunState.PAUSED, actor=ACTOR)
 
 
-def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:
+def _check_io(runtime: Runtime, planned: Collection[str], request: Request) -> None:
     """Raise BadConfig unless there is an IO manager for each asset that the run computes."""
-    planned = {step.asset for step in plan.steps}
     for name in request.io:
         if name not in planned:
             raise BadConfig(
@@ -257,10 +261,10 @@ def _check_io(runtime: Runtime, plan: Plan, request: Request) -> None:
             raise BadConfig(f"asset {name!r}: {error.message}") from error
 
 
-def _refuse_memory(runtime: Runtime, plan: Plan, request: Request) -> None:
+def _refuse_memory(runtime: Runtime, assets: Iterable[str], request: Request) -> None:
     """Raise BadConfig where outputs would be gone with the process of the worker that made them."""
     graph = runtime.registry.graph
-    for name in dict.fromkeys(step.asset for step in plan.steps):
+    for name in assets:
         io = request.io.get(name, graph[name].io)
         if runtime.settings.addresses[io].startswith("memory:"):
             raise BadConfig(
@@ -269,9 +273,12 @@ def _refuse_memory(runtime: Runtime, plan: Plan, request: Request) -> None:
             )
 
 
-def _check_pools(conn: Connection, runtime: Runtime, plan: Plan) -> None:
+def _check_pools(
+    conn: Connection, runtime: Runtime, assets: Iterable[str], request: Request
+) -> None:
     """Raise BadConfig where a step takes slots that there are not, and never will be."""
-    takes = {step.asset: step.policy.takes for step in plan.steps if step.policy.takes}
+    graph = runtime.registry.graph
+    takes = {name: graph[name].policy(request.pool).takes for name in assets}
     pools = {key for taken in takes.values() for key in taken if is_pool(key)}
     known = slots.totals(conn, pools, runtime.settings.pools) if pools else {}
     for name, taken in takes.items():
@@ -291,11 +298,10 @@ def _check_pools(conn: Connection, runtime: Runtime, plan: Plan) -> None:
 
 
 def _check_resources(
-    plan: Plan, runtime: Runtime, overrides: Mapping[str, Mapping[str, Any]]
+    planned: Iterable[str], runtime: Runtime, overrides: Mapping[str, Mapping[str, Any]]
 ) -> None:
     check_overrides(runtime.registry.resources, runtime.settings.resources, overrides)
     graph = runtime.registry.graph
-    planned = {step.asset for step in plan.steps}
     required = {name for asset in planned for name in graph[asset].requires}
     for name in overrides:
         if name not in required:

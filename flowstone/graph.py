@@ -18,7 +18,7 @@ from flowstone.errors import (
     did_you_mean,
 )
 from flowstone.limits import rate_key, told_rate
-from flowstone.mapping import PartitionMapping, default_mapping
+from flowstone.mapping import PartitionMapping, fit
 from flowstone.queues import ASSET_QUEUES, QUEUES
 
 
@@ -160,10 +160,14 @@ def _check_rates(assets: Iterable[Asset]) -> None:
 
 
 def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> PartitionMapping:
-    if dependency.mapping is not None:
-        return dependency.mapping
+    if asset is upstream and dependency.mapping is None:
+        raise CyclicGraph(
+            f"asset {asset.name!r} ({asset.location}) reads itself, and does not say which of its "
+            "partitions; write deps={'before': Dep('"
+            f"{asset.name}', mapping=TimeWindow(offset=-1))}}, say"
+        )
     try:
-        return default_mapping(asset.partitions, upstream.partitions)
+        return fit(dependency.mapping, asset.partitions, upstream.partitions)
     except BadMapping as error:
         raise BadMapping(
             f"{asset.name!r} ({asset.location}) cannot read {upstream.name!r}: {error.message}; "
@@ -173,7 +177,11 @@ def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> Partition
 
 def _order(by_name: Mapping[str, Asset]) -> tuple[str, ...]:
     sorter = graphlib.TopologicalSorter(
-        {name: sorted(d.asset for d in asset.dependencies) for name, asset in by_name.items()}
+        {
+            # One that reads itself reads other partitions; the planner orders these.
+            name: sorted(d.asset for d in asset.dependencies if d.asset != name)
+            for name, asset in by_name.items()
+        }
     )
     try:
         return tuple(sorter.static_order())

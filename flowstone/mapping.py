@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 from flowstone.errors import BadMapping
+from flowstone.key_mapping import AllKeys, SameKey, WholeAsset
 from flowstone.partition import (
-    UNPARTITIONED,
     Key,
     Moment,
     PartitionSet,
@@ -16,103 +15,55 @@ from flowstone.partition import (
     TimePartitions,
     UnpartitionedSet,
 )
+from flowstone.time_mapping import TimeWindow, are_cut_alike, lie_in_one
+
+__all__ = [
+    "AllKeys",
+    "PartitionMapping",
+    "SameKey",
+    "TimeWindow",
+    "WholeAsset",
+    "default_mapping",
+    "fit",
+]
 
 
 class PartitionMapping(Protocol):
-    """How a dependency turns a downstream key into upstream keys."""
+    """How a dependency turns a downstream key into upstream keys, and back."""
 
-    fan_in: bool
-    """Whether the function gets a dict of key -> value, rather than one value."""
+    @property
+    def fan_in(self) -> bool | None:
+        """Whether the function gets a dict of key -> value, rather than one value."""
 
     def upstream_keys(
         self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
     ) -> Sequence[Key]:
         """Return the upstream keys that `key` of `downstream` reads, in their natural order."""
 
-
-@dataclass(frozen=True)
-class SameKey:
-    """Each partition reads the upstream partition of the same key."""
-
-    fan_in = False
-
-    def upstream_keys(
+    def downstream_keys(
         self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
-    ) -> Sequence[Key]:
-        """Return `key` itself; raise BadPartition where the upstream set lacks it."""
-        del downstream
-        return (upstream.coerce(key, at),)
-
-    def __str__(self) -> str:
-        return "same key"
+    ) -> Iterable[Key]:
+        """Return the keys of `downstream` that read `key` of `upstream`, in their natural order."""
 
 
-@dataclass(frozen=True)
-class WholeAsset:
-    """Every partition reads the one value of an unpartitioned upstream asset."""
+@runtime_checkable
+class Fitting(Protocol):
+    """A mapping that depends on the two sets between which it is."""
 
-    fan_in = False
-
-    def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
-    ) -> Sequence[Key]:
-        """Return the unpartitioned key."""
-        del key, downstream, upstream, at
-        return (UNPARTITIONED,)
-
-    def __str__(self) -> str:
-        return "unpartitioned"
+    def fitted(self, downstream: PartitionSet, upstream: PartitionSet) -> PartitionMapping:
+        """Return it as it is between these; raise BadMapping where it does not fit them."""
 
 
-@dataclass(frozen=True)
-class AllKeys:
-    """Reads every partition of the upstream asset that exists when the run is planned."""
+def fit(
+    mapping: PartitionMapping | None, downstream: PartitionSet, upstream: PartitionSet
+) -> PartitionMapping:
+    """Return a mapping, or without one the default, as it is between two sets.
 
-    fan_in = True
-
-    def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
-    ) -> Sequence[Key]:
-        """Return all keys of the upstream set."""
-        del key, downstream
-        return tuple(upstream.keys(at))
-
-    def __str__(self) -> str:
-        return "all partitions"
-
-
-@dataclass(frozen=True)
-class WindowsInside:
-    """A longer window reads all the shorter upstream windows in it: a month its days."""
-
-    fan_in = True
-
-    def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
-    ) -> Sequence[Key]:
-        """Return the upstream keys whose windows overlap that of `key`."""
-        down, up = _both_time(downstream, upstream)
-        return tuple(up.keys_in(down.window(key), at))
-
-    def __str__(self) -> str:
-        return "the windows inside"
-
-
-@dataclass(frozen=True)
-class WindowAround:
-    """A shorter window reads the longer upstream window in which it begins: a day its month."""
-
-    fan_in = False
-
-    def upstream_keys(
-        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
-    ) -> Sequence[Key]:
-        """Return the upstream key at the start of the window of `key`."""
-        down, up = _both_time(downstream, upstream)
-        return (up.coerce(up.key_at(down.window(key).start), at),)
-
-    def __str__(self) -> str:
-        return "the window around"
+    Raises BadMapping where it does not fit them.
+    """
+    if mapping is None:
+        return default_mapping(downstream, upstream)
+    return mapping.fitted(downstream, upstream) if isinstance(mapping, Fitting) else mapping
 
 
 def default_mapping(downstream: PartitionSet, upstream: PartitionSet) -> PartitionMapping:
@@ -125,20 +76,8 @@ def default_mapping(downstream: PartitionSet, upstream: PartitionSet) -> Partiti
         case StaticPartitions(), StaticPartitions() if downstream.is_within(upstream):
             return SameKey()
         case TimePartitions(), TimePartitions() if downstream.tz == upstream.tz:
-            if type(downstream) is type(upstream):
+            if are_cut_alike(downstream, upstream):
                 return SameKey()
-            if _length(downstream) > _length(upstream):
-                return WindowsInside()
-            return WindowAround()
+            if lie_in_one(downstream, upstream) or lie_in_one(upstream, downstream):
+                return TimeWindow().fitted(downstream, upstream)
     raise BadMapping(f"no partition mapping from ({upstream}) to ({downstream}) suggests itself")
-
-
-def _length(partitions: TimePartitions) -> float:
-    window = partitions.window(partitions.first)
-    return (window.end - window.start).total_seconds()
-
-
-def _both_time(one: PartitionSet, other: PartitionSet) -> tuple[TimePartitions, TimePartitions]:
-    if isinstance(one, TimePartitions) and isinstance(other, TimePartitions):
-        return one, other
-    raise BadMapping(f"a time window mapping needs time partitions on both sides, not ({one})")

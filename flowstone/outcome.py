@@ -73,6 +73,8 @@ class Succeeded:
     """What the definition of the asset calls its code."""
     checks: tuple[Checked, ...] = ()
     """What the checks of the asset have said; none of them refuses it."""
+    cut: str | None = None
+    """How the partitions are cut of which it is one."""
 
 
 @dataclass(frozen=True)

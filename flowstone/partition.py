@@ -66,6 +66,14 @@ class PartitionSet(ABC):
     def keys(self, at: Moment) -> Iterator[Key]:
         """Yield the keys that exist at that moment, in their natural order."""
 
+    @property
+    def cut(self) -> str | None:
+        return None
+
+    def window_of(self, key: Key) -> Window | None:  # noqa: ARG002 - most keys are no time
+        """Return the stretch of time that a key stands for, or None if it is not of time."""
+        return None
+
     @abstractmethod
     def coerce(self, value: Key, at: Moment) -> Key:
         """Return the key of this set that `value` means; raise BadPartition if there is none.
@@ -139,6 +147,10 @@ class TimePartitions(PartitionSet):
     first: Key
     last: Key | None
     tz: str
+
+    def window_of(self, key: Key) -> Window | None:
+        """Return the window of `key`."""
+        return self.window(key)
 
     @abstractmethod
     def window(self, key: Key) -> Window:

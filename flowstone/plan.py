@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from flowstone.asset import Dependency
-from flowstone.errors import BadMapping, BadPartition, MissingInput
+from flowstone.choice import Choice, chosen
+from flowstone.errors import BadPartition, MissingInput
 from flowstone.freshness import Fingerprint, Input, digest, inputs_hash
 from flowstone.graph import AssetGraph
 from flowstone.limits import Policy
-from flowstone.partition import UNPARTITIONED, Moment, first_keys, parse_key
+from flowstone.outline import Node, Outline
+from flowstone.partition import UNPARTITIONED, Moment, PartitionSet, first_keys, parse_key
 from flowstone.partition_key import decode_key, encode_key, step_name
-from flowstone.request import Request
+from flowstone.queues import DEFAULT_QUEUE
+from flowstone.reach import BATCH, Reader, Reads, reach
+from flowstone.request import Only, Order, Request
+from flowstone.selection import Selected, resolve
+from flowstone.walk import depths
 
-Node = tuple[str, str]
-"""An asset's name and an encoded partition key."""
-
+__all__ = ["Draft", "Latest", "Made", "Node", "Plan", "PlannedStep", "build_plan", "draft_plan"]
 
 NO_LIMITS: Final = Policy()
 """That of an asset which says nothing."""
@@ -42,6 +44,10 @@ class PlannedStep:
     reuses: int | None = None
     """The step whose output stands for that of a fresh one."""
     policy: Policy = NO_LIMITS
+    pinned: Mapping[Node, int] = field(default_factory=dict)
+    """Inputs from outside the run: the step whose output is the latest at planning time."""
+    place: int = 0
+    """What is ready starts in this order."""
 
     @property
     def node(self) -> Node:
@@ -58,6 +64,21 @@ class Made:
     fingerprint: Fingerprint | None
     stale: str | None = None
     """Why it is not fresh, whatever it was made of."""
+    cut: str | None = None
+    """How the partitions were cut of which it is one, where that is known."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan that is made while it is written: only its outline is kept in memory."""
+
+    outline: Outline
+    steps: Iterator[PlannedStep]
+    """Each after all that it reads. Raises MissingInput for an input that is nowhere."""
+    assets: tuple[str, ...] = ()
+    """Those that the run computes, in the order of the graph."""
+    configs: Mapping[str, Any] = field(default_factory=dict)
+    """The config that each asset has which takes one, defaults included and without secrets."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +86,32 @@ class Plan:
     """The frozen steps of a run, each after all that it reads."""
 
     steps: tuple[PlannedStep, ...]
-    pinned: dict[Node, int]
-    """Inputs from outside the run: the step whose output is the latest at planning time."""
     configs: Mapping[str, Any] = field(default_factory=dict)
-    """The config that each asset has which takes one, defaults included and without secrets."""
+
+    @property
+    def pinned(self) -> dict[Node, int]:
+        """All inputs from outside the run."""
+        return {node: id for step in self.steps for node, id in step.pinned.items()}
+
+    def draft(self) -> Draft:
+        """Return the plan as it is written."""
+        outline = Outline()
+        for step in self.steps:
+            outline.add(step.node)
+        for step in self.steps:
+            for up in step.upstream:
+                if up in outline:
+                    outline.note(up, step.node)
+        outline.arrange(outline.assets, outline.keys)
+        assets = tuple(outline.assets)
+        return Draft(outline, iter(self.steps), assets, self.configs)
 
 
 Latest = Callable[[Sequence[Node]], Mapping[Node, Made]]
 """Look up the latest outputs of nodes; absent where there is none."""
+
+Standing = Callable[[str, Sequence[str]], Mapping[str, str]]
+"""Tell how partitions of an asset stand: by their keys one word each, see `partition_states`."""
 
 ConfigOf = Callable[[str], Any]
 """What the run chooses for an asset, as JSON: the values of its config, or None if it has none."""
@@ -85,35 +124,88 @@ def build_plan(
     at: Moment,
     config_of: ConfigOf = lambda _: None,
 ) -> Plan:
-    """Return the plan of a request.
+    """Return the whole plan of a request; raises what `draft_plan` and its steps raise."""
+    made = draft_plan(request, graph, latest, at, config_of)
+    return Plan(tuple(made.steps), made.configs)
 
-    Raises UnknownAsset, BadPartition, MissingInput where an input is neither in the
-    run nor has ever been materialized, or what `config_of` raises.
+
+def draft_plan(
+    request: Request,
+    graph: AssetGraph,
+    latest: Latest,
+    at: Moment,
+    config_of: ConfigOf = lambda _: None,
+    standing: Standing = lambda asset, keys: {},
+) -> Draft:
+    """Return the plan of a request, whose steps are still to be made, in bounded memory.
+
+    Raises UnknownAsset, BadSelection, BadPartition, BadMapping, CyclicGraph, or what `config_of`
+    raises; the steps raise MissingInput where an input is neither in the run nor has ever been
+    materialized.
     """
-    targets = [(name, _target_key(graph, name, request.partition, at)) for name in request.assets]
-    reads = _collect(graph, targets, at, follow=request.upstream)
-    outside = sorted({up for read in reads.values() for up in read.nodes} - reads.keys())
-    asked = outside if request.force else [*reads, *outside]
-    made = latest(asked) if asked else {}
-    missing = [node for node in outside if node not in made]
-    _refuse_missing(missing, reads)
-    why = _Why(graph, request, reads, made, config_of)
-    rank = {name: i for i, name in enumerate(graph.order)}
-    steps = tuple(
-        _absent(graph, node) if node not in reads else why.step(node)
-        # An asset cannot read itself, so the order of the assets is one of the steps; within
-        # an asset, steps stay in the natural order in which they were found.
-        for node in sorted([*reads, *missing], key=lambda n: rank[n[0]])
-    )
-    return Plan(steps, {node: made[node].step_id for node in outside if node in made})
+    selected = _selected(request, graph)
+    targets = _targets(request, graph, selected, at, latest, standing)
+    reads = Reader(graph, at)
+    outline = reach(targets, selected, graph, at, lambda nodes: latest(nodes).keys(), reads)
+    computed = {*selected.anchors, *selected.above, *selected.below}
+    assets = tuple(name for name in outline.assets if name in computed)
+    configs = {name: config_of(name) for name in assets}
+    why = _Why(graph, request, outline, reads, configs)
+    return Draft(outline, why.steps(latest), assets, configs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reads:
-    """What one node reads, in order, and which of that it can do without."""
+def _selected(request: Request, graph: AssetGraph) -> Selected:
+    selected = resolve(graph, request.assets)
+    if not request.upstream:
+        return selected
 
-    nodes: tuple[Node, ...]
-    optional: frozenset[Node]
+    def read_by(name: str) -> list[str]:
+        return [dependency.asset for dependency in graph[name].dependencies]
+
+    ends = {*selected.anchors, *selected.below}
+    above = {up for name in depths(ends, read_by) for up in read_by(name)}
+    return replace(selected, above=selected.above | above)
+
+
+def _targets(
+    request: Request,
+    graph: AssetGraph,
+    selected: Selected,
+    at: Moment,
+    latest: Latest,
+    standing: Standing,
+) -> Iterator[Node]:
+    """Yield the partitions that were asked for, of each asset whose partitions were."""
+    for name in selected.anchors:
+        if request.choice is None:
+            yield name, _target_key(graph, name, request.partition, at)
+            continue
+        keys = _chosen(graph, name, request, at)
+        for batch in _batches(keys, lambda _: 1):
+            for key in _only(request.only, name, batch, latest, standing):
+                yield name, key
+
+
+def _chosen(graph: AssetGraph, name: str, request: Request, at: Moment) -> Iterator[str]:
+    assert request.choice is not None
+    try:
+        choice = Choice.from_json(request.choice)
+        for key in chosen(graph[name].partitions, choice, at):
+            yield encode_key(key)
+    except BadPartition as error:
+        raise BadPartition(f"asset {name!r}: {error.message}") from error
+
+
+def _only(
+    only: Only | None, name: str, keys: Sequence[str], latest: Latest, standing: Standing
+) -> Iterable[str]:
+    if only is None:
+        return keys
+    if only == Only.MISSING:
+        made = latest([(name, key) for key in keys])
+        return [key for key in keys if (name, key) not in made]
+    stands = standing(name, keys)
+    return [key for key in keys if stands.get(key) == only]
 
 
 class _Why:
@@ -123,55 +215,124 @@ class _Why:
         self,
         graph: AssetGraph,
         request: Request,
-        reads: Mapping[Node, _Reads],
-        made: Mapping[Node, Made],
-        config_of: ConfigOf,
+        outline: Outline,
+        reads: Reader,
+        configs: Mapping[str, Any],
     ) -> None:
         self._graph = graph
-        self._force = request.force
-        self._reads = reads
-        self._made = made
-        self._config_hash = cache(lambda asset: _config_hash(config_of(asset)))
+        self._request = request
+        self._outline = outline
+        self._reader = reads
+        self._configs = configs
+        self._config_hash = cache(lambda asset: _config_hash(configs[asset]))
         self._policy = cache(lambda asset: graph[asset].policy(request.pool))
-        self._running: set[Node] = set()
+        self._runs = bytearray(len(outline))
+        self._made: Mapping[Node, Made] = {}
 
-    def step(self, node: Node) -> PlannedStep:
-        reason = self._reason(node)
+    def steps(self, latest: Latest) -> Iterator[PlannedStep]:
+        """Yield the steps; what they need to know is looked up for some thousands at once."""
+        found = ((node, self._reads(node)) for node in self._outline)
+        for batch in _batches(found, lambda pair: 1 + len(pair[1].nodes)):
+            asked = self._asked(batch)
+            self._made = latest(asked) if asked else {}
+            for node, read in batch:
+                yield self._step(node, read)
+
+    def _reads(self, node: Node) -> Reads:
+        if self._outline.is_absent(node):
+            return Reads((), frozenset())
+        return self._reader(node)
+
+    def _asked(self, batch: Sequence[tuple[Node, Reads]]) -> list[Node]:
+        """Return the nodes whose latest outputs count for these: their own, and what they read."""
+        nodes = (one for node, read in batch for one in (node, *read.nodes))
+        return [node for node in dict.fromkeys(nodes) if self._counts(node)]
+
+    def _counts(self, node: Node) -> bool:
+        place = self._outline.place(node)
+        if place is None:
+            return True
+        # What runs anyway has no output yet that counts.
+        return not (self._request.force or self._runs[place] or self._outline.is_absent(node))
+
+    def _is_running(self, node: Node) -> bool:
+        place = self._outline.place(node)
+        return place is not None and bool(self._runs[place])
+
+    def _step(self, node: Node, read: Reads) -> PlannedStep:
+        asset = self._graph[node[0]]
+        if self._outline.is_absent(node):
+            why = "never materialized, and optional"
+            return PlannedStep(*node, self._queue(asset.queue), why, (), skipped=True)
+        pinned = self._pinned(node, read)
+        reason = self._reason(node, read)
         fresh = reason == FRESH
-        if not fresh:
-            self._running.add(node)
+        place = self._outline.place(node)
+        assert place is not None
+        self._runs[place] = not fresh
         return PlannedStep(
             asset=node[0],
             partition=node[1],
-            queue=self._graph[node[0]].queue,
+            queue=self._queue(asset.queue),
             reason=reason,
-            upstream=self._reads[node].nodes,
-            optional=self._reads[node].optional,
+            upstream=read.nodes,
+            optional=read.optional,
             skipped=fresh,
             reuses=self._made[node].step_id if fresh else None,
             policy=self._policy(node[0]),
+            pinned=pinned,
+            place=self._place(asset.partitions, node, place),
         )
 
-    def _reason(self, node: Node) -> str:
+    def _queue(self, own: str) -> str:
+        given = self._request.queue
+        return given if given is not None and own == DEFAULT_QUEUE else own
+
+    def _place(self, partitions: PartitionSet, node: Node, place: int) -> int:
+        """Return where a step stands in the order in which the partitions are to start."""
+        if self._request.order is None:
+            return 0
+        window = partitions.window_of(decode_key(node[1]))
+        rank = place if window is None else int(window.end.timestamp())
+        return -rank if self._request.order == Order.NEWEST else rank
+
+    def _pinned(self, node: Node, read: Reads) -> Mapping[Node, int]:
+        """Return the steps of the inputs from outside; raise MissingInput where there is none."""
+        pinned = {}
+        for up in read.nodes:
+            if up not in self._outline and up in self._made:
+                pinned[up] = self._made[up].step_id
+            elif up not in read.optional and self._is_missing(up):
+                raise MissingInput(
+                    f"{step_name(*up)}, read by {step_name(*node)}, has never been "
+                    "materialized; materialize it first, or ask for everything upstream "
+                    "(materialize_all, or --upstream on the command line)"
+                )
+        return pinned
+
+    def _is_missing(self, node: Node) -> bool:
+        return node not in self._outline or self._outline.is_absent(node)
+
+    def _reason(self, node: Node, read: Reads) -> str:
         asset = self._graph[node[0]]
-        # Asked in any case, so that a config that does not fit is told.
-        config = self._config_hash(asset.name)
         made = self._made.get(node)
-        if self._force:
+        if self._request.force:
             return "forced"
         if made is None:
             return "missing"
         if made.stale or asset.volatile:
             return made.stale or "volatile"
+        if made.cut is not None and made.cut != asset.partitions.cut:
+            return "the partition is cut otherwise now"
         of = made.fingerprint or _NOT_KEPT
         if of.code != asset.code_hash:
             return "code changed" if made.fingerprint else "not known what it was made of"
-        if of.config != config:
+        if of.config != self._config_hash(asset.name):
             return "config changed"
-        return self._because_of_inputs(self._reads[node].nodes, of)
+        return self._because_of_inputs(read.nodes, of)
 
     def _because_of_inputs(self, nodes: Sequence[Node], of: Fingerprint) -> str:
-        running = [up for up in nodes if up in self._running]
+        running = [up for up in nodes if self._is_running(up)]
         if not running:
             return FRESH if of.inputs == inputs_hash(self._values(nodes)) else "input changed"
         more = f" and {len(running) - 1} more" if len(running) > 1 else ""
@@ -181,6 +342,23 @@ class _Why:
         for node in nodes:
             made = self._made.get(node)
             yield (*node, made.sha256 if made else None)
+
+
+_T = TypeVar("_T")
+
+
+def _batches(found: Iterable[_T], weight: Callable[[_T], int]) -> Iterator[Sequence[_T]]:
+    """Yield what was found in lists, of which each weighs about `BATCH`."""
+    batch: list[_T] = []
+    weighs = 0
+    for one in found:
+        batch.append(one)
+        weighs += weight(one)
+        if weighs >= BATCH:
+            yield batch
+            batch, weighs = [], 0
+    if batch:
+        yield batch
 
 
 _NO_CONFIG: Final = digest(None)
@@ -198,12 +376,6 @@ FRESH: Final = "fresh"
 """The reason of a step whose code, config and inputs are those of its latest output."""
 
 
-def _absent(graph: AssetGraph, node: Node) -> PlannedStep:
-    return PlannedStep(
-        *node, graph[node[0]].queue, "never materialized, and optional", (), skipped=True
-    )
-
-
 def _target_key(graph: AssetGraph, name: str, partition: str, at: Moment) -> str:
     asset = graph[name]
     try:
@@ -216,64 +388,3 @@ def _target_key(graph: AssetGraph, name: str, partition: str, at: Moment) -> str
                 f"give a partition such as {shown}"
             ) from error
         raise BadPartition(f"asset {name!r}: {error.message}") from error
-
-
-def _collect(
-    graph: AssetGraph, targets: Iterable[Node], at: Moment, *, follow: bool
-) -> dict[Node, _Reads]:
-    """Return what each node of the run reads; with `follow`, everything upstream is in it."""
-    reads: dict[Node, _Reads] = {}
-    todo = deque(targets)
-    while todo:
-        node = todo.popleft()
-        if node not in reads:
-            reads[node] = _inputs(graph, node, at)
-            if follow:
-                todo += reads[node].nodes
-    return reads
-
-
-def _inputs(graph: AssetGraph, node: Node, at: Moment) -> _Reads:
-    nodes: list[Node] = []
-    optional: set[Node] = set()
-    for dependency in graph[node[0]].dependencies:
-        found = list(_keys(graph, node, dependency, at))
-        nodes += found
-        if dependency.optional:
-            optional.update(found)
-    return _Reads(tuple(nodes), frozenset(optional))
-
-
-def _keys(graph: AssetGraph, node: Node, dependency: Dependency, at: Moment) -> Iterator[Node]:
-    asset, upstream = graph[node[0]], graph[dependency.asset]
-    mapping = graph.mappings[asset.name, upstream.name]
-    key = parse_key(asset.partitions, node[1], at)
-    try:
-        keys = list(mapping.upstream_keys(key, asset.partitions, upstream.partitions, at))
-    except BadPartition as error:
-        if dependency.optional:
-            # There is no such partition, so it is as missing as one can be.
-            return
-        raise BadPartition(
-            f"{step_name(*node)} reads {upstream.name!r} by {mapping}: {error.message}"
-        ) from error
-    except Exception as error:
-        # The mapping may be the user's own, and a run that cannot be planned has to end.
-        raise BadMapping(
-            f"{step_name(*node)} reads {upstream.name!r} by {mapping}, which failed: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    for up in keys:
-        yield upstream.name, encode_key(up)
-
-
-def _refuse_missing(missing: Iterable[Node], reads: Mapping[Node, _Reads]) -> None:
-    absent = set(missing)
-    for reader, read in reads.items() if absent else ():
-        for up in read.nodes:
-            if up in absent and up not in read.optional:
-                raise MissingInput(
-                    f"{step_name(*up)}, read by {step_name(*reader)}, has never been "
-                    "materialized; materialize it first, or ask for everything upstream "
-                    "(materialize_all, or --upstream on the command line)"
-                )

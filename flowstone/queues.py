@@ -19,6 +19,8 @@ QUEUES: Final = {
 ASSET_QUEUES: Final = ("priority", "assets", "backfill")
 """The queues that an asset may name, beside those of the settings."""
 
+DEFAULT_QUEUE: Final = "assets"
+BACKFILL_QUEUE: Final = "backfill"
 CONTROL_QUEUE: Final = "control"
 CHECKPOINTS_QUEUE: Final = "checkpoints"
 

@@ -28,6 +28,7 @@ class StoredStep:
     optional: frozenset[Node] = frozenset()
     reason: str = ""
     policy: Policy = NO_LIMITS
+    place: int = 0
 
 
 def remaining(
@@ -51,9 +52,10 @@ def remaining(
                 upstream=tuple(node for node, _ in step.reads),
                 optional=step.optional,
                 policy=step.policy,
+                pinned={node: id for node, id in step.reads if id not in again},
+                place=step.place,
             )
             for step in undone
         ),
-        pinned={node: id for step in undone for node, id in step.reads if id not in again},
         configs={name: configs[name] for name in {step.asset for step in undone} & configs.keys()},
     )

@@ -1,4 +1,4 @@
-"""What a caller asks for: names and encoded keys, nothing that needs the assets' code."""
+"""What a caller asks for: selections and encoded keys, nothing that needs the assets' code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,30 @@ class OnConflict(StrEnum):
     """Fail."""
 
 
+class Only(StrEnum):
+    """Which of the chosen partitions are computed, by how they stand."""
+
+    MISSING = "missing"
+    """Those that have no output."""
+    FAILED = "failed"
+    """Those whose last attempt after the latest output has failed."""
+    STALE = "stale"
+    """Those whose latest output is not what would be made now."""
+
+
+class Order(StrEnum):
+    """In which order the partitions of a run start, as far as what they read allows."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
 @dataclass(frozen=True)
 class Request:
     """The assets that a run is to compute, and how."""
 
     assets: tuple[str, ...]
+    """Names, or selections; see `flowstone.selection`."""
     partition: str
     upstream: bool
     force: bool = False
@@ -40,3 +59,11 @@ class Request:
     """Seconds from the submission after which the run fails; None has no end."""
     pool: str | None = None
     """A pool of which each step of the run takes a slot, beside those of its asset."""
+    choice: Mapping[str, Any] | None = None
+    """Which partitions, where not just one; see `flowstone.choice`."""
+    only: Only | None = None
+    """Of these, only what is missing, has failed or is stale."""
+    order: Order | None = None
+    """Which partitions start first."""
+    queue: str | None = None
+    """Where steps go that would go to the queue of all assets."""

@@ -96,7 +96,9 @@ class Work:
         """Store a value, and run the checks on it; raise what says that it cannot be."""
         output = self._store(value)
         checks = self._check(output)
-        return Succeeded(output, self.expected, self.asset.version, checks)
+        return Succeeded(
+            output, self.expected, self.asset.version, checks, self.asset.partitions.cut
+        )
 
     def _wait_for_signal(self, made: WaitForSignal) -> Waiting:
         if made.ask.on_timeout == "continue" and self.asset.on_signal is None:
@@ -215,7 +217,7 @@ class Work:
         Where an optional dependency has no value, None stands for it.
         """
         mappings = self.runtime.registry.graph.mappings
-        fan_in = mappings[self.asset.name, dependency.asset].fan_in
+        fan_in = bool(mappings[self.asset.name, dependency.asset].fan_in)
         kind = hints.of_parameter(function, dependency.parameter or "", fan_in=fan_in)
         found = {
             decode_key(partition): None if output is None else self._read(name, output, kind)

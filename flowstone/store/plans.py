@@ -1,9 +1,12 @@
-"""Plans: all steps and edges of a run, written in bulk by COPY."""
+"""Plans: all steps and edges of a run, written in bulk by COPY while they are made."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +14,9 @@ from sqlalchemy import Connection, Row, bindparam, text
 
 from flowstone.freshness import Fingerprint
 from flowstone.limits import Policy
-from flowstone.plan import Made, Node, Plan
+from flowstone.outline import Node, Outline
+from flowstone.plan import Draft, Made, PlannedStep
+from flowstone.reach import BATCH
 from flowstone.remaining import StoredStep
 from flowstone.states import RunState, StepState
 from flowstone.store import runs, versions
@@ -27,7 +32,7 @@ _RESERVE = text(
 
 _LATEST = text(
     f"""
-    SELECT l.asset, l.partition, o.step_id, o.sha256, o.fingerprint, o.stale_reason
+    SELECT l.asset, l.partition, o.step_id, o.sha256, o.fingerprint, o.stale_reason, o.cut
     FROM unnest(CAST(:assets AS text[]), CAST(:partitions AS text[])) AS n(asset, partition)
     JOIN {SCHEMA}.latest l ON l.asset = n.asset AND l.partition = n.partition
     JOIN {SCHEMA}.outputs o ON o.id = l.output_id
@@ -39,7 +44,7 @@ _LATEST = text(
 _READ = text(
     f"""
     SELECT s.id, s.asset, s.partition, s.queue, s.state, s.reason,
-        s.takes, s.soft_timeout, s.hard_timeout, s.max_lost,
+        s.takes, s.soft_timeout, s.hard_timeout, s.max_lost, s.place,
         array_agg(u.asset ORDER BY e.position) AS assets,
         array_agg(u.partition ORDER BY e.position) AS partitions,
         array_agg(u.id ORDER BY e.position) AS ids,
@@ -57,77 +62,99 @@ def latest(conn: Connection, nodes: Sequence[Node]) -> dict[Node, Made]:
     """Return the latest output of each node that has one."""
     columns = {"assets": [n[0] for n in nodes], "partitions": [n[1] for n in nodes]}
     return {
-        (asset, partition): Made(step_id, sha256, of and Fingerprint.parse(of), stale)
-        for asset, partition, step_id, sha256, of, stale in conn.execute(_LATEST, columns)
+        (asset, partition): Made(step_id, sha256, of and Fingerprint.parse(of), stale, cut)
+        for asset, partition, step_id, sha256, of, stale, cut in conn.execute(_LATEST, columns)
     }
 
 
-def write(conn: Connection, run_id: UUID, plan: Plan, *, actor: str) -> bool:
-    """Store the plan of a requested run; return False if it has been planned already.
+def write(conn: Connection, run_id: UUID, plan: Draft, *, actor: str) -> bool:
+    """Store the plan of a requested run as it is made; return False if there is one already.
 
-    Raises UnknownVersion where the value of something that it reads has just been given up.
+    The caller holds the lock on the run, and gives up the transaction if this raises: what the
+    steps of the plan raise, or UnknownVersion where the value of something that it reads has
+    just been given up.
     """
-    reused = [step.reuses for step in plan.steps if step.reuses is not None]
-    versions.hold(conn, [*plan.pinned.values(), *reused])
-    skipped = sum(step.skipped for step in plan.steps)
-    details = {"steps": len(plan.steps), "skipped": skipped}
-    if not runs.move(
+    # Ids grow along the plan, and so along every edge: transactions that lock steps in the
+    # order of their ids cannot deadlock.
+    ids = array("q", sorted(conn.scalars(_RESERVE, {"count": len(plan.outline)})))
+    writer = _Writer(conn, run_id, plan.outline, ids)
+    while batch := list(itertools.islice(plan.steps, BATCH)):
+        writer.write(batch)
+    return runs.move(
         conn,
         run_id,
         RunState.PLANNED,
         actor=actor,
-        details=details,
+        details={"steps": len(ids), "skipped": writer.skipped},
         planned_at=text("now()"),
         planned_config=dict(plan.configs),
-    ):
-        return False
-    # Ids grow along the plan, and so along every edge: transactions that lock steps in the
-    # order of their ids cannot deadlock.
-    ids = sorted(conn.scalars(_RESERVE, {"count": len(plan.steps)}))
-    id_of = {(s.asset, s.partition): i for s, i in zip(plan.steps, ids, strict=True)}
-    feeds = _feeds(plan, id_of)
-    waits_for = {step.node for step in plan.steps if not step.skipped}
-    _copy(
-        conn,
-        "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds, state, reuses,"
-        " finished_at, takes, soft_timeout, hard_timeout, max_lost)",
-        (
-            (
-                id_of[s.asset, s.partition],
-                run_id,
-                s.asset,
-                s.partition,
-                s.reason,
-                s.queue,
-                sum(up in waits_for for up in s.upstream),
-                feeds.get((s.asset, s.partition)),
-                StepState.SKIPPED if s.skipped else StepState.PENDING,
-                s.reuses,
-                "now" if s.skipped else None,  # the time of the transaction
-                json.dumps(s.policy.takes) if s.policy.takes else None,
-                s.policy.timeout and s.policy.timeout.soft,
-                s.policy.timeout and s.policy.timeout.hard,
-                s.policy.max_lost,
-            )
-            for s in plan.steps
-        ),
     )
-    _copy(
-        conn,
-        "edges (downstream, upstream, position, pinned, optional)",
-        (
-            (
-                id_of[s.asset, s.partition],
-                id_of.get(up) or plan.pinned[up],
-                place,
-                up not in id_of,
-                up in s.optional,
-            )
-            for s in plan.steps
-            for place, up in enumerate(s.upstream)
-        ),
-    )
-    return True
+
+
+class _Writer:
+    """Writes steps and their edges in pieces, each step after all that it reads."""
+
+    def __init__(self, conn: Connection, run_id: UUID, outline: Outline, ids: array[int]) -> None:
+        self._conn = conn
+        self._run_id = run_id
+        self._outline = outline
+        self._ids = ids
+        self._is_open = bytearray(len(ids))
+        self.skipped = 0
+
+    def write(self, steps: Sequence[PlannedStep]) -> None:
+        held = {id for step in steps for id in step.pinned.values()}
+        held.update(step.reuses for step in steps if step.reuses is not None)
+        versions.hold(self._conn, sorted(held))
+        _copy(
+            self._conn,
+            "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds, state, reuses,"
+            " finished_at, takes, soft_timeout, hard_timeout, max_lost, place)",
+            map(self._row, steps),
+        )
+        _copy(
+            self._conn,
+            "edges (downstream, upstream, position, pinned, optional)",
+            (edge for step in steps for edge in self._edges(step)),
+        )
+
+    def _row(self, step: PlannedStep) -> tuple[object, ...]:
+        own = self._place(step.node)
+        self._is_open[own] = not step.skipped
+        self.skipped += step.skipped
+        feeds = self._outline.feeds(step.node)
+        reads = (self._outline.place(up) for up in step.upstream)
+        return (
+            self._ids[own],
+            self._run_id,
+            step.asset,
+            step.partition,
+            step.reason,
+            step.queue,
+            sum(self._is_open[place] for place in reads if place is not None),
+            None if feeds is None else self._ids[feeds],
+            StepState.SKIPPED if step.skipped else StepState.PENDING,
+            step.reuses,
+            "now" if step.skipped else None,  # the time of the transaction
+            json.dumps(step.policy.takes) if step.policy.takes else None,
+            step.policy.timeout and step.policy.timeout.soft,
+            step.policy.timeout and step.policy.timeout.hard,
+            step.policy.max_lost,
+            step.place,
+        )
+
+    def _edges(self, step: PlannedStep) -> Iterator[tuple[object, ...]]:
+        own = self._ids[self._place(step.node)]
+        for position, up in enumerate(step.upstream):
+            place = self._outline.place(up)
+            is_pinned = place is None
+            id = step.pinned[up] if place is None else self._ids[place]
+            yield own, id, position, is_pinned, up in step.optional
+
+    def _place(self, node: Node) -> int:
+        place = self._outline.place(node)
+        assert place is not None
+        return place
 
 
 def read(conn: Connection, run_id: UUID) -> list[StoredStep]:
@@ -158,17 +185,8 @@ def _stored(row: Row[*tuple[Any, ...]]) -> StoredStep:
             timeout_of(row.soft_timeout, row.hard_timeout),
             row.max_lost,
         ),
+        place=row.place,
     )
-
-
-def _feeds(plan: Plan, id_of: dict[Node, int]) -> dict[Node, int | None]:
-    """Return the step that reads each node, if that is just one, or None."""
-    feeds: dict[Node, int | None] = {}
-    for step in plan.steps:
-        id = id_of[step.asset, step.partition]
-        for up in step.upstream:
-            feeds[up] = None if up in feeds else id
-    return feeds
 
 
 def _copy(conn: Connection, target: str, rows: Iterable[tuple[object, ...]]) -> None:

@@ -36,7 +36,7 @@ def create(conn: Connection, run_id: UUID, resumes: UUID, *, actor: str) -> UUID
     plan = remaining(steps, _short(resumes), run.planned_config)
     if plan.steps:
         try:
-            plans.write(conn, run_id, plan, actor=actor)
+            plans.write(conn, run_id, plan.draft(), actor=actor)
         except UnknownVersion as error:
             raise CannotResume(f"run {resumes} cannot be resumed: {error.message}") from error
     audit.record(

@@ -156,10 +156,10 @@ _COMMIT = Prepared(
         FROM done WHERE a.step_id = done.id AND a.number = done.attempt
     ), output AS (
         INSERT INTO {SCHEMA}.outputs
-            (step_id, location, format, size, sha256, rows, io, fingerprint, version, stale_at,
+            (step_id, location, format, size, sha256, rows, io, fingerprint, version, cut, stale_at,
                 stale_reason)
         SELECT id, :location, :format, CAST(:size AS bigint), :sha256, CAST(:rows AS bigint),
-            :io, :fingerprint, CAST(:version AS text),
+            :io, :fingerprint, CAST(:version AS text), CAST(:cut AS text),
             CASE WHEN tainted IS NOT NULL THEN now() END, tainted
         FROM done
         RETURNING id
@@ -313,6 +313,7 @@ def commit(conn: Connection, claim: Claim, made: Succeeded) -> bool:
         "actor": claim.worker,
         "fingerprint": str(made.fingerprint),
         "version": made.version,
+        "cut": made.cut,
         "checks": as_json(made.checks),
     }
     return _COMMIT.first(conn, values | asdict(made.output)) is not None

@@ -84,7 +84,6 @@ def test_two_assets_of_one_name_are_refused_with_both_places() -> None:
 @pytest.mark.parametrize(
     "reads",
     [
-        {"a": ["a"]},
         {"a": ["b"], "b": ["a"]},
         {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"], "e": []},
         {"x": ["b"], "b": ["c", "e"], "c": ["d"], "d": ["b"], "e": []},

@@ -13,9 +13,8 @@ from flowstone.errors import BadMapping, BadPartition
 from flowstone.mapping import (
     AllKeys,
     SameKey,
+    TimeWindow,
     WholeAsset,
-    WindowAround,
-    WindowsInside,
     default_mapping,
 )
 from flowstone.partition import (
@@ -42,7 +41,7 @@ def test_a_month_reads_exactly_the_days_of_the_calendar(day: date, tz: str) -> N
     daily = DailyPartitions("1970-01-01", "2038-12-31", tz=tz)
     monthly = MonthlyPartitions("1970-01", "2038-12", tz=tz)
     month = Month.of(day)
-    found = WindowsInside().upstream_keys(month, monthly, daily, LATE)
+    found = TimeWindow().upstream_keys(month, monthly, daily, LATE)
     length = calendar.monthrange(month.year, month.month)[1]
     assert list(found) == [month.first_day() + timedelta(days=i) for i in range(length)]
 
@@ -52,7 +51,7 @@ def test_a_month_reads_exactly_the_days_of_the_calendar(day: date, tz: str) -> N
 def test_a_day_reads_the_month_in_which_it_lies(day: date, tz: str) -> None:
     daily = DailyPartitions("1970-01-01", "2038-12-31", tz=tz)
     monthly = MonthlyPartitions("1970-01", "2038-12", tz=tz)
-    found = WindowAround().upstream_keys(day, daily, monthly, LATE)
+    found = TimeWindow().upstream_keys(day, daily, monthly, LATE)
     # Apia's 2011-12-30 is an empty day at the start of the 31st.
     assert found == (Month.of(day),)
 
@@ -71,14 +70,14 @@ def test_a_month_that_ends_where_midnight_is_skipped_reads_no_day_of_the_next(
 ) -> None:
     daily = DailyPartitions("1970-01-01", "2038-12-31", tz=tz)
     monthly = MonthlyPartitions("1970-01", "2038-12", tz=tz)
-    found = WindowsInside().upstream_keys(month, monthly, daily, LATE)
+    found = TimeWindow().upstream_keys(month, monthly, daily, LATE)
     assert {Month.of(day) for day in found if isinstance(day, date)} == {month}
 
 
 def test_a_month_reads_only_the_days_that_the_upstream_set_has() -> None:
     daily = DailyPartitions("2024-01-30", "2024-02-02")
     monthly = MonthlyPartitions("2023-12", "2024-03")
-    inside = WindowsInside()
+    inside = TimeWindow()
     assert inside.upstream_keys(Month(2024, 1), monthly, daily, NOW) == (
         date(2024, 1, 30),
         date(2024, 1, 31),
@@ -93,13 +92,13 @@ def test_a_month_reads_only_the_days_that_the_upstream_set_has() -> None:
 
 def test_the_current_month_reads_the_days_that_there_are_so_far() -> None:
     monthly, daily = MonthlyPartitions("2024-01"), DailyPartitions("2024-01-01")
-    found = WindowsInside().upstream_keys(Month(2024, 6), monthly, daily, NOW)
+    found = TimeWindow().upstream_keys(Month(2024, 6), monthly, daily, NOW)
     assert (found[0], found[-1], len(found)) == (date(2024, 6, 1), date(2024, 6, 15), 15)
 
 
 def test_a_day_whose_month_the_upstream_set_lacks_is_refused() -> None:
     with pytest.raises(BadPartition, match="2024-03 lies outside 2024-01 to 2024-02"):
-        WindowAround().upstream_keys(
+        TimeWindow().upstream_keys(
             date(2024, 3, 1), DAILY, MonthlyPartitions("2024-01", "2024-02"), NOW
         )
 
@@ -122,9 +121,8 @@ def test_an_unpartitioned_asset_is_read_whole() -> None:
 
 def test_windows_need_time_on_both_sides() -> None:
     regions = StaticPartitions(["eu"])
-    for mapping in (WindowsInside(), WindowAround()):
-        with pytest.raises(BadMapping, match="needs time partitions on both sides"):
-            mapping.upstream_keys(Month(2024, 1), MonthlyPartitions("2024-01"), regions, NOW)
+    with pytest.raises(BadMapping, match="needs time partitions on both sides"):
+        TimeWindow().upstream_keys(Month(2024, 1), MonthlyPartitions("2024-01"), regions, NOW)
 
 
 MONTHLY = MonthlyPartitions("2013-01")
@@ -142,8 +140,8 @@ EU_US = StaticPartitions(["eu", "us"])
         (NONE, EU, AllKeys(), True),
         (DAILY, DAILY, SameKey(), False),
         (DAILY, DailyPartitions("2020-01-01"), SameKey(), False),
-        (MONTHLY, DAILY, WindowsInside(), True),
-        (DAILY, MONTHLY, WindowAround(), False),
+        (MONTHLY, DAILY, TimeWindow(fan_in=True), True),
+        (DAILY, MONTHLY, TimeWindow(fan_in=False), False),
         (EU, EU_US, SameKey(), False),
         (EU_US, EU_US, SameKey(), False),
     ],

@@ -42,13 +42,21 @@ class HandRun:
         # those of its second run differently.
         name = options.pop("name", "a")
         queue, priority = options.pop("queue", "assets"), options.pop("priority", Priority.NORMAL)
+        pinned = options.pop("pinned", {})
         steps_ = tuple(
             PlannedStep(
-                f"{name}{s}", "-", queue, "requested", tuple((f"{name}{u}", "-") for u in ups)
+                f"{name}{s}",
+                "-",
+                queue,
+                "requested",
+                tuple((f"{name}{u}", "-") for u in ups),
+                pinned={
+                    up: id for up, id in pinned.items() if int(up[0].removeprefix(name)) in ups
+                },
             )
             for s, ups in dag.items()
         )
-        pinned, force = options.pop("pinned", {}), options.pop("force", False)
+        force = options.pop("force", False)
         self.expects = options.pop("expects", str(MADE_OF))
         """What the output of another run must be made of, to serve a step of this one."""
         with ledger.begin() as conn:
@@ -66,7 +74,7 @@ class HandRun:
                 max_in_flight=max_in_flight,
                 **{"driver": "celery", "actor": "test", **options},
             )
-            assert plans.write(conn, self.id, Plan(steps_, pinned), actor="test")
+            assert plans.write(conn, self.id, Plan(steps_).draft(), actor="test")
             found = conn.execute(
                 text("SELECT asset, id FROM flowstone.steps WHERE run_id = :r"), {"r": self.id}
             )

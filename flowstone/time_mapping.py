@@ -1,0 +1,216 @@
+"""The mapping between two sets of time: which windows of one belong to a window of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import cast
+
+from flowstone.errors import BadMapping, BadPartition, DefinitionError
+from flowstone.partition import (
+    DailyPartitions,
+    Key,
+    Moment,
+    Month,
+    MonthlyPartitions,
+    PartitionSet,
+    TimePartitions,
+)
+
+_TICK = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class TimeWindow:
+    """Reads the upstream windows that belong to one of time: a month its days, a day its month.
+
+    `offset` moves that window by so many windows of the downstream set, so that -1 is the one
+    before. With `end_offset` there are several, from `offset` to it, both included: the last seven
+    days are `TimeWindow(-6, 0)`.
+
+    With a fan-in the function gets a dict of all upstream windows that overlap; without one, the
+    value of that in which the window begins. By default there is none where the window always lies
+    in one upstream window. `fan_in` says it otherwise.
+
+    A window that an offset leads to outside of the upstream set is left out, so that the first
+    partition of `TimeWindow(-1)` reads nothing: it gets None.
+    """
+
+    offset: int = 0
+    end_offset: int | None = None
+    fan_in: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Raise DefinitionError for a stretch that ends before it starts."""
+        if self._last < self.offset:
+            raise DefinitionError(
+                f"TimeWindow(offset={self.offset}, end_offset={self.end_offset}) ends before it "
+                "starts; the offsets go from earlier to later, such as -6 to 0"
+            )
+        if self.fan_in is False and self._last != self.offset:
+            raise DefinitionError(
+                "TimeWindow: fan_in=False reads one window, so it takes no end_offset="
+            )
+
+    @property
+    def _last(self) -> int:
+        return self.offset if self.end_offset is None else self.end_offset
+
+    @property
+    def reads_itself(self) -> bool:
+        """Whether a partition would read itself where the two sets are one."""
+        return self.offset <= 0 <= self._last
+
+    def fitted(self, downstream: PartitionSet, upstream: PartitionSet) -> TimeWindow:
+        """Return it with the `fan_in` that the sets suggest; raise BadMapping unless of time."""
+        down, up = _both_time(downstream, upstream)
+        if self.fan_in is not None:
+            return self
+        return replace(self, fan_in=self._last != self.offset or not lie_in_one(down, up))
+
+    def upstream_keys(
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
+    ) -> Sequence[Key]:
+        """Return the upstream keys of the window of `key`, or of the one that it is moved to.
+
+        Raises BadPartition where the upstream set lacks the one that is not moved.
+        """
+        down, up = _both_time(downstream, upstream)
+        mapping = self.fitted(down, up)
+        start = moved(down, key, self.offset)
+        end = start if self._last == self.offset else moved(down, key, self._last)
+        first, last = mapping._overlapped(down, up, start, end)  # noqa: SLF001 - its own class
+        if self.offset == self._last == 0 and not mapping.fan_in:
+            return (up.coerce(first, at),)
+        return tuple(_clipped(up, first, last, at))
+
+    def downstream_keys(
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
+    ) -> Iterator[Key]:
+        """Return the downstream keys that read `key`."""
+        down, up = _both_time(downstream, upstream)
+        found = self.fitted(down, up)._over(down, up, key)  # noqa: SLF001 - its own class
+        if found is None:
+            return iter(())
+        first, last = found
+        return _clipped(down, moved(down, first, -self._last), moved(down, last, -self.offset), at)
+
+    def _overlapped(
+        self, down: TimePartitions, up: TimePartitions, start: Key, end: Key
+    ) -> tuple[Key, Key]:
+        """Return the first and last upstream key of the windows from `start` to `end`."""
+        if are_cut_alike(down, up):
+            return start, end
+        begin = up.key_at(down.window(start).start)
+        if not self.fan_in:
+            return begin, begin
+        # In UTC, as a zone's own arithmetic goes by the wall clock: where a month begins at 1:00,
+        # because midnight is skipped, the moment before would lie in the hour that is missing.
+        return begin, up.key_at(down.window(end).end.astimezone(UTC) - _TICK)
+
+    def _over(self, down: TimePartitions, up: TimePartitions, key: Key) -> tuple[Key, Key] | None:
+        """Return the first and last downstream window to which an upstream one belongs."""
+        if are_cut_alike(down, up):
+            return key, key
+        window, place = up.window(key), _place(up, key)
+
+        def belongs(to: Key) -> bool:
+            first, last = self._overlapped(down, up, to, to)
+            return _place(up, first) <= place <= _place(up, last)
+
+        # One more at both ends than can be: a day that a zone has skipped is an empty window.
+        first = down.key_at(window.start.astimezone(UTC) - _TICK)
+        last = down.key_at(window.end)
+        while not belongs(first):
+            if _place(down, first) >= _place(down, last):
+                return None
+            first = down.next_key(first)
+        while not belongs(last):
+            last = previous_key(down, last)
+        return first, last
+
+    def __str__(self) -> str:
+        if self.offset == self._last:
+            which = {True: "the windows inside", False: "the window around", None: "its window"}
+            said = which[self.fan_in]
+            return f"{said}, offset {self.offset:+d}" if self.offset else said
+        return f"the windows from offset {self.offset:+d} to {self._last:+d}"
+
+
+def are_cut_alike(one: TimePartitions, other: TimePartitions) -> bool:
+    """Return whether a key stands for the same window in both sets."""
+    return type(one) is type(other) and one.tz == other.tz
+
+
+# A graph asks for each dependency when it is built, and most are of a few sets.
+@lru_cache(maxsize=1024)
+def lie_in_one(inner: TimePartitions, outer: TimePartitions) -> bool:
+    """Return whether each window of `inner` lies in one window of `outer`.
+
+    That is so if a window of `inner` begins wherever one of `outer` does. The clocks change twice
+    a year, so a year or a few windows tell.
+    """
+    if are_cut_alike(inner, outer):
+        return True
+    start = max(inner.window(inner.first).start, outer.window(outer.first).start)
+    key = outer.next_key(outer.key_at(start))
+    for _ in range(24):
+        border = outer.window(key).start
+        if inner.window(inner.key_at(border)).start != border:
+            return False
+        try:
+            key = outer.next_key(key)
+        except (BadPartition, OverflowError):
+            break
+    return True
+
+
+def moved(partitions: TimePartitions, key: Key, by: int) -> Key:
+    """Return the key `by` windows later, or earlier, whether or not the set contains it."""
+    if by == 0:
+        return key
+    match partitions:
+        case DailyPartitions():
+            return cast("date", key) + timedelta(days=by)
+        case MonthlyPartitions():
+            month = cast("Month", key)
+            years, months = divmod(month.month - 1 + by, 12)
+            return Month(month.year + years, months + 1)
+    for _ in range(abs(by)):
+        key = partitions.next_key(key) if by > 0 else previous_key(partitions, key)
+    return key
+
+
+def previous_key(partitions: TimePartitions, key: Key) -> Key:
+    """Return the key of the window before that of `key`."""
+    before = partitions.key_at(partitions.window(key).start.astimezone(UTC) - _TICK)
+    # Between the two may be an empty window: the day that a zone has skipped.
+    while (following := partitions.next_key(before)) != key:
+        before = following
+    return before
+
+
+def _clipped(partitions: TimePartitions, first: Key, last: Key, at: Moment) -> Iterator[Key]:
+    """Yield the keys from `first` to `last` that are in the set."""
+
+    def place(key: Key) -> tuple[datetime, datetime]:
+        return _place(partitions, key)
+
+    first = max(partitions.first, first, key=place)
+    last = min(partitions.end_key(at), last, key=place)
+    return partitions.between(first, last)
+
+
+def _place(partitions: TimePartitions, key: Key) -> tuple[datetime, datetime]:
+    """Return what keys are ordered by: an empty window comes before that at the same moment."""
+    window = partitions.window(key)
+    return window.start.astimezone(UTC), window.end.astimezone(UTC)
+
+
+def _both_time(one: PartitionSet, other: PartitionSet) -> tuple[TimePartitions, TimePartitions]:
+    if isinstance(one, TimePartitions) and isinstance(other, TimePartitions):
+        return one, other
+    wrong = other if isinstance(one, TimePartitions) else one
+    raise BadMapping(f"a time window mapping needs time partitions on both sides, not ({wrong})")
