@@ -99,6 +99,11 @@ def test_a_circle_is_drawn_along_what_is_read(reads: dict[str, list[str]]) -> No
         assert read in reads[reader]
 
 
+def test_an_asset_that_reads_itself_has_to_say_which_partition() -> None:
+    with pytest.raises(CyclicGraph, match="'a' .* reads itself, and does not say which"):
+        AssetGraph.build([make("a", ["a"])])
+
+
 def test_a_queue_that_celery_does_not_serve_is_refused() -> None:
     graph = AssetGraph.build([make("a", queue="gqu")])
     check_queues(graph, ["gqu"])
