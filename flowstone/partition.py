@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import cast
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from flowstone import calendar_text
 from flowstone.errors import BadPartition, DefinitionError, did_you_mean
 from flowstone.partition_key import (
     UNPARTITIONED,
@@ -66,10 +67,6 @@ class PartitionSet(ABC):
     def keys(self, at: Moment) -> Iterator[Key]:
         """Yield the keys that exist at that moment, in their natural order."""
 
-    @property
-    def cut(self) -> str | None:
-        return None
-
     def window_of(self, key: Key) -> Window | None:  # noqa: ARG002 - most keys are no time
         """Return the stretch of time that a key stands for, or None if it is not of time."""
         return None
@@ -81,6 +78,11 @@ class PartitionSet(ABC):
         A caller may give the key itself or the text that a person would write
         for it, as the command line does.
         """
+
+    @property
+    def cut(self) -> str | None:
+        """How time is cut into partitions, such as "daily, Europe/Berlin"; None if it is not."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -168,6 +170,35 @@ class TimePartitions(PartitionSet):
     def parse(self, value: Key) -> Key:
         """Return `value`, or the text of a key, as a key; raise BadPartition if it is none."""
 
+    @abstractmethod
+    def named(self, clock: datetime) -> Key:
+        """Return the key that a time of the calendar belongs to; it has no zone."""
+
+    def rank(self, key: Key) -> tuple[int, ...]:
+        """Return what sorts keys by time."""
+        return _order(key)
+
+    def is_before(self, key: Key, other: Key) -> bool:
+        """Return whether the window of `key` begins before that of `other`."""
+        return self.rank(key) < self.rank(other)
+
+    def span(self, text: str) -> tuple[Key, Key]:
+        """Return the first and the last key that a text names: 2013-01 all days of that month.
+
+        They need not be in the set. A finer text names the one key in which it lies. Raises
+        BadPartition for what is no time.
+        """
+        first, last = calendar_text.read(text)
+        return self.named(first), self.named(last)
+
+    def holds_many(self, text: str) -> bool:
+        """Return whether a text is a time that is longer than one key of the set."""
+        try:
+            low, high = self.span(text)
+        except BadPartition:
+            return False
+        return self.is_before(low, high)
+
     def end_key(self, at: Moment) -> Key:
         """Return the last key then: the given end, or that of the window that has begun."""
         return self.key_at(at.now) if self.last is None else self.last
@@ -238,6 +269,15 @@ class DailyPartitions(TimePartitions):
         """Return the day that it is at `moment` in the zone of the set."""
         return moment.astimezone(_zone(self.tz)).date()
 
+    def named(self, clock: datetime) -> Key:
+        """Return the day of the calendar."""
+        return clock.date()
+
+    @property
+    def cut(self) -> str:
+        """Such as "daily, Europe/Berlin"."""
+        return f"daily, {self.tz}"
+
     def next_key(self, key: Key) -> Key:
         """Return the next day."""
         return _day_after(cast("date", key))
@@ -278,6 +318,15 @@ class MonthlyPartitions(TimePartitions):
     def key_at(self, moment: datetime) -> Key:
         """Return the month that it is at `moment` in the zone of the set."""
         return Month.of(moment.astimezone(_zone(self.tz)).date())
+
+    def named(self, clock: datetime) -> Key:
+        """Return the month of the calendar."""
+        return Month.of(clock)
+
+    @property
+    def cut(self) -> str:
+        """Such as "monthly, Europe/Berlin"."""
+        return f"monthly, {self.tz}"
 
     def next_key(self, key: Key) -> Key:
         """Return the next month."""
