@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Connection, text
@@ -17,7 +16,6 @@ from sqlalchemy import Connection, text
 from flowstone.states import (
     FINAL_RUN_STATES,
     FINAL_STEP_STATES,
-    WAITING_STEP_STATES,
     PartitionState,
     StepState,
     sql_list,
@@ -29,24 +27,37 @@ BATCH: Final = 5_000
 
 CUT_OTHERWISE: Final = "the partition is cut otherwise now"
 
-# What has other inputs by now has read another value, and not just another version of the same.
+# First whether what was read is the latest of something, which one look tells for nearly all. Else
+# the value counts, and not that there is another version of it. OFFSET 0 keeps PostgreSQL from
+# reading all lineage that there is, to look each of these up in that.
 _READ_OTHERS: Final = f"""
     EXISTS (
         SELECT FROM {SCHEMA}.lineage l
-        JOIN {SCHEMA}.steps u ON u.id = l.upstream_step_id
-        JOIN {SCHEMA}.latest newer ON newer.asset = u.asset AND newer.partition = u.partition
-        JOIN {SCHEMA}.outputs n ON n.id = newer.output_id
-        WHERE l.step_id = o.step_id AND newer.output_id <> l.upstream_output_id
-          AND n.sha256 <> l.upstream_sha256)
+        WHERE l.step_id = o.step_id
+          AND NOT EXISTS (
+            SELECT FROM {SCHEMA}.latest same WHERE same.output_id = l.upstream_output_id)
+          AND EXISTS (
+            SELECT FROM {SCHEMA}.steps u
+            JOIN {SCHEMA}.latest newer ON newer.asset = u.asset AND newer.partition = u.partition
+            JOIN {SCHEMA}.outputs n ON n.id = newer.output_id
+            WHERE u.id = l.upstream_step_id AND n.sha256 <> l.upstream_sha256)
+        OFFSET 0)
 """
 
 # The reasons are those of a plan, in its order.
 _WHY_STALE: Final = f"""
-    CASE WHEN o.stale_at IS NOT NULL THEN o.stale_reason
+    CASE WHEN o.id IS NULL THEN NULL
+        WHEN o.stale_at IS NOT NULL THEN o.stale_reason
         WHEN o.cut <> coalesce(CAST(:cut AS text), '') THEN '{CUT_OTHERWISE}'
         WHEN o.fingerprint IS NULL THEN 'not known what it was made of'
         WHEN split_part(o.fingerprint, '.', 1) <> :code THEN 'code changed'
         WHEN {_READ_OTHERS} THEN 'input changed' END
+"""
+
+_LAST_END: Final = f"""
+    SELECT s.state FROM {SCHEMA}.steps s
+    WHERE s.asset = :asset AND s.partition = a.partition AND s.finished_at IS NOT NULL
+    ORDER BY s.finished_at DESC, s.id DESC LIMIT 1
 """
 
 # What is open and what has failed is read from the first of these partitions to the last, as the
@@ -56,33 +67,32 @@ STATEMENT: Final = f"""
         SELECT unnest(CAST(:keys AS text[])) AS partition
     ), bounds AS MATERIALIZED (
         SELECT min(partition) AS first, max(partition) AS last FROM asked
+    ), failed AS MATERIALIZED (
+        SELECT DISTINCT ON (s.partition) s.partition, s.finished_at
+        FROM bounds JOIN {SCHEMA}.steps s ON s.asset = :asset
+            AND s.partition BETWEEN bounds.first AND bounds.last
+        WHERE s.state IN ('failed', 'upstream_failed')
+        ORDER BY s.partition, s.id DESC
+    ), found AS (
+        SELECT a.partition, {_WHY_STALE} AS why,
+            CASE WHEN p.output_id IS NOT NULL THEN 'made' ELSE ({_LAST_END}) END AS what
+        FROM asked a
+        LEFT JOIN {SCHEMA}.latest p ON p.asset = :asset AND p.partition = a.partition
+        LEFT JOIN {SCHEMA}.outputs o ON o.id = p.output_id
+        UNION ALL
+        SELECT f.partition, NULL, 'failed'
+        FROM failed f
+        LEFT JOIN {SCHEMA}.latest p ON p.asset = :asset AND p.partition = f.partition
+        WHERE p.updated_at IS NULL OR p.updated_at < f.finished_at
+        UNION ALL
+        SELECT s.partition, NULL, s.state
+        FROM bounds CROSS JOIN {SCHEMA}.runs r
+        JOIN {SCHEMA}.steps s ON s.run_id = r.id AND s.asset = :asset
+            AND s.partition BETWEEN bounds.first AND bounds.last
+        WHERE r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
+          AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})
     )
-    SELECT a.partition, 'made' AS what, p.updated_at AS at, {_WHY_STALE} AS why
-    FROM asked a
-    JOIN {SCHEMA}.latest p ON p.asset = :asset AND p.partition = a.partition
-    JOIN {SCHEMA}.outputs o ON o.id = p.output_id
-    UNION ALL
-    SELECT s.partition, s.state, NULL, NULL
-    FROM bounds CROSS JOIN {SCHEMA}.runs r
-    JOIN {SCHEMA}.steps s ON s.run_id = r.id AND s.asset = :asset
-        AND s.partition BETWEEN bounds.first AND bounds.last
-    WHERE r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
-      AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})
-    UNION ALL
-    (SELECT DISTINCT ON (s.partition) s.partition, 'failed', s.finished_at, NULL
-    FROM bounds JOIN {SCHEMA}.steps s ON s.asset = :asset
-        AND s.partition BETWEEN bounds.first AND bounds.last
-    WHERE s.state IN ('failed', 'upstream_failed')
-    ORDER BY s.partition, s.id DESC)
-    UNION ALL
-    SELECT a.partition, 'skipped', NULL, NULL
-    FROM asked a
-    WHERE NOT EXISTS (
-        SELECT FROM {SCHEMA}.latest p WHERE p.asset = :asset AND p.partition = a.partition)
-      AND (
-        SELECT s.state FROM {SCHEMA}.steps s
-        WHERE s.asset = :asset AND s.partition = a.partition AND s.finished_at IS NOT NULL
-        ORDER BY s.finished_at DESC, s.id DESC LIMIT 1) = 'skipped'
+    SELECT what, why, array_agg(partition) AS partitions FROM found GROUP BY what, why
 """
 _STATEMENT = text(STATEMENT)
 
@@ -100,27 +110,22 @@ class Stand:
     """Why its output is stale."""
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What was found of one partition."""
-
-    open: PartitionState | None = None
-    made_at: datetime | None = None
-    why: str | None = None
-    failed_at: datetime | None = None
-    skipped: bool = False
-
-
 _NOTHING: Final = Stand(PartitionState.MISSING)
-_OK: Final = Stand(PartitionState.OK)
-_OPEN: Final = {
-    StepState.RUNNING.value: PartitionState.RUNNING,
-    StepState.RETRYING.value: PartitionState.RUNNING,
-    **dict.fromkeys((state.value for state in WAITING_STEP_STATES), PartitionState.WAITING),
+
+_STATES: Final = {
+    "made": PartitionState.OK,
+    StepState.SKIPPED: PartitionState.SKIPPED,
+    StepState.FAILED: PartitionState.FAILED,
+    StepState.PENDING: PartitionState.QUEUED,
+    StepState.QUEUED: PartitionState.QUEUED,
+    StepState.JOINED: PartitionState.QUEUED,
+    StepState.WAITING_APPROVAL: PartitionState.WAITING,
+    StepState.WAITING_SIGNAL: PartitionState.WAITING,
+    StepState.RETRYING: PartitionState.RUNNING,
+    StepState.RUNNING: PartitionState.RUNNING,
 }
-"""What all other open steps are is queued."""
-_FIRST: Final = (PartitionState.RUNNING, PartitionState.WAITING, PartitionState.QUEUED)
-"""Where several runs are to compute a partition, the one that has come farthest says it."""
+"""What is said of a partition by what was found of it; the last one that is, counts."""
+_PLACES: Final = {what: place for place, what in enumerate(_STATES)}
 
 
 def standing(
@@ -140,31 +145,13 @@ def look(
     """Return what `standing` does, and why."""
     if not keys:
         return {}
-    seen: dict[str, _Seen] = {}
+    found = dict.fromkeys(keys, _NOTHING)
     values = {"asset": asset, "keys": list(keys), "code": code, "cut": cut}
-    for partition, what, at, why in conn.execute(_STATEMENT, values):
-        found = seen.setdefault(partition, _Seen())
-        if what == "made":
-            found.made_at, found.why = at, why
-        elif what == "failed":
-            found.failed_at = at
-        elif what == "skipped":
-            found.skipped = True
-        else:
-            found.open = min(
-                _OPEN.get(what, PartitionState.QUEUED), found.open or _FIRST[-1], key=_FIRST.index
-            )
-    return {key: _stand(seen[key]) if key in seen else _NOTHING for key in keys}
-
-
-def _stand(seen: _Seen) -> Stand:
-    if seen.open is not None:
-        return Stand(seen.open)
-    if seen.failed_at is not None and (seen.made_at is None or seen.failed_at > seen.made_at):
-        return Stand(PartitionState.FAILED)
-    if seen.made_at is not None:
-        return _OK if seen.why is None else Stand(PartitionState.STALE, seen.why)
-    return Stand(PartitionState.SKIPPED) if seen.skipped else _NOTHING
+    rows = [row for row in conn.execute(_STATEMENT, values) if row.what in _STATES]
+    for what, why, partitions in sorted(rows, key=lambda row: _PLACES[row.what]):
+        stand = Stand(_STATES[what] if why is None else PartitionState.STALE, why)
+        found.update((key, stand) for key in partitions if key in found)
+    return found
 
 
 def others(conn: Connection, asset: str, keys: Collection[str]) -> Iterator[str]:
