@@ -11,6 +11,15 @@ from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError, RetryAfter, StepTimeout
 from flowstone.limits import Rate, Timeout
+from flowstone.mapping import (
+    AllKeys,
+    Keys,
+    LastKeys,
+    Mapped,
+    PartitionMapping,
+    SameKey,
+    TimeWindow,
+)
 from flowstone.partition import (
     UNPARTITIONED,
     DailyPartitions,
@@ -56,6 +65,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "UNPARTITIONED",
+    "AllKeys",
     "Approval",
     "ApprovalDetails",
     "ApprovalRequest",
@@ -73,8 +83,12 @@ __all__ = [
     "Env",
     "Escalation",
     "FlowStoneError",
+    "Keys",
+    "LastKeys",
+    "Mapped",
     "Month",
     "MonthlyPartitions",
+    "PartitionMapping",
     "PoolStatus",
     "Progress",
     "Rate",
@@ -82,11 +96,13 @@ __all__ = [
     "RetryAfter",
     "RunHandle",
     "RunState",
+    "SameKey",
     "Signal",
     "SignalReceipt",
     "StaticPartitions",
     "StepState",
     "StepTimeout",
+    "TimeWindow",
     "Timeout",
     "Version",
     "Window",

@@ -13,7 +13,7 @@ from flowstone.attributes import Tags, checked_owners, checked_tags, checked_wor
 from flowstone.errors import BadSignature, DefinitionError
 from flowstone.freshness import digest
 from flowstone.limits import Policy, Rate, Timeout, asset_key, rate_key
-from flowstone.mapping import PartitionMapping
+from flowstone.mapping import PartitionMapping, written
 from flowstone.names import DEFAULT_IO, NAME
 from flowstone.partition import PartitionSet, UnpartitionedSet
 from flowstone.retry import Retry
@@ -106,7 +106,7 @@ class Asset:
         By another mapping the same partitions may come as one value, or as a dict of them.
         """
         reads = [
-            [d.parameter, d.asset, d.mapping and type(d.mapping).__name__]
+            [d.parameter, d.asset, None if d.mapping is None else written(d.mapping)]
             for d in self.dependencies
         ]
         handlers = [self.on_approved, self.on_rejected, self.on_signal]

@@ -17,6 +17,7 @@ from flowstone.runtime import Runtime
 from flowstone.states import RunState
 from flowstone.store import migrate, progress, runs, workers
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
+from flowstone.store.pausing import Paused
 from flowstone.store.progress import RunSummary
 from flowstone.store.workers import Unattended, Worker
 from flowstone.submission import Assets, Config, Conflicts, Priorities
@@ -281,10 +282,19 @@ def run(run_id: str | UUID) -> RunHandle:
 
 
 def cancel(
-    run_id: str | UUID, *, reason: str | None = None, grace: float = GRACE_SECONDS
+    run_id: str | UUID,
+    *,
+    reason: str | None = None,
+    grace: float = GRACE_SECONDS,
+    drain: bool = False,
 ) -> Cancellation:
     """Cancel a run by its id, or by how that begins; see `RunHandle.cancel`."""
-    return run(run_id).cancel(reason=reason, grace=grace)
+    return run(run_id).cancel(reason=reason, grace=grace, drain=drain)
+
+
+def pause(run_id: str | UUID, reason: str | None = None) -> Paused:
+    """Pause a run by its id, or by how that begins; see `RunHandle.pause`."""
+    return run(run_id).pause(reason)
 
 
 def resume(run_id: str | UUID) -> RunHandle:

@@ -23,7 +23,7 @@ from flowstone.errors import (
     did_you_mean,
     is_time_limit,
 )
-from flowstone.expand import Canvas, expand, places
+from flowstone.expand import MAX_CHAIN, Canvas, expand, places
 from flowstone.freshness import Input
 from flowstone.limits import asset_key, is_pool, rate_key
 from flowstone.log import get_logger
@@ -44,17 +44,21 @@ from flowstone.resource_config import check_overrides
 from flowstone.runtime import Runtime
 from flowstone.states import WORKING_RUN_STATES, RunState
 from flowstone.store import (
+    backfill_hours,
+    backfills,
     cancellation,
     deadlines,
     dispatch,
     failing,
     flights,
+    pausing,
     plans,
     rates,
     run_waits,
     runs,
     slots,
 )
+from flowstone.store.backfills import Terms
 from flowstone.store.dispatch import DispatchedStep, Follower, Ready
 from flowstone.store.failing import Reason
 from flowstone.store.ledger import Connection, is_of_database
@@ -335,14 +339,24 @@ def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
     if run.is_being_cancelled:
         cancellation.sweep(conn, run, actor=ACTOR)
         return Taken()
+    if run.state == RunState.PAUSED and run.started_at is not None:
+        # What ran has ended by itself, and nothing else may be left.
+        runs.close_if_done(conn, run_id, actor=ACTOR)
+        return Taken()
     if _end_if_late(conn, run) or run.state not in WORKING_RUN_STATES:
+        return Taken()
+    terms = _terms(conn, run)
+    if terms is not None and not _may_start(conn, run, terms):
         return Taken()
     ready = _give_way(conn, runtime, run)
     # A process can run one step at a time; what it has not begun must stand in nobody's way.
     is_inline = run.driver == "inline"
     budget = min(1, ready.budget) if is_inline else ready.budget
-    chords = not is_inline and runtime.settings.counts_chords
-    canvases = expand(ready.steps, ready.nodes, budget, chords=chords)
+    # What waits for its turn in a chain would take the place of what could run.
+    is_narrow = terms is not None and terms.is_narrow
+    chords = not is_inline and not is_narrow and runtime.settings.counts_chords
+    longest = 1 if is_narrow else MAX_CHAIN
+    canvases = expand(ready.steps, ready.nodes, budget, chords=chords, longest=longest)
     if not canvases:
         if runs.close_if_done(conn, run_id, actor=ACTOR) is None:
             run_waits.settle(conn, run, actor=ACTOR)
@@ -351,6 +365,32 @@ def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
         runs.mark_running(conn, run_id, actor=ACTOR)
     marked = dispatch.mark(conn, canvases, _levels(run, ready, canvases))
     return Taken(canvases, marked, ready.others)
+
+
+def _terms(conn: Connection, run: Run) -> Terms | None:
+    return None if run.backfill is None else backfills.terms(conn, run.backfill)
+
+
+def _may_start(conn: Connection, run: Run, terms: Terms) -> bool:
+    """Return whether steps of a backfill may start now; one in which too many fail is paused."""
+    if terms.hours is not None:
+        opens_at = terms.hours.opens_at(datetime.now(UTC))
+        if opens_at != run.opens_at:
+            backfill_hours.wait(conn, run.id, opens_at)
+        if opens_at is not None:
+            return False
+    if terms.stop_ratio is None:
+        return True
+    since = run.started_at or run.created_at
+    failed = backfills.too_many_failed(conn, run.id, terms.stop_ratio, since)
+    if failed is None:
+        return True
+    said = (
+        f"{failed} steps have failed, {terms.stop_ratio:.0%} or more of those that have ended; "
+        "see to that, and let it go on, or cancel it"
+    )
+    pausing.pause(conn, run.id, reason=said, actor=ACTOR)
+    return False
 
 
 def _levels(run: Run, ready: Ready, canvases: Sequence[Canvas]) -> Mapping[int, int]:

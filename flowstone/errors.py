@@ -268,6 +268,18 @@ class CannotStart(FlowStoneError):
     type = "cannot_start"
 
 
+class CannotPause(FlowStoneError):
+    """A run that was to be paused is not going on."""
+
+    type = "cannot_pause"
+
+
+class UnknownBackfill(FlowStoneError):
+    """The id of a backfill that the ledger does not know."""
+
+    type = "unknown_backfill"
+
+
 class RunEnded(FlowStoneError):
     """A run that was to be cancelled has succeeded or failed already."""
 

@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
 
@@ -224,9 +224,13 @@ def _record(runtime: Runtime, claim: Claim, outcome: Outcome) -> Outcome | None:
 def _write_unless_stopped(
     conn: Connection, claim: Claim, outcome: Waiting | Void | Skipped | Failed | Retrying | Stopped
 ) -> Outcome | None:
-    goes_on = isinstance(outcome, Retrying | Waiting)
-    if goes_on and cancellation.is_requested(conn, claim.run_id):
-        outcome = Stopped(outcome.failure if isinstance(outcome, Retrying) else _NOT_ASKED)
+    if isinstance(outcome, Retrying | Waiting):
+        halted = cancellation.halted(conn, claim.run_id)
+        if halted.is_cancelled:
+            outcome = Stopped(outcome.failure if isinstance(outcome, Retrying) else _NOT_ASKED)
+        elif halted.is_paused and isinstance(outcome, Retrying):
+            # As a message it would start the step when it is due.
+            outcome = replace(outcome, parked=True)
     return outcome if _write(conn, claim, outcome) else None
 
 

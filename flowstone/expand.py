@@ -65,7 +65,12 @@ def members(canvas: Canvas) -> tuple[int, ...]:
 
 
 def expand(
-    ready: Sequence[int], nodes: Mapping[int, Node], budget: int, *, chords: bool = True
+    ready: Sequence[int],
+    nodes: Mapping[int, Node],
+    budget: int,
+    *,
+    chords: bool = True,
+    longest: int = MAX_CHAIN,
 ) -> list[Canvas]:
     """Return canvases that start the ready steps, with at most `budget` steps in all.
 
@@ -73,9 +78,9 @@ def expand(
     describes them and what can be reached from them through `feeds`, as far as it is
     not dispatched. Each ready step has the same share of the budget: members of a chain
     that wait for their turn must not take the room of steps that could run meanwhile.
-    Without `chords`, every join waits in the ledger.
+    Without `chords`, every join waits in the ledger; a chain has no more than the `longest`.
     """
-    share = max(1, budget // max(1, len(ready)))
+    share = min(longest, max(1, budget // max(1, len(ready))))
     stretches = [_stretch(step, nodes) for step in ready]
     joins = _complete_joins(stretches, nodes, share) if chords else {}
     canvases: list[Canvas] = []

@@ -18,7 +18,8 @@ from flowstone.errors import (
     did_you_mean,
 )
 from flowstone.limits import rate_key, told_rate
-from flowstone.mapping import PartitionMapping, fit
+from flowstone.mapping import PartitionMapping, fit, may_read_itself
+from flowstone.mapping_check import MappingChecks
 from flowstone.queues import ASSET_QUEUES, QUEUES
 
 
@@ -44,8 +45,11 @@ class AssetGraph:
         for asset in by_name.values():
             _check(asset, by_name, known)
         _check_rates(by_name.values())
+        check = MappingChecks()
         mappings = {
-            (asset.name, dependency.asset): _mapping(asset, by_name[dependency.asset], dependency)
+            (asset.name, dependency.asset): _mapping(
+                asset, by_name[dependency.asset], dependency, check
+            )
             for asset in by_name.values()
             for dependency in asset.dependencies
         }
@@ -159,7 +163,9 @@ def _check_rates(assets: Iterable[Asset]) -> None:
             )
 
 
-def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> PartitionMapping:
+def _mapping(
+    asset: Asset, upstream: Asset, dependency: Dependency, check: MappingChecks
+) -> PartitionMapping:
     if asset is upstream and dependency.mapping is None:
         raise CyclicGraph(
             f"asset {asset.name!r} ({asset.location}) reads itself, and does not say which of its "
@@ -167,12 +173,19 @@ def _mapping(asset: Asset, upstream: Asset, dependency: Dependency) -> Partition
             f"{asset.name}', mapping=TimeWindow(offset=-1))}}, say"
         )
     try:
-        return fit(dependency.mapping, asset.partitions, upstream.partitions)
+        mapping = fit(dependency.mapping, asset.partitions, upstream.partitions)
+        check(mapping, asset.partitions, upstream.partitions, optional=dependency.optional)
     except BadMapping as error:
         raise BadMapping(
             f"{asset.name!r} ({asset.location}) cannot read {upstream.name!r}: {error.message}; "
             "say which partitions it reads with deps={...: Dep(..., mapping=...)}"
         ) from error
+    if asset is upstream and not may_read_itself(mapping):
+        raise CyclicGraph(
+            f"asset {asset.name!r} ({asset.location}) reads itself by {mapping}, which leads each "
+            "partition to itself; a mapping such as TimeWindow(offset=-1) leads to earlier ones"
+        )
+    return mapping
 
 
 def _order(by_name: Mapping[str, Asset]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from flowstone.store import (
     cancellation,
     flights,
     outputs,
+    pausing,
     plans,
     pools,
     progress,
@@ -36,13 +37,23 @@ from flowstone.store import (
     workers,
 )
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
+from flowstone.store.pausing import Paused
 from flowstone.store.pools import Wait
 from flowstone.store.progress import StepError
 from flowstone.store.reasons import Reason
 from flowstone.store.waiting_steps import WaitingStep
 from flowstone.store.workers import Unattended
 
-__all__ = ["Cancellation", "Progress", "Reason", "RunHandle", "Unattended", "Wait", "WaitingStep"]
+__all__ = [
+    "Cancellation",
+    "Paused",
+    "Progress",
+    "Reason",
+    "RunHandle",
+    "Unattended",
+    "Wait",
+    "WaitingStep",
+]
 
 POLL_SECONDS: Final = 0.2
 """How long to wait before looking again at what another process does."""
@@ -183,12 +194,15 @@ class RunHandle:
         values = {decode_key(o.partition): self._runtime.read(name, o.output) for o in found}
         return next(iter(values.values())) if len(values) == 1 else values
 
-    def cancel(self, *, reason: str | None = None, grace: float = GRACE_SECONDS) -> Cancellation:
+    def cancel(
+        self, *, reason: str | None = None, grace: float = GRACE_SECONDS, drain: bool = False
+    ) -> Cancellation:
         """Cancel the run: what has not started never will, what runs is asked to stop.
 
         A running step sees `Context.cancelled`; if it ends by itself within `grace` seconds,
         its output counts. After that it is stopped by force. The run ends as cancelled as
-        soon as nothing of it runs. To cancel it again changes nothing. Raises RunEnded
+        soon as nothing of it runs. With `drain`, what runs is not asked to stop, and may take as
+        long as it likes. To cancel it again changes nothing. Raises RunEnded
         where the run has succeeded or failed, BadConfig, or LedgerUnavailable.
         """
         if not 0 <= grace < float("inf"):
@@ -196,7 +210,9 @@ class RunHandle:
         # Failures and the reconciler lock steps in an order that may cross with this one.
         ledger, me = self._runtime.ledger, whoami()
         done = ledger.in_turn(
-            lambda conn: cancellation.request(conn, self.id, grace=grace, reason=reason, actor=me)
+            lambda conn: cancellation.request(
+                conn, self.id, grace=grace, reason=reason, actor=me, drain=drain
+            )
         )
         # A step that ended meanwhile did not see the cancellation, nor was it seen.
         state = ledger.in_turn(lambda conn: cancellation.settle(conn, self.id, actor=me))
@@ -226,7 +242,7 @@ class RunHandle:
             return {asset: dict(sorted(values.items())) for asset, values in configs.items()}
 
     def start(self) -> RunHandle:
-        """Start a run whose plan was saved by `save_plan`, and return this handle.
+        """Let a run go on that is paused, or start one whose plan was saved; return this handle.
 
         It does exactly what the plan says, from the outputs that were the latest then.
         Raises CannotStart, BadConfig or LedgerUnavailable; then it has not started. Where the
@@ -237,6 +253,18 @@ class RunHandle:
             runs.start(conn, self.id, actor=whoami())
         wake(outbox, self.id)
         return self
+
+    def pause(self, reason: str | None = None) -> Paused:
+        """Let nothing more of the run start; what runs ends by itself, and counts.
+
+        `start` lets it go on. Raises CannotPause for a run that is not going on.
+        """
+        ledger, me = self._runtime.ledger, whoami()
+        done = ledger.in_turn(lambda conn: pausing.pause(conn, self.id, reason=reason, actor=me))
+        # Who has joined what does not start now goes on alone.
+        waiting = ledger.in_turn(lambda conn: flights.leave(conn, self.id, me))
+        wake_others(self._runtime, waiting | ledger.in_turn(slots.may_go_on))
+        return done
 
     def resume(self) -> RunHandle:
         """Queue a new run for the workers that does what this one has left undone.

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from flowstone.errors import BadPartition
+from flowstone.errors import BadPartition, DefinitionError
 from flowstone.partition import UNPARTITIONED, Key, Moment, PartitionSet
-from flowstone.partition_key import encode_key
+from flowstone.partition_key import encode_key, label
 
 
 def _itself(key: Key, partitions: PartitionSet, at: Moment) -> Key:
@@ -24,6 +24,7 @@ class SameKey:
     """Each partition reads the upstream partition of the same key."""
 
     fan_in = False
+    reads_itself = True
 
     def upstream_keys(
         self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
@@ -49,6 +50,7 @@ class WholeAsset:
     """Every partition reads the one value of an unpartitioned upstream asset."""
 
     fan_in = False
+    reads_itself = True
 
     def upstream_keys(
         self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
@@ -73,6 +75,7 @@ class AllKeys:
     """Reads every partition of the upstream asset that exists when the run is planned."""
 
     fan_in = True
+    reads_itself = True
 
     def upstream_keys(
         self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
@@ -90,3 +93,47 @@ class AllKeys:
 
     def __str__(self) -> str:
         return "all partitions"
+
+
+@dataclass(frozen=True, init=False)
+class Keys:
+    """Every partition reads the partitions that are named: one value, or a dict of several.
+
+    A dict has them in the given order. Keys may be given as people write them.
+    """
+
+    keys: tuple[Key, ...]
+    reads_itself = True
+
+    def __init__(self, *keys: Key) -> None:
+        """Raise DefinitionError without a key."""
+        if not keys:
+            raise DefinitionError("Keys() reads nothing; name the keys, such as Keys('eu')")
+        object.__setattr__(self, "keys", keys)
+
+    @property
+    def fan_in(self) -> bool:
+        """Whether there are several."""
+        return len(self.keys) > 1
+
+    def upstream_keys(
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
+    ) -> Sequence[Key]:
+        """Return the given keys; raise BadPartition where the upstream set lacks one."""
+        del key, downstream
+        found = [upstream.coerce(given, at) for given in self.keys]
+        return tuple({encode_key(one): one for one in found}.values())
+
+    def downstream_keys(
+        self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment
+    ) -> Iterator[Key]:
+        """Return all keys of the downstream set, if `key` is one of those given."""
+        try:
+            read = map(encode_key, self.upstream_keys(key, downstream, upstream, at))
+        except BadPartition:
+            return iter(())
+        return downstream.keys(at) if encode_key(key) in read else iter(())
+
+    def __str__(self) -> str:
+        shown = ", ".join(label(encode_key(key)) for key in self.keys[:4])
+        return f"the keys {shown}" + (", ..." if len(self.keys) > 4 else "")  # noqa: PLR2004

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from flowstone.errors import BadMapping
-from flowstone.key_mapping import AllKeys, SameKey, WholeAsset
+from flowstone.key_mapping import AllKeys, Keys, SameKey, WholeAsset
+from flowstone.last_keys import LastKeys
+from flowstone.own_mapping import Mapped
 from flowstone.partition import (
     Key,
     Moment,
@@ -19,12 +21,17 @@ from flowstone.time_mapping import TimeWindow, are_cut_alike, lie_in_one
 
 __all__ = [
     "AllKeys",
+    "Keys",
+    "LastKeys",
+    "Mapped",
     "PartitionMapping",
     "SameKey",
     "TimeWindow",
     "WholeAsset",
     "default_mapping",
     "fit",
+    "may_read_itself",
+    "written",
 ]
 
 
@@ -63,6 +70,12 @@ def fit(
     """
     if mapping is None:
         return default_mapping(downstream, upstream)
+    for needed in ("fan_in", "upstream_keys", "downstream_keys"):
+        if not hasattr(mapping, needed):
+            raise BadMapping(
+                f"the mapping {type(mapping).__name__} has no {needed}; write it as the protocol "
+                "PartitionMapping says, or use Mapped(forward, reverse)"
+            )
     return mapping.fitted(downstream, upstream) if isinstance(mapping, Fitting) else mapping
 
 
@@ -81,3 +94,23 @@ def default_mapping(downstream: PartitionSet, upstream: PartitionSet) -> Partiti
             if lie_in_one(downstream, upstream) or lie_in_one(upstream, downstream):
                 return TimeWindow().fitted(downstream, upstream)
     raise BadMapping(f"no partition mapping from ({upstream}) to ({downstream}) suggests itself")
+
+
+def may_read_itself(mapping: PartitionMapping) -> bool:
+    """Return whether an asset may read itself by this mapping.
+
+    Those that are known to have a partition read itself say so by `reads_itself`; of others, it
+    shows when a run is planned.
+    """
+    return not getattr(mapping, "reads_itself", False)
+
+
+def written(mapping: PartitionMapping) -> str:
+    """Return what the hash of an asset's code holds of a mapping that it was given.
+
+    That is the name of the type alone for those that had no parameters when they were hashed
+    first, and for a user's own, whose text may differ from process to process.
+    """
+    if isinstance(mapping, TimeWindow | LastKeys | Keys | Mapped):
+        return repr(mapping)
+    return type(mapping).__name__

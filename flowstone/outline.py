@@ -1,4 +1,4 @@
-"""The nodes of a run, before it is known why each is in it: numbered, at some hundred bytes each."""
+"""The nodes of a run, before it is known why each is in it; some hundred bytes each."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Final, TypeVar
 
+from flowstone.asset import Asset
 from flowstone.choice import Choice, chosen
 from flowstone.errors import BadPartition, MissingInput
 from flowstone.freshness import Fingerprint, Input, digest, inputs_hash
@@ -110,6 +111,12 @@ class Plan:
 Latest = Callable[[Sequence[Node]], Mapping[Node, Made]]
 """Look up the latest outputs of nodes; absent where there is none."""
 
+
+def _not_known(asset: str, keys: Sequence[str]) -> Mapping[str, str]:
+    del asset, keys
+    return {}
+
+
 Standing = Callable[[str, Sequence[str]], Mapping[str, str]]
 """Tell how partitions of an asset stand: by their keys one word each, see `partition_states`."""
 
@@ -135,7 +142,8 @@ def draft_plan(
     latest: Latest,
     at: Moment,
     config_of: ConfigOf = lambda _: None,
-    standing: Standing = lambda asset, keys: {},
+    *,
+    standing: Standing = _not_known,
 ) -> Draft:
     """Return the plan of a request, whose steps are still to be made, in bounded memory.
 
@@ -144,9 +152,11 @@ def draft_plan(
     materialized.
     """
     selected = _selected(request, graph)
-    targets = _targets(request, graph, selected, at, latest, standing)
+    targets = _targets(request, graph, selected, at, latest=latest, standing=standing)
     reads = Reader(graph, at)
-    outline = reach(targets, selected, graph, at, lambda nodes: latest(nodes).keys(), reads)
+    outline = reach(
+        targets, selected, graph, at, known=lambda nodes: latest(nodes).keys(), reads=reads
+    )
     computed = {*selected.anchors, *selected.above, *selected.below}
     assets = tuple(name for name in outline.assets if name in computed)
     configs = {name: config_of(name) for name in assets}
@@ -172,6 +182,7 @@ def _targets(
     graph: AssetGraph,
     selected: Selected,
     at: Moment,
+    *,
     latest: Latest,
     standing: Standing,
 ) -> Iterator[Node]:
@@ -189,8 +200,7 @@ def _targets(
 def _chosen(graph: AssetGraph, name: str, request: Request, at: Moment) -> Iterator[str]:
     assert request.choice is not None
     try:
-        choice = Choice.from_json(request.choice)
-        for key in chosen(graph[name].partitions, choice, at):
+        for key in chosen(graph[name].partitions, Choice.from_json(request.choice), at):
             yield encode_key(key)
     except BadPartition as error:
         raise BadPartition(f"asset {name!r}: {error.message}") from error
@@ -322,19 +332,24 @@ class _Why:
             return "missing"
         if made.stale or asset.volatile:
             return made.stale or "volatile"
+        return self._changed(asset, made) or self._because_of_inputs(read.nodes, made)
+
+    def _changed(self, asset: Asset, made: Made) -> str | None:
         if made.cut is not None and made.cut != asset.partitions.cut:
             return "the partition is cut otherwise now"
-        of = made.fingerprint or _NOT_KEPT
-        if of.code != asset.code_hash:
-            return "code changed" if made.fingerprint else "not known what it was made of"
-        if of.config != self._config_hash(asset.name):
-            return "config changed"
-        return self._because_of_inputs(read.nodes, of)
+        if made.fingerprint is None:
+            return "not known what it was made of"
+        if made.fingerprint.code != asset.code_hash:
+            return "code changed"
+        return (
+            None if made.fingerprint.config == self._config_hash(asset.name) else "config changed"
+        )
 
-    def _because_of_inputs(self, nodes: Sequence[Node], of: Fingerprint) -> str:
+    def _because_of_inputs(self, nodes: Sequence[Node], made: Made) -> str:
         running = [up for up in nodes if self._is_running(up)]
         if not running:
-            return FRESH if of.inputs == inputs_hash(self._values(nodes)) else "input changed"
+            same = made.fingerprint and made.fingerprint.inputs == inputs_hash(self._values(nodes))
+            return FRESH if same else "input changed"
         more = f" and {len(running) - 1} more" if len(running) > 1 else ""
         return f"upstream runs: {step_name(*running[0])}{more}"
 
@@ -368,9 +383,6 @@ def _config_hash(config: object) -> str:
     # Most assets take none.
     return _NO_CONFIG if config is None else digest(config)
 
-
-_NOT_KEPT: Final = Fingerprint("", "", "")
-"""That of an output from before fingerprints were kept."""
 
 FRESH: Final = "fresh"
 """The reason of a step whose code, config and inputs are those of its latest output."""

@@ -38,6 +38,7 @@ def reach(
     selected: Selected,
     graph: AssetGraph,
     at: Moment,
+    *,
     known: Known,
     reads: Reader,
 ) -> Outline:
@@ -127,11 +128,7 @@ def _add_below(outline: Outline, name: str, graph: AssetGraph, at: Moment) -> No
 
 
 def _add_above(
-    outline: Outline,
-    name: str,
-    above: frozenset[str],
-    reads: Reader,
-    absent: _Absent,
+    outline: Outline, name: str, above: frozenset[str], reads: Reader, absent: _Absent
 ) -> None:
     todo = deque(key for key in outline.keys(name) if not outline.is_absent((name, key)))
     while todo:

@@ -59,7 +59,7 @@ class Request:
     """Seconds from the submission after which the run fails; None has no end."""
     pool: str | None = None
     """A pool of which each step of the run takes a slot, beside those of its asset."""
-    choice: Mapping[str, Any] | None = None
+    choice: tuple[str, ...] | None = None
     """Which partitions, where not just one; see `flowstone.choice`."""
     only: Only | None = None
     """Of these, only what is missing, has failed or is stale."""

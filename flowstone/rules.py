@@ -20,6 +20,7 @@ from flowstone.partition_key import step_name
 from flowstone.runtime import Runtime
 from flowstone.store import (
     ageing,
+    backfill_hours,
     cancellation,
     continuing,
     deadlines,
@@ -179,6 +180,11 @@ def _time_out_queues(conn: Connection, sight: Sight) -> Repaired:
     if late:
         log.warning("steps have failed, as no worker consumes their queue", steps=len(late))
     return Repaired(len(late))
+
+
+def _turn_hours(conn: Connection) -> Repaired:
+    turned = [one for one in backfill_hours.turns(conn) if backfill_hours.turn(conn, one)]
+    return Repaired(len(turned), frozenset(t.run_id for t in turned if t.opens_at is None))
 
 
 def _find_starving(conn: Connection, sight: Sight) -> Sequence[Found]:
@@ -446,6 +452,12 @@ RULES: Final = (
         "no step waits for ever in a queue that no worker consumes",
         _find_queue_timeouts,
         _at_once(_time_out_queues),
+    ),
+    Rule(
+        "backfill_hours",
+        "steps of a backfill start within its hours, and only then",
+        _plain(backfill_hours.find),
+        _plainly(_turn_hours),
     ),
     # Before what is queued for long counts as lost.
     Rule("run_aged", "a run that starves becomes more urgent", _find_starving, _at_once(_age)),

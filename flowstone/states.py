@@ -111,7 +111,7 @@ RUN_MOVES: Final[Mapping[RunState, frozenset[RunState]]] = {
     ),
     _R.RUNNING: frozenset({_R.SUCCEEDED, _R.FAILED, _R.CANCELLED, _R.WAITING, _R.PAUSED}),
     _R.WAITING: frozenset({_R.RUNNING, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED, _R.PAUSED}),
-    _R.PAUSED: frozenset({_R.RUNNING, _R.WAITING, _R.CANCELLED}),
+    _R.PAUSED: frozenset({_R.RUNNING, _R.WAITING, _R.SUCCEEDED, _R.FAILED, _R.CANCELLED}),
     _R.SUCCEEDED: frozenset(),
     _R.FAILED: frozenset(),
     _R.CANCELLED: frozenset(),

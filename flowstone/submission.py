@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, Literal, TypeVar
 from uuid import UUID, uuid4
 
+from flowstone import selection
 from flowstone.asset import Asset
+from flowstone.choice import Choice
 from flowstone.errors import BadConfig, KeyReused, UnknownAsset
 from flowstone.made_of import asset_config, check_names, refuse_secrets
 from flowstone.names import NAME
 from flowstone.partition import Key
 from flowstone.partition_key import encode_key
 from flowstone.priority import Priority
-from flowstone.request import OnConflict, Request
+from flowstone.request import OnConflict, Only, Order, Request
 from flowstone.resource_config import check_overrides, without_none
 from flowstone.runtime import Runtime, whoami
 from flowstone.store import runs
@@ -49,26 +52,37 @@ def request(
     priority: str = Priority.NORMAL,
     deadline: float | None = None,
     pool: str | None = None,
+    choice: Choice | None = None,
+    only: str | None = None,
+    order: str | None = None,
+    queue: str | None = None,
 ) -> Request:
-    """Return what these arguments ask for; raise UnknownAsset, BadPartition or BadConfig."""
+    """Return what these arguments ask for.
+
+    Raises UnknownAsset, BadSelection, BadPartition or BadConfig.
+    """
     many = [assets] if isinstance(assets, str | Asset) else list(assets)
     names = tuple(dict.fromkeys(str(asset) for asset in many))
     if not names:
         raise UnknownAsset("no asset is named; give at least one")
     for name in names:
         if not NAME.fullmatch(name):
-            raise UnknownAsset(f"{name!r} is not the name of an asset")
+            selection.check(name)
     return Request(
         assets=names,
         partition=encode_key(partition),
         upstream=upstream,
         force=force,
-        on_conflict=_on_conflict(on_conflict),
+        on_conflict=_one_of(OnConflict, "on_conflict", on_conflict),
         io=_managers(io or {}),
         resources=_overrides(resources or {}),
-        priority=_priority(priority),
+        priority=_one_of(Priority, "priority", priority),
         deadline=_deadline(deadline),
         pool=_pool(pool),
+        choice=None if choice is None else tuple(choice.as_json()),
+        only=None if only is None else _one_of(Only, "only", only),
+        order=None if order is None else _one_of(Order, "order", order),
+        queue=queue,
     )
 
 
@@ -90,12 +104,15 @@ def _overrides(given: Mapping[str, Mapping[str, Any] | None]) -> dict[str, Any]:
     return {name: values for name, values in without_none(kept).items() if values}
 
 
-def _priority(given: str) -> Priority:
+_Word = TypeVar("_Word", bound=StrEnum)
+
+
+def _one_of(words: type[_Word], what: str, given: str) -> _Word:
     try:
-        return Priority(given)
+        return words(given)
     except ValueError:
-        known = ", ".join(repr(str(choice)) for choice in Priority)
-        raise BadConfig(f"priority is {given!r}; it must be one of {known}") from None
+        known = ", ".join(repr(str(word)) for word in words)
+        raise BadConfig(f"{what} is {given!r}; it must be one of {known}") from None
 
 
 def _deadline(given: float | None) -> float | None:
@@ -110,12 +127,8 @@ def _pool(given: str | None) -> str | None:
     return given
 
 
-def _on_conflict(given: str) -> OnConflict:
-    try:
-        return OnConflict(given)
-    except ValueError:
-        known = ", ".join(repr(str(choice)) for choice in OnConflict)
-        raise BadConfig(f"on_conflict is {given!r}; it must be one of {known}") from None
+def _nothing_more(conn: Connection, run_id: UUID) -> None:
+    """Record a run and nothing else."""
 
 
 def record(
@@ -126,8 +139,12 @@ def record(
     *,
     driver: Driver,
     key: str | None,
+    attach: Callable[[Connection, UUID], None] = _nothing_more,
 ) -> tuple[UUID, bool]:
-    """Record a request, unless there is a run with its key; return the run, and if it is new."""
+    """Record a request, unless there is a run with its key; return the run, and if it is new.
+
+    What is to be there with a new run is what `attach` writes, in the same transaction.
+    """
     _check_key(key)
     if request.resources:
         # Before it is stored, as it could hold a secret in a place where none is expected.
@@ -138,6 +155,7 @@ def record(
     lease = here.leases.seconds if driver == "inline" else None
     with here.ledger.begin() as conn:
         if create(conn, run_id, request, *values, driver=driver, key=key, lease=lease):
+            attach(conn, run_id)
             return run_id, True
         assert key is not None
         return _same(runs.of_key(conn, key), request, values[0], key), False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, timedelta
 from functools import lru_cache
 from typing import cast
 
@@ -106,25 +106,23 @@ class TimeWindow:
         begin = up.key_at(down.window(start).start)
         if not self.fan_in:
             return begin, begin
-        # In UTC, as a zone's own arithmetic goes by the wall clock: where a month begins at 1:00,
-        # because midnight is skipped, the moment before would lie in the hour that is missing.
-        return begin, up.key_at(down.window(end).end.astimezone(UTC) - _TICK)
+        return begin, last_inside(down, up, end)
 
     def _over(self, down: TimePartitions, up: TimePartitions, key: Key) -> tuple[Key, Key] | None:
         """Return the first and last downstream window to which an upstream one belongs."""
         if are_cut_alike(down, up):
             return key, key
-        window, place = up.window(key), _place(up, key)
+        window, place = up.window(key), up.rank(key)
 
         def belongs(to: Key) -> bool:
             first, last = self._overlapped(down, up, to, to)
-            return _place(up, first) <= place <= _place(up, last)
+            return up.rank(first) <= place <= up.rank(last)
 
         # One more at both ends than can be: a day that a zone has skipped is an empty window.
         first = down.key_at(window.start.astimezone(UTC) - _TICK)
         last = down.key_at(window.end)
         while not belongs(first):
-            if _place(down, first) >= _place(down, last):
+            if down.rank(first) >= down.rank(last):
                 return None
             first = down.next_key(first)
         while not belongs(last):
@@ -141,7 +139,7 @@ class TimeWindow:
 
 def are_cut_alike(one: TimePartitions, other: TimePartitions) -> bool:
     """Return whether a key stands for the same window in both sets."""
-    return type(one) is type(other) and one.tz == other.tz
+    return one.cut is not None and one.cut == other.cut
 
 
 # A graph asks for each dependency when it is built, and most are of a few sets.
@@ -165,6 +163,15 @@ def lie_in_one(inner: TimePartitions, outer: TimePartitions) -> bool:
         except (BadPartition, OverflowError):
             break
     return True
+
+
+def last_inside(down: TimePartitions, up: TimePartitions, key: Key) -> Key:
+    """Return the last upstream key that overlaps the window of `key`."""
+    if are_cut_alike(down, up):
+        return key
+    # In UTC, as a zone's own arithmetic goes by the wall clock: where a month begins at 1:00,
+    # because midnight is skipped, the moment before would lie in the hour that is missing.
+    return up.key_at(down.window(key).end.astimezone(UTC) - _TICK)
 
 
 def moved(partitions: TimePartitions, key: Key, by: int) -> Key:
@@ -194,19 +201,9 @@ def previous_key(partitions: TimePartitions, key: Key) -> Key:
 
 def _clipped(partitions: TimePartitions, first: Key, last: Key, at: Moment) -> Iterator[Key]:
     """Yield the keys from `first` to `last` that are in the set."""
-
-    def place(key: Key) -> tuple[datetime, datetime]:
-        return _place(partitions, key)
-
-    first = max(partitions.first, first, key=place)
-    last = min(partitions.end_key(at), last, key=place)
+    first = max(partitions.first, first, key=partitions.rank)
+    last = min(partitions.end_key(at), last, key=partitions.rank)
     return partitions.between(first, last)
-
-
-def _place(partitions: TimePartitions, key: Key) -> tuple[datetime, datetime]:
-    """Return what keys are ordered by: an empty window comes before that at the same moment."""
-    window = partitions.window(key)
-    return window.start.astimezone(UTC), window.end.astimezone(UTC)
 
 
 def _both_time(one: PartitionSet, other: PartitionSet) -> tuple[TimePartitions, TimePartitions]:

@@ -37,6 +37,9 @@ from flowstone.store.tables import runs as runs_table
 GRACE_SECONDS: Final = 30.0
 """How long a running step may go on after a cancellation, where nothing else is asked for."""
 
+DRAIN_SECONDS: Final = 10 * 365 * 86_400.0
+"""The grace of what may end by itself: its time limits end it before."""
+
 BATCH: Final = 100
 """The most runs that one pass of the reconciler closes."""
 
@@ -86,10 +89,13 @@ _END_ATTEMPTS = text(
     """
 )
 
-# A retry must not slip in between a cancellation and its look at the steps: sharing the lock on
-# the run, it is either seen by the cancellation or sees it.
-_IS_REQUESTED = text(
-    f"SELECT cancel_requested_at IS NOT NULL FROM {SCHEMA}.runs WHERE id = :run_id FOR SHARE"
+# A retry must not slip in between a cancellation, or a pause, and its look at the steps: sharing
+# the lock on the run, it is either seen by that or sees it.
+_IS_HALTED = text(
+    f"""
+    SELECT cancel_requested_at IS NOT NULL AS is_cancelled, state = '{RunState.PAUSED}' AS is_paused
+    FROM {SCHEMA}.runs WHERE id = :run_id FOR SHARE
+    """
 )
 
 # Only in a run that is being cancelled: in any other, nobody would run what reads the step.
@@ -174,11 +180,18 @@ class Overdue:
 
 
 def request(
-    conn: Connection, run_id: UUID, *, grace: float, reason: str | None, actor: str
+    conn: Connection,
+    run_id: UUID,
+    *,
+    grace: float,
+    reason: str | None,
+    actor: str,
+    drain: bool = False,
 ) -> Cancellation:
     """Cancel all that has not started, ask what runs to stop, and close the run if nothing does.
 
-    Raises UnknownRun, or RunEnded for a run that has succeeded or failed.
+    To `drain` is to let what runs come to its end, however long that takes. Raises UnknownRun, or
+    RunEnded for a run that has succeeded or failed.
     """
     run = runs.lock(conn, run_id)
     if run.state in (RunState.SUCCEEDED, RunState.FAILED):
@@ -186,13 +199,14 @@ def request(
     if run.is_final or run.is_being_cancelled:
         return Cancellation(run.state, 0, _running(conn, run_id), grace, already=True)
     said = f"cancelled by {actor}" + (f": {reason}" if reason else "")
-    stopped, running = begin(conn, run_id, said, grace=grace, actor=actor)
+    grace = DRAIN_SECONDS if drain else grace
+    stopped, running = begin(conn, run_id, said, grace=grace, actor=actor, drain=drain)
     audit.record(
         conn,
         actor=actor,
         action="run.cancel_requested",
         run_id=run_id,
-        details={"grace": grace, "cancelled": stopped, "running": running},
+        details={"grace": grace, "drain": drain, "cancelled": stopped, "running": running},
         reason=reason,
         before={"state": run.state, "cancelling": False},
         after={"state": run.state, "cancelling": True},
@@ -201,7 +215,7 @@ def request(
 
 
 def begin(
-    conn: Connection, run_id: UUID, said: str, *, grace: float, actor: str
+    conn: Connection, run_id: UUID, said: str, *, grace: float, actor: str, drain: bool = False
 ) -> tuple[int, int]:
     """Cancel all that has not started of a run, and ask what runs to stop; return how many.
 
@@ -210,13 +224,15 @@ def begin(
     conn.execute(
         update(runs_table)
         .where(runs_table.c.id == run_id)
-        .values(cancel_requested_at=func.now(), cancel_grace=grace, cancel_reason=said)
+        .values(
+            cancel_requested_at=func.now(), cancel_grace=grace, cancel_reason=said, drains=drain
+        )
     )
     return len(_cancel_not_started(conn, run_id, said, actor)), _running(conn, run_id)
 
 
 def _close(conn: Connection, run: Run, said: str, *, actor: str) -> RunState:
-    if run.state in (RunState.REQUESTED, RunState.PAUSED):
+    if run.state == RunState.REQUESTED or (run.state == RunState.PAUSED and not run.started_at):
         # Nothing of it has begun: there are no steps, or none that tell how it ended.
         error = _reason(said)
         runs.move(conn, run.id, RunState.CANCELLED, actor=actor, reason=said, error=error)
@@ -224,9 +240,18 @@ def _close(conn: Connection, run: Run, said: str, *, actor: str) -> RunState:
     return runs.close_if_done(conn, run.id, actor=actor) or run.state
 
 
-def is_requested(conn: Connection, run_id: UUID) -> bool:
-    """Return whether a run is being cancelled; that stays so until the transaction ends."""
-    return bool(conn.scalar(_IS_REQUESTED, {"run_id": run_id}))
+@dataclass(frozen=True)
+class Halted:
+    """Whether nothing more of a run is to start, for now or for ever."""
+
+    is_cancelled: bool
+    is_paused: bool
+
+
+def halted(conn: Connection, run_id: UUID) -> Halted:
+    """Return whether a run is halted; that stays so until the transaction ends."""
+    row = conn.execute(_IS_HALTED, {"run_id": run_id}).one()
+    return Halted(row.is_cancelled, row.is_paused)
 
 
 def stop(conn: Connection, claim: Claim, failure: Failure) -> bool:

@@ -89,23 +89,24 @@ _AHEAD = Prepared(
               AND canvas IS NOT NULL) f
         WHERE r.id = :run_id
     ), ready AS (
-        (SELECT id, asset, partition, feeds, open_deps, false AS limited FROM {SCHEMA}.steps
+        (SELECT id, asset, partition, feeds, open_deps, place, false AS limited FROM {SCHEMA}.steps
         WHERE run_id = :run_id AND takes IS NULL AND state = 'pending' AND open_deps = 0
         ORDER BY place, id LIMIT (SELECT room FROM window_left))
         UNION ALL
-        SELECT id, asset, partition, feeds, open_deps, true FROM {SCHEMA}.steps
+        SELECT id, asset, partition, feeds, open_deps, place, true FROM {SCHEMA}.steps
         WHERE id = ANY(CAST(:admitted AS bigint[]))
           AND {in_state("state", StepState.PENDING)} AND open_deps = 0
     ), ahead AS (
-        SELECT id, asset, partition, feeds, open_deps, limited, 0 AS depth FROM ready
+        SELECT id, asset, partition, feeds, open_deps, place, limited, 0 AS depth FROM ready
         UNION
-        SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, s.takes IS NOT NULL, a.depth + 1
+        SELECT s.id, s.asset, s.partition, s.feeds, s.open_deps, s.place, s.takes IS NOT NULL,
+            a.depth + 1
         FROM ahead a CROSS JOIN LATERAL (
             SELECT * FROM {SCHEMA}.steps
             WHERE id = a.feeds AND {in_state("state", StepState.PENDING)} OFFSET 0) s
         WHERE a.depth < :reach
     ), once AS (
-        SELECT DISTINCT id, asset, partition, feeds, open_deps, limited FROM ahead
+        SELECT DISTINCT id, asset, partition, feeds, open_deps, place, limited FROM ahead
     )
     SELECT a.id, a.asset, a.partition, a.feeds, a.open_deps, a.limited,
         coalesce(o.id, g.id) AS leader, coalesce(o.run_id, g.run_id) AS leading_run,
@@ -118,7 +119,7 @@ _AHEAD = Prepared(
         WHERE asset = a.asset AND partition = a.partition AND run_id <> :run_id
           AND state = 'pending' AND gate IS NOT NULL
         ORDER BY id LIMIT 1) g ON o.id IS NULL
-    ORDER BY a.id
+    ORDER BY a.place, a.id
     """
 )
 

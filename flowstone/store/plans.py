@@ -6,7 +6,6 @@ import itertools
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-
 from typing import Any
 from uuid import UUID
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Row, select, text
 
 from flowstone.partition_key import step_name
 from flowstone.states import StepState
-from flowstone.store.tables import runs, steps
+from flowstone.store.tables import SCHEMA, runs, steps
+
+PACE_MINUTES: Final = 5
+"""The pace of a run is that of so many minutes."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +40,54 @@ class RunSummary:
     finished_at: datetime | None
 
 
-def by_asset(conn: Connection, run_id: UUID) -> dict[str, dict[StepState, int]]:
+@dataclass(frozen=True)
+class Tally:
+    """How many steps of a run stand where, and how many end in a minute."""
+
+    steps: Mapping[str, Mapping[StepState, int]]
+    """By asset, in the order of the plan, and state."""
+    fresh: int
+    """Steps that the plan did not have to compute."""
+    per_minute: float | None
+
+
+# One look at the index of a run's steps, whatever is asked of them.
+_TALLY = text(
+    f"""
+    SELECT asset, state, count(*) AS steps, min(id) AS first,
+        count(*) FILTER (WHERE reuses IS NOT NULL AND attempt = 0) AS fresh,
+        count(*) FILTER (WHERE attempt > 0
+            AND finished_at > clock_timestamp() - interval '{PACE_MINUTES} minutes') AS lately,
+        min(started_at) FILTER (WHERE attempt > 0
+            AND finished_at > clock_timestamp() - interval '{PACE_MINUTES} minutes') AS since,
+        clock_timestamp() AS now
+    FROM {SCHEMA}.steps WHERE run_id = :run_id
+    GROUP BY asset, state ORDER BY first
+    """
+)
+
+
+def by_asset(conn: Connection, run_id: UUID) -> Mapping[str, Mapping[StepState, int]]:
     """Return the number of steps by asset and state, the assets in the order of the plan."""
-    query = (
-        select(steps.c.asset, steps.c.state, func.count(), func.min(steps.c.id))
-        .where(steps.c.run_id == run_id)
-        .group_by(steps.c.asset, steps.c.state)
-        .order_by(func.min(steps.c.id))
-    )
-    rows = conn.execute(query).all()
-    first: dict[str, int] = {}
-    for asset, _, _, step_id in rows:
-        first[asset] = min(first.get(asset, step_id), step_id)
-    counts: dict[str, dict[StepState, int]] = {
-        asset: {} for asset in sorted(first, key=first.__getitem__)
-    }
-    for asset, state, count, _ in rows:
-        counts[asset][StepState(state)] = count
-    return counts
+    return tally(conn, run_id).steps
+
+
+def tally(conn: Connection, run_id: UUID) -> Tally:
+    """Return how a run stands; the pace is that of the last five minutes."""
+    rows = conn.execute(_TALLY, {"run_id": run_id}).all()
+    steps: dict[str, dict[StepState, int]] = {}
+    for row in rows:
+        steps.setdefault(row.asset, {})[StepState(row.state)] = row.steps
+    return Tally(steps, sum(row.fresh for row in rows), _pace(rows))
+
+
+def _pace(rows: Sequence[Row[tuple[Any, ...]]]) -> float | None:
+    ended = sum(row.lately for row in rows)
+    if not ended:
+        return None
+    since = min(row.since for row in rows if row.since is not None)
+    minutes = (rows[0].now - since).total_seconds() / 60
+    return float(ended / min(max(minutes, 1 / 60), PACE_MINUTES))
 
 
 def errors(conn: Connection, run_id: UUID, limit: int = 20) -> list[StepError]:

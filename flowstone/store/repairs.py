@@ -136,6 +136,7 @@ _IDLE = _open_runs(
     f"""
     EXISTS (SELECT FROM {SCHEMA}.steps s
         WHERE s.run_id = r.id AND s.takes IS NULL AND s.state = 'pending' AND s.open_deps = 0)
+    AND (r.opens_at IS NULL OR r.opens_at <= now())
     AND (SELECT count(*) FROM {SCHEMA}.steps s
         WHERE s.run_id = r.id AND s.state IN ('queued', 'running', 'retrying')
           AND s.canvas IS NOT NULL) < r.max_in_flight

@@ -31,6 +31,7 @@ def create(conn: Connection, run_id: UUID, resumes: UUID, *, actor: str) -> UUID
         max_in_flight=run.max_in_flight,
         actor=actor,
         resumed_from=resumes,
+        backfill=run.backfill,
     )
     steps = plans.read(conn, resumes)
     plan = remaining(steps, _short(resumes), run.planned_config)

@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from flowstone.errors import CannotStart, UnknownRun
 from flowstone.priority import Priority
-from flowstone.request import OnConflict, Request
+from flowstone.request import OnConflict, Only, Order, Request
 from flowstone.states import (
     DONE_STEP_STATES,
     FINAL_RUN_STATES,
@@ -74,6 +74,14 @@ class Run:
     """Until its deadline, less than 0 after it; None without one."""
     planned_config: Mapping[str, Any]
     """The config that each asset of the plan has, for people to see."""
+    backfill: int | None = None
+    """The backfill that it belongs to."""
+    opens_at: datetime | None = None
+    """Until when nothing of it is dispatched, as its backfill has hours."""
+    pause_reason: str | None = None
+    """Why it is paused, or was last."""
+    started_at: datetime | None = None
+    """When steps of it could start, first or after a pause."""
 
     @property
     def is_late(self) -> bool:
@@ -103,6 +111,7 @@ def create(
     resumed_from: UUID | None = None,
     idempotency_key: str | None = None,
     lease: float | None = None,
+    backfill: int | None = None,
 ) -> bool:
     """Record a request; return False, and record nothing, if there is a run with that key.
 
@@ -121,6 +130,7 @@ def create(
             resumed_from=resumed_from,
             idempotency_key=idempotency_key,
             lease_until=None if lease is None else _in_seconds(lease),
+            backfill=backfill,
             priority=request.priority.level,
             deadline_at=None if request.deadline is None else _in_seconds(request.deadline),
         )
@@ -201,6 +211,10 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         seconds_left=None if row.seconds_left is None else float(row.seconds_left),
         # Plans of older versions lack it.
         planned_config=row.planned_config or {},
+        backfill=row.backfill,
+        opens_at=row.opens_at,
+        pause_reason=row.pause_reason,
+        started_at=row.started_at,
     )
 
 
@@ -211,6 +225,9 @@ def _request(kept: Mapping[str, Any]) -> Request:
         request,
         on_conflict=OnConflict(request.on_conflict),
         priority=Priority(request.priority),
+        choice=None if request.choice is None else tuple(request.choice),
+        only=None if request.only is None else Only(request.only),
+        order=None if request.order is None else Order(request.order),
     )
 
 
@@ -271,13 +288,16 @@ def move(
 
 
 def start(conn: Connection, run_id: UUID, *, actor: str) -> None:
-    """Let a run go on that was planned to be started later; raise CannotStart or UnknownRun."""
+    """Let a run go on that is paused, or was planned to be started later.
+
+    Raises CannotStart or UnknownRun.
+    """
     run = lock(conn, run_id)
     if run.state != RunState.PAUSED:
         raise CannotStart(
             f"run {run_id} is in state {run.state}; only one that is paused can be started"
         )
-    move(conn, run_id, RunState.RUNNING, actor=actor, started_at=func.now())
+    move(conn, run_id, RunState.RUNNING, actor=actor, started_at=func.now(), opens_at=None)
 
 
 def fail(

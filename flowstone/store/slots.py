@@ -79,6 +79,7 @@ _WAITING = text(
         FROM {SCHEMA}.runs r
         WHERE r.id = g.run_id AND r.state IN ({sql_list(WORKING_RUN_STATES)})
           AND r.cancel_requested_at IS NULL
+          AND (r.opens_at IS NULL OR r.opens_at <= now())
           AND (r.driver <> 'inline' OR r.lease_until > now())
         OFFSET 0
     ) a

@@ -137,7 +137,7 @@ _RENEW = text(
     UPDATE {SCHEMA}.steps s SET lease_until = now() + make_interval(secs => :lease)
     FROM {SCHEMA}.runs r
     WHERE s.token = ANY(CAST(:tokens AS uuid[])) AND s.state = 'running' AND r.id = s.run_id
-    RETURNING s.token, r.cancel_requested_at IS NULL AS goes_on
+    RETURNING s.token, r.cancel_requested_at IS NULL OR r.drains AS goes_on
     """
 )
 

@@ -17,6 +17,7 @@ TAKEN: Final = """takes IS NOT NULL AND canvas IS NOT NULL
 GOES_ON: Final = f"""
     r.driver = 'celery' AND r.cancel_requested_at IS NULL
     AND r.state IN ({sql_list(WORKING_RUN_STATES)})
+    AND (r.opens_at IS NULL OR r.opens_at <= now())
 """
 """The condition that workers go on with a run `r`."""
 

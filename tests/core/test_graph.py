@@ -100,7 +100,7 @@ def test_a_circle_is_drawn_along_what_is_read(reads: dict[str, list[str]]) -> No
 
 
 def test_an_asset_that_reads_itself_has_to_say_which_partition() -> None:
-    with pytest.raises(CyclicGraph, match="'a' .* reads itself, and does not say which"):
+    with pytest.raises(CyclicGraph, match=r"'a' .* reads itself, and does not say which"):
         AssetGraph.build([make("a", ["a"])])
 
 

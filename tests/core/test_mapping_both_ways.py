@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowstone.errors import BadPartition
+from flowstone.asset import Dep, asset
+from flowstone.errors import BadMapping, BadPartition, DefinitionError
+from flowstone.freshness import digest
 from flowstone.mapping import (
     AllKeys,
+    Keys,
+    LastKeys,
+    Mapped,
     PartitionMapping,
     SameKey,
     TimeWindow,
     WholeAsset,
     default_mapping,
     fit,
+    may_read_itself,
+    written,
 )
 from flowstone.partition import (
+    UNPARTITIONED,
     DailyPartitions,
     Key,
     Moment,
@@ -31,6 +40,7 @@ from flowstone.partition import (
     UnpartitionedSet,
 )
 from flowstone.partition_key import encode_key
+from flowstone.source import code_hash
 from tests.strategies import ZONES, scalars
 
 LATE = Moment(datetime(2039, 1, 1, tzinfo=UTC))
@@ -102,10 +112,8 @@ def test_windows_of_time(data: st.DataObject) -> None:
     agrees(fitted, down, up, at)
     if not fitted.fan_in:
         assert all(len(forwards(fitted, d, down, up, at)) <= 1 for d in down.keys(at))
-    try:
-        agrees(default_mapping(down, up), down, up, at)
-    finally:
-        agrees(SameKey(), down, up, at)
+    for other in (default_mapping(down, up), SameKey(), LastKeys(data.draw(st.integers(1, 9)))):
+        agrees(other, down, up, at)
 
 
 @settings(deadline=None, max_examples=100)
@@ -117,11 +125,12 @@ def test_sets_of_keys(one: list[Key], other: list[Key]) -> None:
     some = StaticPartitions([*one, *(k for k in other[:2] if k not in one)])
     others = StaticPartitions(other)
     none = UnpartitionedSet()
-    for mapping in (SameKey(), AllKeys()):
+    for mapping in (SameKey(), AllKeys(), LastKeys(2), Keys(*other[-2:])):
         agrees(mapping, some, others)
         agrees(mapping, others, some)
     agrees(WholeAsset(), some, none)
     agrees(AllKeys(), none, some)
+    agrees(LastKeys(3), none, some)
 
 
 def test_a_text_is_not_the_key_that_it_is_the_text_of() -> None:
@@ -131,3 +140,121 @@ def test_a_text_is_not_the_key_that_it_is_the_text_of() -> None:
     agrees(SameKey(), days, texts)
     with pytest.raises(BadPartition, match="is written like"):
         SameKey().upstream_keys("2024-01-02", texts, days, LATE)
+
+
+def test_the_last_keys_are_those_until_the_end_of_the_window() -> None:
+    days, months = DailyPartitions("2024-01-10"), MonthlyPartitions("2023-12")
+    at = Moment(datetime(2024, 3, 5, 12, tzinfo=UTC))
+
+    def read(key: Key, down: PartitionSet, up: PartitionSet, count: int = 3) -> list[str]:
+        return [str(k) for k in LastKeys(count).upstream_keys(key, down, up, at)]
+
+    assert read(Month(2024, 1), months, days) == ["2024-01-29", "2024-01-30", "2024-01-31"]
+    assert read(Month(2024, 3), months, days) == ["2024-03-03", "2024-03-04", "2024-03-05"]
+    assert read(Month(2023, 12), months, days) == []
+    assert read(date(2024, 1, 11), days, days) == ["2024-01-10", "2024-01-11"]
+    assert read(date(2024, 2, 1), days, months) == ["2023-12", "2024-01", "2024-02"]
+    assert read(UNPARTITIONED, UnpartitionedSet(), days, 1) == ["2024-03-05"]
+    assert read("eu", StaticPartitions(["eu"]), StaticPartitions("abcd"), 2) == ["c", "d"]
+
+
+def test_functions_of_a_user_map_both_ways() -> None:
+    countries = StaticPartitions(["de", "fr", "us", "xx"])
+    regions = StaticPartitions(["eu", "us"])
+    region_of = {"de": "eu", "fr": "eu", "us": "us"}
+
+    def region(country: str) -> str | list[str]:
+        return region_of.get(country, [])
+
+    def members(region: str) -> list[str]:
+        return [c for c, r in region_of.items() if r == region] + ["elsewhere"]
+
+    one = Mapped(region, members)
+    agrees(one, countries, regions)
+    agrees(Mapped(members_that_are(region_of), region, fan_in=True), regions, countries)
+    assert str(one) == "mapped by region"
+    assert repr(one) == "Mapped(region, members, fan_in=False)"
+
+
+def members_that_are(region_of: dict[str, str]) -> Callable[[str], Iterable[str]]:
+    return lambda region: (c for c, r in region_of.items() if r == region)
+
+
+def test_what_a_function_gets_wrong_is_told_with_the_key() -> None:
+    days, regions = DailyPartitions("2024-01-01"), StaticPartitions(["eu", "us"])
+    region_of: dict[date, str] = {}
+
+    def read(forward: Callable[[date], Any]) -> Sequence[Key]:
+        def to(day: date) -> Any:
+            return forward(day)
+
+        return Mapped(to, lambda _: ()).upstream_keys(date(2024, 1, 2), days, regions, LATE)
+
+    assert read(lambda _: "eu") == ("eu",)
+    assert read(lambda _: []) == ()
+    assert read(lambda _: ["eu", "eu"]) == ("eu",)
+    with pytest.raises(
+        BadPartition, match=r"^to\(2024-01-02\) returned 'asia': .*is not one of eu"
+    ):
+        read(lambda _: "asia")
+    with pytest.raises(BadMapping, match=r"^to\(2024-01-02\) returned 2 keys, .*fan_in=True"):
+        read(lambda _: ["eu", "us"])
+    with pytest.raises(BadMapping, match=r"^to\(2024-01-02\) failed: KeyError"):
+        read(region_of.__getitem__)
+    with pytest.raises(BadMapping, match=r"^to\(2024-01-02\) did not return keys: .*a float"):
+        read(lambda _: 1.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: TimeWindow(0, -6), "ends before it starts"),
+        (lambda: TimeWindow(-1, 0, fan_in=False), "takes no end_offset"),
+        (lambda: LastKeys(0), "say 1 or more"),
+        (Keys, "name the keys"),
+    ],
+)
+def test_mappings_that_make_no_sense_are_refused(make: Callable[[], object], said: str) -> None:
+    with pytest.raises(DefinitionError, match=said):
+        make()
+
+
+def test_mappings_say_what_they_are() -> None:
+    said = {
+        TimeWindow(): "its window",
+        TimeWindow(fan_in=True): "the windows inside",
+        TimeWindow(-1, fan_in=False): "the window around, offset -1",
+        TimeWindow(-6, 0): "the windows from offset -6 to +0",
+        LastKeys(3): "the last 3",
+        Keys("eu", date(2024, 1, 2)): "the keys eu, 2024-01-02",
+        Keys(*range(9)): "the keys 0, 1, 2, 3, ...",
+    }
+    assert {mapping: str(mapping) for mapping in said} == said
+
+
+def test_an_asset_may_read_others_of_its_own_partitions_only() -> None:
+    for mapping in (TimeWindow(-1), TimeWindow(-7, -1), TimeWindow(1), Mapped(str, str)):
+        assert may_read_itself(mapping)
+    for itself in (SameKey(), AllKeys(), LastKeys(2), Keys("eu"), TimeWindow(), TimeWindow(-6, 0)):
+        assert not may_read_itself(itself)
+
+
+def test_the_hash_of_an_asset_holds_what_a_mapping_was_made_with() -> None:
+    class Own(SameKey):
+        pass
+
+    # Those of an older version: a change of them would have all outputs computed again.
+    assert [written(m) for m in (SameKey(), AllKeys(), WholeAsset(), Own())] == [
+        "SameKey",
+        "AllKeys",
+        "WholeAsset",
+        "Own",
+    ]
+    assert written(TimeWindow(-1)) == "TimeWindow(offset=-1, end_offset=None, fan_in=None)"
+    assert written(Mapped(str, str)) == "Mapped(str, str, fan_in=False)"
+
+    def made(mapping: PartitionMapping) -> str:
+        return asset(name="a", deps=[Dep("up", mapping)], version="1")(lambda: 1).code_hash
+
+    assert made(LastKeys(2)) == made(LastKeys(2)) != made(LastKeys(3))
+    assert made(SameKey()) == digest([code_hash(lambda: 1, "1"), [[None, "up", "SameKey"]]])

@@ -268,12 +268,14 @@ class Opaque(BaseModel):
 
 
 class Falls(SameKey):
-    def upstream_keys(self, *_: Any) -> Any:
-        return [1 // 0]
+    is_loaded = False
+
+    def upstream_keys(self, *given: Any) -> Any:
+        return [1 // 0] if self.is_loaded else super().upstream_keys(*given)
 
 
 def test_a_run_that_the_users_code_keeps_from_being_planned_fails_and_says_why(
-    make_runtime: Any,
+    make_runtime: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @asset(config=Opaque)
     def opaque() -> int:
@@ -284,6 +286,7 @@ def test_a_run_that_the_users_code_keeps_from_being_planned_fails_and_says_why(
         return opaque
 
     make_runtime(build_registry([opaque, falls]))
+    monkeypatch.setattr(Falls, "is_loaded", True)
     with pytest.raises(RunFailed, match="a value of the type object, of which nobody can tell"):
         materialize_sync(opaque)
     with pytest.raises(RunFailed, match=r"which failed: ZeroDivisionError"):

@@ -1,0 +1,289 @@
+"""Backfills: many partitions of many assets as one run, which people can follow, pause and mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from flowstone import coordinator, outbox, runtime, submission
+from flowstone.choice import Choice, parse_choice
+from flowstone.errors import BadConfig
+from flowstone.handle import Cancellation, Paused, RunHandle
+from flowstone.hours import Hours
+from flowstone.partition import UNPARTITIONED, Key
+from flowstone.plan import Plan
+from flowstone.queues import BACKFILL_QUEUE
+from flowstone.request import Request
+from flowstone.runtime import Runtime, whoami
+from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, RunState, StepState
+from flowstone.store import backfills, progress, runs
+from flowstone.store.ledger import Connection
+from flowstone.submission import Assets, Config, Conflicts, Priorities
+
+Only = Literal["missing", "failed", "stale"]
+Order = Literal["oldest", "newest"]
+Partitions = Choice | Key | Iterable[Key]
+
+ALL: Final = "all"
+
+
+@dataclass(frozen=True)
+class BackfillProgress:
+    """How far a backfill is. Steps are those of its latest run."""
+
+    id: int
+    state: RunState
+    steps: Mapping[str, Mapping[StepState, int]]
+    """By asset, in the order of the plan, and state."""
+    fresh: int
+    """Steps that had succeeded already, by the latest output of their partition."""
+    per_minute: float | None
+    """How many steps end in a minute, by the last five; None before any has."""
+    left: timedelta | None
+    """How long that takes for those that are left; None where nobody can tell."""
+    error: Mapping[str, object] | None
+    pause_reason: str | None
+    """Why it is paused, if it is."""
+    opens_at: datetime | None
+    """When its hours begin next, if it waits for these."""
+    is_planned: bool
+    is_being_cancelled: bool
+
+    @property
+    def total(self) -> int:
+        """The number of all steps."""
+        return self.count()
+
+    @property
+    def ended(self) -> int:
+        """The number of steps that have ended, be it well or not."""
+        return self.count(*FINAL_STEP_STATES)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more happens by itself."""
+        return self.state in FINAL_RUN_STATES
+
+    def count(self, *states: StepState) -> int:
+        """Return the number of steps in the given states, or of all without any."""
+        return sum(
+            count
+            for by_state in self.steps.values()
+            for state, count in by_state.items()
+            if not states or state in states
+        )
+
+
+class BackfillHandle:
+    """A backfill. Iterating over it yields BackfillProgress until it has ended."""
+
+    def __init__(self, backfill_id: int, runtime: Runtime) -> None:
+        self.id = backfill_id
+        self._runtime = runtime
+
+    def __repr__(self) -> str:
+        return f"BackfillHandle({self.id})"
+
+    @property
+    def run(self) -> RunHandle:
+        """The run that the backfill does now, or did last."""
+        with self._runtime.ledger.begin() as conn:
+            return RunHandle(backfills.get(conn, self.id).run_id, self._runtime)
+
+    def progress(self) -> BackfillProgress:
+        """Return how far it is; raise LedgerUnavailable."""
+        with self._runtime.ledger.begin() as conn:
+            run = runs.get(conn, backfills.get(conn, self.id).run_id)
+            tally = progress.tally(conn, run.id)
+        left = sum(
+            count
+            for by_state in tally.steps.values()
+            for state, count in by_state.items()
+            if state not in FINAL_STEP_STATES
+        )
+        pace = tally.per_minute
+        return BackfillProgress(
+            id=self.id,
+            state=run.state,
+            steps=tally.steps,
+            fresh=tally.fresh,
+            per_minute=pace,
+            left=timedelta(minutes=left / pace) if pace and left else None,
+            error=run.error,
+            pause_reason=run.pause_reason if run.state == RunState.PAUSED else None,
+            opens_at=None if run.is_final else run.opens_at,
+            is_planned=run.planned_at is not None,
+            is_being_cancelled=run.is_being_cancelled,
+        )
+
+    def pause(self, reason: str | None = None) -> Paused:
+        """Let nothing more start; what runs ends by itself, and counts. Raises CannotPause."""
+        return self.run.pause(reason)
+
+    def resume(self) -> BackfillHandle:
+        """Let a paused backfill go on; raise CannotStart for one that is not paused."""
+        self.run.start()
+        return self
+
+    def cancel(self, *, reason: str | None = None, drain: bool = True) -> Cancellation:
+        """Cancel it: what has not started never will.
+
+        With `drain` what runs comes to its end, else it is asked to stop; see `RunHandle.cancel`.
+        """
+        return self.run.cancel(reason=reason, drain=drain)
+
+    def retry(self) -> BackfillHandle:
+        """Do what has failed, or was cancelled, in a new run of the same backfill.
+
+        What has succeeded is not done again. Raises CannotResume for one that goes on, or of
+        which nothing is left.
+        """
+        self.run.resume()
+        return self
+
+    def wait(self, timeout: float | None = None) -> RunState:
+        """Wait for the end of the run that it does now, and return its state.
+
+        Raises RunTimeout after `timeout` seconds.
+        """
+        return self.run.wait(timeout)
+
+    def follow(self, timeout: float | None = None) -> Iterator[BackfillProgress]:
+        """Yield the progress whenever its run has changed, last when that has ended."""
+        for _ in self.run.follow(timeout):
+            yield self.progress()
+
+    def __iter__(self) -> Iterator[BackfillProgress]:
+        """Yield the progress whenever its run has changed, last when that has ended."""
+        return self.follow()
+
+
+def backfill(
+    selection: Assets,
+    partitions: Partitions = ALL,
+    *,
+    only: Only | None = None,
+    force: bool = False,
+    max_parallel: int | None = None,
+    order: Order = "oldest",
+    config: Config | None = None,
+    resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
+    priority: Priorities = "low",
+    pool: str | None = None,
+    on_conflict: Conflicts = "join",
+    stop_ratio: float | None = None,
+    hours: str | None = None,
+    zone: str = "UTC",
+    idempotency_key: str | None = None,
+) -> BackfillHandle:
+    """Queue many partitions of the selected assets as one run, and return at once.
+
+    `selection` is a selection such as "+monthly_report", or several; `partitions` are those of the
+    assets that it names: "all", a key or a list of keys, or a range such as "2013-01..2013-06".
+    Those of the assets that a + brings in follow by the mappings. `only` takes of these what is
+    "missing", has "failed" or is "stale". What has succeeded is skipped, unless `force`.
+
+    At most `max_parallel` steps are dispatched at once; the `order` is that of the partitions,
+    "oldest" or "newest" first. Steps go to the queue `backfill`, unless their asset has a queue of
+    its own. Once a part of `stop_ratio` of the steps that have ended have failed, it is paused;
+    within `hours` such as "22:00-06:00" of the `zone` steps may start. The other arguments are
+    those of `materialize`.
+
+    Raises BadSelection, BadPartition, BadConfig, UnknownResource, KeyReused or LedgerUnavailable,
+    and then nothing has been recorded.
+    """
+    here = runtime.current()
+    sender = outbox.sender(here)
+    request = _request(
+        selection,
+        partitions,
+        only=only,
+        force=force,
+        order=order,
+        resources=resources,
+        io=io,
+        priority=priority,
+        pool=pool,
+        on_conflict=on_conflict,
+    )
+    times = None if hours is None else Hours.parse(hours, zone)
+    if stop_ratio is not None and not 0 < stop_ratio <= 1:
+        raise BadConfig(f"stop_ratio is {stop_ratio}; it is above 0 and at most 1, 0.2 for a fifth")
+
+    def attach(conn: Connection, run_id: UUID) -> None:
+        backfills.create(
+            conn,
+            run_id,
+            max_parallel=max_parallel,
+            stop_ratio=stop_ratio,
+            hours=times,
+            actor=whoami(),
+        )
+
+    run_id, _ = submission.record(
+        here,
+        request,
+        config,
+        max_parallel,
+        driver="celery",
+        key=idempotency_key,
+        attach=attach,
+    )
+    with here.ledger.begin() as conn:
+        made = runs.get(conn, run_id).backfill
+    assert made is not None
+    outbox.wake(sender, run_id)
+    return BackfillHandle(made, here)
+
+
+def preview_backfill(
+    selection: Assets,
+    partitions: Partitions = ALL,
+    *,
+    only: Only | None = None,
+    force: bool = False,
+    config: Config | None = None,
+    resources: Config | None = None,
+    io: Mapping[str, str] | None = None,
+    pool: str | None = None,
+) -> Plan:
+    """Return the plan that a backfill would have now; nothing is recorded, nothing runs.
+
+    It needs the assets' code. The arguments are those of `backfill`.
+    """
+    here = runtime.current()
+    request = _request(
+        selection, partitions, only=only, force=force, resources=resources, io=io, pool=pool
+    )
+    with here.ledger.begin() as conn:
+        return coordinator.preview(conn, here, request, submission.json_config(config or {}))
+
+
+def _request(selection: Assets, partitions: Partitions, **options: Any) -> Request:  # noqa: ANN401
+    return submission.request(
+        selection,
+        UNPARTITIONED,
+        upstream=False,
+        choice=parse_choice(partitions),
+        queue=BACKFILL_QUEUE,
+        **options,
+    )
+
+
+def find_backfill(backfill_id: int) -> BackfillHandle:
+    """Return the handle of a backfill by its id; raise UnknownBackfill."""
+    here = runtime.current()
+    with here.ledger.begin() as conn:
+        backfills.get(conn, backfill_id)
+    return BackfillHandle(backfill_id, here)
+
+
+def backfills_list(limit: int = 20) -> list[BackfillHandle]:
+    """Return the latest backfills, the newest first."""
+    here = runtime.current()
+    with here.ledger.begin() as conn:
+        return [BackfillHandle(found.id, here) for found in backfills.recent(conn, limit)]

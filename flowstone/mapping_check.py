@@ -1,0 +1,223 @@
+"""What can be told of a mapping before anything is planned: where it leads, and that it leads back.
+
+All keys of static sets are tried, of sets of time the first few, and the last few of those that
+have an end. What depends on dynamic keys shows when a run is planned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from flowstone.errors import BadMapping, BadPartition, FlowStoneError
+from flowstone.mapping import AllKeys, LastKeys, PartitionMapping, SameKey, TimeWindow, WholeAsset
+from flowstone.partition import (
+    Key,
+    Moment,
+    PartitionSet,
+    StaticPartitions,
+    TimePartitions,
+    UnpartitionedSet,
+)
+from flowstone.partition_key import encode_key, label
+from flowstone.time_mapping import previous_key
+
+_FEW: Final = 3
+"""How many keys are tried at each end of a set of time."""
+
+_MANY: Final = 10_000
+"""Among how many keys a way back is looked for."""
+
+_AFTER: Final = timedelta(days=400)
+"""How long after the keys that are tried a growing set is looked at."""
+
+
+class _DynamicKeysError(Exception):
+    """Tells that a mapping asks for what is in the ledger."""
+
+
+class MappingChecks:
+    """Tries mappings between pairs of sets, each once: most assets of a graph share their sets."""
+
+    def __init__(self) -> None:
+        self._done: set[object] = set()
+
+    def __call__(
+        self,
+        mapping: PartitionMapping,
+        downstream: PartitionSet,
+        upstream: PartitionSet,
+        *,
+        optional: bool,
+    ) -> None:
+        """Raise BadMapping for keys that are not in the sets, and for directions that disagree.
+
+        An `optional` dependency may lead outside of the upstream set. The sets have to live as
+        long as this does.
+        """
+        if _cannot_err(mapping, downstream, upstream):
+            return
+        case = mapping, id(downstream), id(upstream), optional
+        # One of a user's own may be compared by values that have no hash.
+        with contextlib.suppress(TypeError):
+            if case in self._done:
+                return
+            self._done.add(case)
+        _try(mapping, downstream, upstream, optional=optional)
+
+
+def _cannot_err(
+    mapping: PartitionMapping, downstream: PartitionSet, upstream: PartitionSet
+) -> bool:
+    """Return whether a mapping takes its keys from the sets, and no others."""
+    match mapping, downstream, upstream:
+        case TimeWindow(), _, _:
+            return bool(mapping.fan_in) or not mapping.reads_itself
+        case SameKey(), StaticPartitions(), StaticPartitions():
+            return type(mapping) is SameKey and downstream.is_within(upstream)
+    return type(mapping) in {AllKeys, LastKeys, WholeAsset}
+
+
+def _try(
+    mapping: PartitionMapping, downstream: PartitionSet, upstream: PartitionSet, *, optional: bool
+) -> None:
+    check = _Check(mapping, downstream, upstream)
+    try:
+        for key in _tried(downstream):
+            check.forwards(key, optional=optional)
+        for key in _tried(upstream):
+            check.backwards(key)
+    except _DynamicKeysError:
+        return
+
+
+class _Check:
+    def __init__(
+        self, mapping: PartitionMapping, downstream: PartitionSet, upstream: PartitionSet
+    ) -> None:
+        self._mapping = mapping
+        self._downstream = downstream
+        self._upstream = upstream
+        self._at = _moment(downstream, upstream)
+
+    def forwards(self, key: Key, *, optional: bool) -> None:
+        said = f"by {self._mapping}, partition {_say(key)}"
+        try:
+            found = self._read(key)
+        except BadPartition as error:
+            if optional:
+                return
+            raise BadMapping(
+                f"{said} leads outside of ({self._upstream}): {error.message}"
+            ) from error
+        _refuse_outside(f"{said} reads", found, self._upstream, self._at)
+        for up in {*found[:_FEW], *found[-_FEW:]}:
+            readers = self._readers(up)
+            if not _holds(readers, key):
+                raise BadMapping(
+                    f"{said} reads {_say(up)}, but its reverse does not lead back: it says that "
+                    f"{_say(up)} is read by {_few(readers)}"
+                )
+
+    def backwards(self, key: Key) -> None:
+        readers = self._readers(key)
+        said = f"by {self._mapping}, backwards, partition {_say(key)} is read by"
+        _refuse_outside(said, readers[:_FEW], self._downstream, self._at)
+        for reader in readers[:_FEW]:
+            try:
+                found = self._read(reader)
+            except BadPartition:
+                found = ()
+            if not _holds(found, key):
+                raise BadMapping(
+                    f"{said} {_say(reader)}, but forwards that one reads {_few(found)}"
+                )
+
+    def _read(self, key: Key) -> Sequence[Key]:
+        try:
+            return tuple(
+                self._mapping.upstream_keys(key, self._downstream, self._upstream, self._at)
+            )
+        except (FlowStoneError, _DynamicKeysError):
+            raise
+        except Exception as error:
+            raise self._failed("upstream_keys", key, error) from error
+
+    def _readers(self, key: Key) -> Sequence[Key]:
+        try:
+            found = self._mapping.downstream_keys(key, self._downstream, self._upstream, self._at)
+            return tuple(itertools.islice(found, _MANY))
+        except (FlowStoneError, _DynamicKeysError):
+            raise
+        except Exception as error:
+            raise self._failed("downstream_keys", key, error) from error
+
+    def _failed(self, function: str, key: Key, error: Exception) -> BadMapping:
+        return BadMapping(
+            f"{function}({_say(key)}) of the mapping ({self._mapping}) failed: "
+            f"{type(error).__name__}: {error}"
+        )
+
+
+def _refuse_outside(said: str, keys: Iterable[Key], partitions: PartitionSet, at: Moment) -> None:
+    outside = [key for key in keys if not _is_in(key, partitions, at)]
+    if outside:
+        raise BadMapping(f"{said} {_few(outside)}, which is outside of ({partitions})")
+
+
+def _is_in(key: Key, partitions: PartitionSet, at: Moment) -> bool:
+    try:
+        return encode_key(partitions.coerce(key, at)) == encode_key(key)
+    except BadPartition:
+        return False
+
+
+def _tried(partitions: PartitionSet) -> Iterator[Key]:
+    match partitions:
+        case UnpartitionedSet() | StaticPartitions():
+            yield from partitions.keys(_moment())
+        case TimePartitions():
+            yield from itertools.islice(partitions.keys(_moment(partitions)), _FEW)
+            key = partitions.last
+            for _ in range(_FEW if key is not None else 0):
+                if key is None or partitions.is_before(key, partitions.first):
+                    return
+                yield key
+                key = previous_key(partitions, key)
+
+
+def _moment(*sets: PartitionSet) -> Moment:
+    """Return a moment at which the keys that are tried exist, the same whenever it is asked."""
+    ends = [
+        partitions.window(key).end
+        for partitions in sets
+        if isinstance(partitions, TimePartitions)
+        for key in (partitions.first, partitions.last)
+        if key is not None
+    ]
+    try:
+        now = max(end.astimezone(UTC) for end in ends) + _AFTER if ends else datetime.now(UTC)
+    except OverflowError:
+        now = datetime.max.replace(tzinfo=UTC)
+    return Moment(now, _unknown)
+
+
+def _unknown(name: str) -> Mapping[str, Key]:
+    raise _DynamicKeysError(name)
+
+
+def _holds(keys: Iterable[Key], key: Key) -> bool:
+    wanted = encode_key(key)
+    return any(encode_key(one) == wanted for one in keys)
+
+
+def _few(keys: Sequence[Key]) -> str:
+    shown = ", ".join(_say(key) for key in keys[:_FEW])
+    return (shown or "none") + (", ..." if len(keys) > _FEW else "")
+
+
+def _say(key: Key) -> str:
+    return label(encode_key(key)) or repr(key)
