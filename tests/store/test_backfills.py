@@ -19,6 +19,7 @@ from flowstone import (
     StepState,
     TimeWindow,
     asset,
+    invalidate,
 )
 from flowstone.errors import BadConfig, CannotPause, CannotStart
 from flowstone.hours import Hours
@@ -117,7 +118,7 @@ def test_what_has_succeeded_is_skipped_and_told(local: LocalWorker) -> None:
 
 
 def test_downstream_partitions_follow_by_the_mappings_backwards(local: LocalWorker) -> None:
-    local.backfill("+report")
+    local.backfill("+report", "+balance", partitions="2013-01-01..2013-03-31")
     local.work()
     handle = local.backfill("raw+", partitions="2013-02-05", force=True)
     with local.runtime.ledger.begin() as conn:
@@ -216,6 +217,20 @@ def test_a_cancelled_backfill_drains(local: LocalWorker) -> None:
     assert handle.progress().state == RunState.SUCCEEDED
 
 
+def test_what_has_failed_or_is_stale_is_found_among_all(local: LocalWorker) -> None:
+    BROKEN.add(date(2013, 1, 3))
+    local.backfill("raw", partitions="2013-01")
+    local.work()
+    BROKEN.clear()
+    failed = local.backfill("raw", only="failed")
+    assert started(local, failed, raw) == ["d:2013-01-03"]
+    local.work()
+    assert local.backfill("raw", only="failed").progress().total == 0
+    runtime.use(local.runtime)
+    invalidate("raw", "2013-01-07", reason="a typo in the source", cascade=False)
+    assert started(local, local.backfill("raw", only="stale"), raw) == ["d:2013-01-07"]
+
+
 def test_only_what_has_failed_is_done_again(local: LocalWorker) -> None:
     BROKEN.update({date(2013, 1, 3), date(2013, 1, 5)})
     handle = local.backfill("+report", partitions="2013-01")
@@ -233,7 +248,7 @@ def test_only_what_has_failed_is_done_again(local: LocalWorker) -> None:
 
 
 def test_it_pauses_when_too_many_steps_have_failed(local: LocalWorker) -> None:
-    BROKEN.update(DAYS.between(date(2013, 1, 5), date(2013, 1, 9)))
+    BROKEN.update(date(2013, 1, day) for day in range(5, 10))
     handle = local.backfill("raw", partitions="2013-01", max_parallel=1, stop_ratio=0.3)
     local.work()
     progress = handle.progress()
