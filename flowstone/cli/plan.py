@@ -82,7 +82,9 @@ class Shown:
 
 
 def plan(
-    asset: Annotated[str | None, typer.Argument(help="The asset to materialize.")] = None,
+    asset: Annotated[
+        str | None, typer.Argument(help="The asset, or a selection such as +monthly_report.")
+    ] = None,
     *,
     partition: Partition = None,
     upstream: Upstream = False,
@@ -138,8 +140,14 @@ def plan(
     _print(Shown(None, _planned(planned, graph), planned.configs), every=every, as_json=as_json)
 
 
+def show_preview(plan: Plan, *, as_json: bool) -> None:
+    """Print a plan that is not stored."""
+    lines = _planned(plan, runtime.current().registry.graph)
+    _print(Shown(None, lines, plan.configs), every=False, as_json=as_json)
+
+
 def start(run: RunId, detach: Detach = False, timeout: Timeout = None) -> None:
-    """Start a run that `flowstone plan --save` has planned, and show the progress.
+    """Start a run that `flowstone plan --save` has planned, or that is paused; show the progress.
 
     Example: flowstone start 3f1c
     """
