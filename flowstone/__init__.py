@@ -10,6 +10,7 @@ from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError, RetryAfter, StepTimeout
+from flowstone.key_map import KeyMap
 from flowstone.limits import Rate, Timeout
 from flowstone.mapping import (
     AllKeys,
@@ -88,6 +89,7 @@ __all__ = [
     "Escalation",
     "FlowStoneError",
     "HourlyPartitions",
+    "KeyMap",
     "Keys",
     "LastKeys",
     "Mapped",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from flowstone.errors import BadPartition, DefinitionError, did_you_mean
+from flowstone.key_map import frozen
 from flowstone.partition_key import (
     UNPARTITIONED,
     Key,
@@ -90,7 +91,7 @@ class StaticPartitions(PartitionSet):
     _by_encoded: Mapping[str, Key] = field(repr=False, compare=False)
 
     def __init__(self, values: Iterable[Key]) -> None:
-        keys = tuple(values)
+        keys: tuple[Key, ...] = tuple(map(frozen, values))
         by_encoded = {encode_key(key): key for key in keys}
         # A fan-in is a dict of key -> value, in which 1 and True would be one key.
         if not keys or len(set(keys)) != len(keys):
