@@ -53,6 +53,25 @@ class RunState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class PartitionState(StrEnum):
+    """Where a partition of an asset stands, over all runs."""
+
+    MISSING = "missing"
+    """There is no output."""
+    QUEUED = "queued"
+    """A run is to compute it."""
+    RUNNING = "running"
+    WAITING = "waiting"
+    """It waits for an approval, or for a signal."""
+    OK = "ok"
+    FAILED = "failed"
+    """The last attempt after the latest output has failed, or what it reads had."""
+    SKIPPED = "skipped"
+    """There is no output, and a run has gone on without it."""
+    STALE = "stale"
+    """The latest output is not what would be made now."""
+
+
 _S = StepState
 _R = RunState
 _G = GateState

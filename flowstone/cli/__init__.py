@@ -18,6 +18,7 @@ from flowstone.cli import (
     dev,
     doctor,
     gc,
+    graph,
     health,
     history,
     lineage,
@@ -73,6 +74,7 @@ app.command("runs")(status.runs)
 app.command("status")(status.status)
 app.command("workers")(workers.workers)
 app.command("show")(show.show)
+app.command("graph")(graph.graph)
 app.command("lineage")(lineage.lineage)
 app.command("produced")(lineage.produced)
 app.command("get")(values.get)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from datetime import datetime
 from typing import Annotated, Any, Final
@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import lineage as asked
+from flowstone import runtime
 from flowstone.cli.options import Partition, key_of
 from flowstone.errors import BadQuery
 from flowstone.lineage import (
@@ -29,6 +30,7 @@ from flowstone.lineage import (
     TracedOutput,
 )
 from flowstone.partition_key import encode_key, label
+from flowstone.selection import resolve
 from flowstone.texts import printable
 
 Name = Annotated[str, typer.Argument(help="The asset.")]
@@ -71,6 +73,12 @@ def lineage(
     every: Annotated[
         bool, typer.Option("--steps", help="A line for each partition, rather than for an asset.")
     ] = False,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SELECTION", help="Show only these assets, such as 'tag:raw or delays'."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the exact outputs that the latest output of an asset was made of.
@@ -80,7 +88,7 @@ def lineage(
     if downstream and impact:
         raise BadQuery("--downstream and --impact are two questions; ask one at a time")
     if column is not None:
-        if impact or any(given is not None for given in (partition, depth, as_of, run)):
+        if impact or any(given is not None for given in (partition, depth, as_of, run, only)):
             raise BadQuery("--column follows the definitions; it goes with --downstream only")
         _print_columns(asset, column, downstream=downstream, as_json=as_json)
         return
@@ -92,10 +100,12 @@ def lineage(
         found = asked.walk_impact(question)
     else:
         found = (asked.walk_downstream if downstream else asked.walk_upstream)(question)
+    shown = found if only is None else _only(found, only)
     if as_json:
-        _print_json(found)
+        _print_json(shown)
         return
-    _print(found, _HEADINGS[downstream, impact], every=every)
+    names = {one.output_id: one.name if every else one.asset for one in found}
+    _print(shown, _HEADINGS[downstream, impact], names, every=every)
 
 
 _HEADINGS = {
@@ -142,7 +152,21 @@ def _time(text: str | None) -> datetime | None:
         ) from error
 
 
-def _print(found: Sequence[TracedOutput], heading: tuple[str, str], *, every: bool) -> None:
+def _only(found: Sequence[TracedOutput], selection: str) -> Sequence[TracedOutput]:
+    """Return the output that was asked about, and of the others those of selected assets."""
+    selected = resolve(runtime.current().registry.graph, [selection]).assets
+    start, *others = found
+    return [start, *(one for one in others if one.asset in selected)]
+
+
+def _print(
+    found: Sequence[TracedOutput],
+    heading: tuple[str, str],
+    names: Mapping[int, str],
+    *,
+    every: bool,
+) -> None:
+    """Print outputs; `names` has also those that are not shown, as they may lead to others."""
     start, *others = found
     console = Console()
     says, through = heading
@@ -151,10 +175,9 @@ def _print(found: Sequence[TracedOutput], heading: tuple[str, str], *, every: bo
         return
     table = Table("depth", "output", through, "made", "run", "", box=box.SIMPLE_HEAD)
     table.columns[1].overflow = table.columns[2].overflow = "fold"
-    by_id = {one.output_id: one for one in found}
     groups = [[one] for one in others] if every else _together(others)
     for group in groups:
-        via = sorted({by_id[i].name if every else by_id[i].asset for one in group for i in one.via})
+        via = sorted({names[i] for one in group for i in one.via})
         table.add_row(
             str(group[0].depth),
             escape(_names(group)),

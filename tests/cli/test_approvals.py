@@ -8,37 +8,16 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from typer.testing import CliRunner
 
 from flowstone import outbox
 from flowstone.approval import Ask
-from flowstone.cli import app
-from flowstone.errors import FlowStoneError
 from flowstone.partition_key import Month
 from flowstone.registry import load_registry
 from tests.cli import approved_assets
+from tests.cli.in_process import InProcess
 from tests.store.gates_by_hand import ask_for, shift
 from tests.store.local_worker import LocalWorker
 from tests.store.runs_by_hand import query
-
-
-class InProcess:
-    """The command line in the process of the test, on a terminal of 80 columns."""
-
-    def __init__(self) -> None:
-        self.runner = CliRunner(env={"COLUMNS": "80"})
-
-    def __call__(self, *arguments: str) -> Any:
-        done = self.runner.invoke(app, arguments)
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done
-
-    def refused(self, *arguments: str) -> str:
-        with pytest.raises(FlowStoneError) as caught:
-            self(*arguments)
-        assert "\n" not in caught.value.message
-        return caught.value.message
 
 
 @pytest.fixture

@@ -1,0 +1,160 @@
+"""How the partitions of an asset stand, for thousands of them in one statement.
+
+One statement sees one moment, so that a partition which is just being committed is either what
+runs or what is there, and never missing. Each partition costs a few looks into indexes, however
+long its history is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, text
+
+from flowstone.states import (
+    FINAL_RUN_STATES,
+    FINAL_STEP_STATES,
+    PartitionState,
+    StepState,
+    sql_list,
+)
+from flowstone.store.tables import SCHEMA
+
+BATCH: Final = 5_000
+"""How many partitions are best asked about at once."""
+
+CUT_OTHERWISE: Final = "the partition is cut otherwise now"
+
+# First whether what was read is the latest of something, which one look tells for nearly all. Else
+# the value counts, and not that there is another version of it. OFFSET 0 keeps PostgreSQL from
+# reading all lineage that there is, to look each of these up in that.
+_READ_OTHERS: Final = f"""
+    EXISTS (
+        SELECT FROM {SCHEMA}.lineage l
+        WHERE l.step_id = o.step_id
+          AND NOT EXISTS (
+            SELECT FROM {SCHEMA}.latest same WHERE same.output_id = l.upstream_output_id)
+          AND EXISTS (
+            SELECT FROM {SCHEMA}.steps u
+            JOIN {SCHEMA}.latest newer ON newer.asset = u.asset AND newer.partition = u.partition
+            JOIN {SCHEMA}.outputs n ON n.id = newer.output_id
+            WHERE u.id = l.upstream_step_id AND n.sha256 <> l.upstream_sha256)
+        OFFSET 0)
+"""
+
+# The reasons are those of a plan, in its order.
+_WHY_STALE: Final = f"""
+    CASE WHEN o.id IS NULL THEN NULL
+        WHEN o.stale_at IS NOT NULL THEN o.stale_reason
+        WHEN o.cut <> coalesce(CAST(:cut AS text), '') THEN '{CUT_OTHERWISE}'
+        WHEN o.fingerprint IS NULL THEN 'not known what it was made of'
+        WHEN split_part(o.fingerprint, '.', 1) <> :code THEN 'code changed'
+        WHEN {_READ_OTHERS} THEN 'input changed' END
+"""
+
+_LAST_END: Final = f"""
+    SELECT s.state FROM {SCHEMA}.steps s
+    WHERE s.asset = :asset AND s.partition = a.partition AND s.finished_at IS NOT NULL
+    ORDER BY s.finished_at DESC, s.id DESC LIMIT 1
+"""
+
+# What is open and what has failed is read from the first of these partitions to the last, as the
+# indexes have them: there is little of the one, and the other is asked for over all open runs.
+STATEMENT: Final = f"""
+    WITH asked AS MATERIALIZED (
+        SELECT unnest(CAST(:keys AS text[])) AS partition
+    ), bounds AS MATERIALIZED (
+        SELECT min(partition) AS first, max(partition) AS last FROM asked
+    ), failed AS MATERIALIZED (
+        SELECT DISTINCT ON (s.partition) s.partition, s.finished_at
+        FROM bounds JOIN {SCHEMA}.steps s ON s.asset = :asset
+            AND s.partition BETWEEN bounds.first AND bounds.last
+        WHERE s.state IN ('failed', 'upstream_failed')
+        ORDER BY s.partition, s.id DESC
+    ), found AS (
+        SELECT a.partition, {_WHY_STALE} AS why,
+            CASE WHEN p.output_id IS NOT NULL THEN 'made' ELSE ({_LAST_END}) END AS what
+        FROM asked a
+        LEFT JOIN {SCHEMA}.latest p ON p.asset = :asset AND p.partition = a.partition
+        LEFT JOIN {SCHEMA}.outputs o ON o.id = p.output_id
+        UNION ALL
+        SELECT f.partition, NULL, 'failed'
+        FROM failed f
+        LEFT JOIN {SCHEMA}.latest p ON p.asset = :asset AND p.partition = f.partition
+        WHERE p.updated_at IS NULL OR p.updated_at < f.finished_at
+        UNION ALL
+        SELECT s.partition, NULL, s.state
+        FROM bounds CROSS JOIN {SCHEMA}.runs r
+        JOIN {SCHEMA}.steps s ON s.run_id = r.id AND s.asset = :asset
+            AND s.partition BETWEEN bounds.first AND bounds.last
+        WHERE r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
+          AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})
+    )
+    SELECT what, why, array_agg(partition) AS partitions FROM found GROUP BY what, why
+"""
+_STATEMENT = text(STATEMENT)
+
+_PARTITIONS = text(
+    f"SELECT partition FROM {SCHEMA}.latest WHERE asset = :asset ORDER BY partition"
+).execution_options(yield_per=BATCH)
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """How one partition stands."""
+
+    state: PartitionState
+    why: str | None = None
+    """Why its output is stale."""
+
+
+_NOTHING: Final = Stand(PartitionState.MISSING)
+
+_STATES: Final = {
+    "made": PartitionState.OK,
+    StepState.SKIPPED: PartitionState.SKIPPED,
+    StepState.FAILED: PartitionState.FAILED,
+    StepState.PENDING: PartitionState.QUEUED,
+    StepState.QUEUED: PartitionState.QUEUED,
+    StepState.JOINED: PartitionState.QUEUED,
+    StepState.WAITING_APPROVAL: PartitionState.WAITING,
+    StepState.WAITING_SIGNAL: PartitionState.WAITING,
+    StepState.RETRYING: PartitionState.RUNNING,
+    StepState.RUNNING: PartitionState.RUNNING,
+}
+"""What is said of a partition by what was found of it; the last one that is, counts."""
+_PLACES: Final = {what: place for place, what in enumerate(_STATES)}
+
+
+def standing(
+    conn: Connection, asset: str, keys: Sequence[str], code: str, cut: str | None
+) -> dict[str, PartitionState]:
+    """Return how each of these encoded keys stands, in their order.
+
+    `code` is the asset's `code_hash`, and `cut` that of its partition set: an output of others
+    is stale.
+    """
+    return {key: found.state for key, found in look(conn, asset, keys, code, cut).items()}
+
+
+def look(
+    conn: Connection, asset: str, keys: Sequence[str], code: str, cut: str | None
+) -> dict[str, Stand]:
+    """Return what `standing` does, and why."""
+    if not keys:
+        return {}
+    found = dict.fromkeys(keys, _NOTHING)
+    values = {"asset": asset, "keys": list(keys), "code": code, "cut": cut}
+    rows = [row for row in conn.execute(_STATEMENT, values) if row.what in _STATES]
+    for what, why, partitions in sorted(rows, key=lambda row: _PLACES[row.what]):
+        stand = Stand(_STATES[what] if why is None else PartitionState.STALE, why)
+        found.update((key, stand) for key in partitions if key in found)
+    return found
+
+
+def others(conn: Connection, asset: str, keys: Collection[str]) -> Iterator[str]:
+    """Yield the encoded partitions that have an output and are none of these."""
+    found = conn.scalars(_PARTITIONS, {"asset": asset})
+    return (partition for partition in found if partition not in keys)
