@@ -26,9 +26,11 @@ from flowstone.partition import (
     UNPARTITIONED,
     CronPartitions,
     DailyPartitions,
+    DynamicPartitions,
     HourlyPartitions,
     Month,
     MonthlyPartitions,
+    ProductPartitions,
     StaticPartitions,
     WeeklyPartitions,
     Window,
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
         save_plan,
     )
     from flowstone.collector import Collected, collect
+    from flowstone.dynamic import add_partitions, dynamic_partitions, remove_partitions
     from flowstone.handle import Cancellation, Progress, RunHandle
     from flowstone.history import Version, check_results, invalidate, rollback, versions
     from flowstone.pools import PoolStatus, list_pools, reset_pool, set_pool
@@ -96,6 +99,7 @@ __all__ = [
     "DailyPartitions",
     "Decision",
     "Dep",
+    "DynamicPartitions",
     "Env",
     "Escalation",
     "FlowStoneError",
@@ -110,6 +114,7 @@ __all__ = [
     "PartitionMapping",
     "Paused",
     "PoolStatus",
+    "ProductPartitions",
     "Progress",
     "Rate",
     "Retry",
@@ -127,6 +132,7 @@ __all__ = [
     "Version",
     "WeeklyPartitions",
     "Window",
+    "add_partitions",
     "approval_link",
     "approvals_list",
     "approve",
@@ -137,6 +143,7 @@ __all__ = [
     "check",
     "check_results",
     "collect",
+    "dynamic_partitions",
     "exists",
     "get",
     "get_approval",
@@ -151,6 +158,7 @@ __all__ = [
     "preview",
     "preview_backfill",
     "reject",
+    "remove_partitions",
     "reset_pool",
     "resource",
     "resume",
@@ -191,6 +199,9 @@ _LAZY: Final = {
     "preview": "flowstone.client",
     "resume": "flowstone.client",
     "save_plan": "flowstone.client",
+    "add_partitions": "flowstone.dynamic",
+    "dynamic_partitions": "flowstone.dynamic",
+    "remove_partitions": "flowstone.dynamic",
     "PoolStatus": "flowstone.pools",
     "list_pools": "flowstone.pools",
     "reset_pool": "flowstone.pools",

@@ -21,6 +21,7 @@ from flowstone.cli import (
     graph,
     health,
     history,
+    keys,
     lineage,
     plan,
     pools,
@@ -92,6 +93,7 @@ app.command("reconcile")(reconcile.reconcile)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 app.add_typer(pools.app, name="pools")
+app.add_typer(keys.app, name="keys")
 app.add_typer(db.app, name="db")
 app.command("doctor")(doctor.doctor)
 app.add_typer(health.app, name="health")
