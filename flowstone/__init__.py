@@ -19,6 +19,7 @@ from flowstone.mapping import (
     LastKeys,
     Mapped,
     PartitionMapping,
+    PerDimension,
     SameKey,
     TimeWindow,
 )
@@ -115,6 +116,7 @@ __all__ = [
     "MonthlyPartitions",
     "PartitionMapping",
     "Paused",
+    "PerDimension",
     "PoolStatus",
     "ProductPartitions",
     "Progress",
