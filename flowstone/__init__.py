@@ -10,6 +10,7 @@ from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError, RetryAfter, StepTimeout
+from flowstone.key_map import KeyMap
 from flowstone.lazy_inputs import LazyInputs
 from flowstone.limits import Rate, Timeout
 from flowstone.mapping import (
@@ -25,9 +26,11 @@ from flowstone.partition import (
     UNPARTITIONED,
     CronPartitions,
     DailyPartitions,
+    DynamicPartitions,
     HourlyPartitions,
     Month,
     MonthlyPartitions,
+    ProductPartitions,
     StaticPartitions,
     WeeklyPartitions,
     Window,
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
         save_plan,
     )
     from flowstone.collector import Collected, collect
+    from flowstone.dynamic import add_partitions, dynamic_partitions, remove_partitions
     from flowstone.handle import Cancellation, Progress, RunHandle
     from flowstone.history import Version, check_results, invalidate, rollback, versions
     from flowstone.pools import PoolStatus, list_pools, reset_pool, set_pool
@@ -95,10 +99,12 @@ __all__ = [
     "DailyPartitions",
     "Decision",
     "Dep",
+    "DynamicPartitions",
     "Env",
     "Escalation",
     "FlowStoneError",
     "HourlyPartitions",
+    "KeyMap",
     "Keys",
     "LastKeys",
     "LazyInputs",
@@ -108,6 +114,7 @@ __all__ = [
     "PartitionMapping",
     "Paused",
     "PoolStatus",
+    "ProductPartitions",
     "Progress",
     "Rate",
     "Retry",
@@ -125,6 +132,7 @@ __all__ = [
     "Version",
     "WeeklyPartitions",
     "Window",
+    "add_partitions",
     "approval_link",
     "approvals_list",
     "approve",
@@ -135,6 +143,7 @@ __all__ = [
     "check",
     "check_results",
     "collect",
+    "dynamic_partitions",
     "exists",
     "get",
     "get_approval",
@@ -149,6 +158,7 @@ __all__ = [
     "preview",
     "preview_backfill",
     "reject",
+    "remove_partitions",
     "reset_pool",
     "resource",
     "resume",
@@ -189,6 +199,9 @@ _LAZY: Final = {
     "preview": "flowstone.client",
     "resume": "flowstone.client",
     "save_plan": "flowstone.client",
+    "add_partitions": "flowstone.dynamic",
+    "dynamic_partitions": "flowstone.dynamic",
+    "remove_partitions": "flowstone.dynamic",
     "PoolStatus": "flowstone.pools",
     "list_pools": "flowstone.pools",
     "reset_pool": "flowstone.pools",

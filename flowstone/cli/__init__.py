@@ -23,6 +23,7 @@ from flowstone.cli import (
     graph,
     health,
     history,
+    keys,
     lineage,
     plan,
     pools,
@@ -97,6 +98,7 @@ app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 app.add_typer(backfills.app, name="backfills")
 app.add_typer(pools.app, name="pools")
+app.add_typer(keys.app, name="keys")
 app.add_typer(db.app, name="db")
 app.command("doctor")(doctor.doctor)
 app.add_typer(health.app, name="health")
