@@ -31,7 +31,7 @@ from flowstone.partition import (
 from flowstone.resource import Env, resource
 from flowstone.retry import Retry
 from flowstone.signalling import Signal, wait_for_signal
-from flowstone.states import RunState, StepState
+from flowstone.states import PartitionState, RunState, StepState
 
 if TYPE_CHECKING:
     from flowstone import lineage
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from flowstone.collector import Collected, collect
     from flowstone.handle import Cancellation, Progress, RunHandle
     from flowstone.history import Version, check_results, invalidate, rollback, versions
+    from flowstone.partition_status import PartitionStates, partition_states
     from flowstone.pools import PoolStatus, list_pools, reset_pool, set_pool
     from flowstone.reading import AssetStatus, exists, get, status
     from flowstone.rechecking import run_checks
@@ -89,6 +90,8 @@ __all__ = [
     "Month",
     "MonthlyPartitions",
     "PartitionMapping",
+    "PartitionState",
+    "PartitionStates",
     "PoolStatus",
     "Progress",
     "Rate",
@@ -123,6 +126,7 @@ __all__ = [
     "materialize",
     "materialize_all",
     "materialize_sync",
+    "partition_states",
     "preview",
     "reject",
     "reset_pool",
@@ -157,6 +161,8 @@ _LAZY: Final = {
     "preview": "flowstone.client",
     "resume": "flowstone.client",
     "save_plan": "flowstone.client",
+    "PartitionStates": "flowstone.partition_status",
+    "partition_states": "flowstone.partition_status",
     "PoolStatus": "flowstone.pools",
     "list_pools": "flowstone.pools",
     "reset_pool": "flowstone.pools",

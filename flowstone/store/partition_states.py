@@ -61,7 +61,8 @@ _LAST_END: Final = f"""
 """
 
 # What is open and what has failed is read from the first of these partitions to the last, as the
-# indexes have them: there is little of the one, and the other is asked for over all open runs.
+# indexes have them: there is little of the one, and the other is asked for in the open runs. It is
+# compared as rows, so that only the index of runs answers: that of assets has all history.
 STATEMENT: Final = f"""
     WITH asked AS MATERIALIZED (
         SELECT unnest(CAST(:keys AS text[])) AS partition
@@ -87,8 +88,9 @@ STATEMENT: Final = f"""
         UNION ALL
         SELECT s.partition, NULL, s.state
         FROM bounds CROSS JOIN {SCHEMA}.runs r
-        JOIN {SCHEMA}.steps s ON s.run_id = r.id AND s.asset = :asset
-            AND s.partition BETWEEN bounds.first AND bounds.last
+        JOIN {SCHEMA}.steps s
+            ON (s.run_id, s.asset, s.partition) >= (r.id, :asset, bounds.first)
+            AND (s.run_id, s.asset, s.partition) <= (r.id, :asset, bounds.last)
         WHERE r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
           AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})
     )
@@ -110,7 +112,8 @@ class Stand:
     """Why its output is stale."""
 
 
-_NOTHING: Final = Stand(PartitionState.MISSING)
+MISSING: Final = Stand(PartitionState.MISSING)
+"""How a partition stands of which there is nothing."""
 
 _STATES: Final = {
     "made": PartitionState.OK,
@@ -145,7 +148,7 @@ def look(
     """Return what `standing` does, and why."""
     if not keys:
         return {}
-    found = dict.fromkeys(keys, _NOTHING)
+    found = dict.fromkeys(keys, MISSING)
     values = {"asset": asset, "keys": list(keys), "code": code, "cut": cut}
     rows = [row for row in conn.execute(_STATEMENT, values) if row.what in _STATES]
     for what, why, partitions in sorted(rows, key=lambda row: _PLACES[row.what]):
