@@ -27,20 +27,23 @@ BATCH: Final = 5_000
 
 CUT_OTHERWISE: Final = "the partition is cut otherwise now"
 
-# First whether what was read is the latest of something, which one look tells for nearly all. Else
-# the value counts, and not that there is another version of it. OFFSET 0 keeps PostgreSQL from
-# reading all lineage that there is, to look each of these up in that.
+# First whether what was read is still the latest, which one look tells for nearly all: a CASE keeps
+# the order. Else the value counts, and not that there is another version of it. OFFSET 0 keeps
+# PostgreSQL from reading all that there is of it, to look each of these up in that.
 _READ_OTHERS: Final = f"""
     EXISTS (
         SELECT FROM {SCHEMA}.lineage l
-        WHERE l.step_id = o.step_id
-          AND NOT EXISTS (
-            SELECT FROM {SCHEMA}.latest same WHERE same.output_id = l.upstream_output_id)
-          AND EXISTS (
-            SELECT FROM {SCHEMA}.steps u
-            JOIN {SCHEMA}.latest newer ON newer.asset = u.asset AND newer.partition = u.partition
-            JOIN {SCHEMA}.outputs n ON n.id = newer.output_id
-            WHERE u.id = l.upstream_step_id AND n.sha256 <> l.upstream_sha256)
+        WHERE l.step_id = o.step_id AND CASE
+            WHEN EXISTS (
+                SELECT FROM {SCHEMA}.latest same WHERE same.output_id = l.upstream_output_id
+                OFFSET 0)
+            THEN false
+            ELSE EXISTS (
+                SELECT FROM {SCHEMA}.steps u
+                JOIN {SCHEMA}.latest newer ON newer.asset = u.asset AND newer.partition = u.partition
+                JOIN {SCHEMA}.outputs n ON n.id = newer.output_id
+                WHERE u.id = l.upstream_step_id AND n.sha256 <> l.upstream_sha256
+                OFFSET 0) END
         OFFSET 0)
 """
 
