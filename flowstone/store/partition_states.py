@@ -40,8 +40,8 @@ _READ_OTHERS: Final = f"""
             THEN false
             ELSE EXISTS (
                 SELECT FROM {SCHEMA}.steps u
-                JOIN {SCHEMA}.latest newer ON newer.asset = u.asset AND newer.partition = u.partition
-                JOIN {SCHEMA}.outputs n ON n.id = newer.output_id
+                JOIN {SCHEMA}.latest p ON p.asset = u.asset AND p.partition = u.partition
+                JOIN {SCHEMA}.outputs n ON n.id = p.output_id
                 WHERE u.id = l.upstream_step_id AND n.sha256 <> l.upstream_sha256
                 OFFSET 0) END
         OFFSET 0)
