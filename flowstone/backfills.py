@@ -198,7 +198,7 @@ def backfill(
     """
     here = runtime.current()
     sender = outbox.sender(here)
-    request = _request(
+    request = request_of(
         selection,
         partitions,
         only=only,
@@ -210,7 +210,30 @@ def backfill(
         pool=pool,
         on_conflict=on_conflict,
     )
-    times = None if hours is None else Hours.parse(hours, zone)
+    handle = record(
+        here,
+        request,
+        config,
+        max_parallel=max_parallel,
+        stop_ratio=stop_ratio,
+        hours=None if hours is None else Hours.parse(hours, zone),
+        key=idempotency_key,
+    )
+    outbox.wake(sender, handle.run.id)
+    return handle
+
+
+def record(
+    here: Runtime,
+    request: Request,
+    config: Config | None = None,
+    *,
+    max_parallel: int | None = None,
+    stop_ratio: float | None = None,
+    hours: Hours | None = None,
+    key: str | None = None,
+) -> BackfillHandle:
+    """Record a backfill with its run, unless there is one with that key; raises as `backfill`."""
     if stop_ratio is not None and not 0 < stop_ratio <= 1:
         raise BadConfig(f"stop_ratio is {stop_ratio}; it is above 0 and at most 1, 0.2 for a fifth")
 
@@ -220,23 +243,17 @@ def backfill(
             run_id,
             max_parallel=max_parallel,
             stop_ratio=stop_ratio,
-            hours=times,
+            hours=hours,
             actor=whoami(),
         )
 
     run_id, _ = submission.record(
-        here,
-        request,
-        config,
-        max_parallel,
-        driver="celery",
-        key=idempotency_key,
-        attach=attach,
+        here, request, config, max_parallel, driver="celery", key=key, attach=attach
     )
     with here.ledger.begin() as conn:
         made = runs.get(conn, run_id).backfill
+    # Only backfills have a choice of partitions in their request, which is that of the key.
     assert made is not None
-    outbox.wake(sender, run_id)
     return BackfillHandle(made, here)
 
 
@@ -256,14 +273,15 @@ def preview_backfill(
     It needs the assets' code. The arguments are those of `backfill`.
     """
     here = runtime.current()
-    request = _request(
+    request = request_of(
         selection, partitions, only=only, force=force, resources=resources, io=io, pool=pool
     )
     with here.ledger.begin() as conn:
         return coordinator.preview(conn, here, request, submission.json_config(config or {}))
 
 
-def _request(selection: Assets, partitions: Partitions, **options: Any) -> Request:  # noqa: ANN401
+def request_of(selection: Assets, partitions: Partitions, **options: Any) -> Request:  # noqa: ANN401
+    """Return what the arguments of `backfill` ask for; raises as that."""
     return submission.request(
         selection,
         UNPARTITIONED,
@@ -274,7 +292,7 @@ def _request(selection: Assets, partitions: Partitions, **options: Any) -> Reque
     )
 
 
-def find_backfill(backfill_id: int) -> BackfillHandle:
+def get_backfill(backfill_id: int) -> BackfillHandle:
     """Return the handle of a backfill by its id; raise UnknownBackfill."""
     here = runtime.current()
     with here.ledger.begin() as conn:

@@ -9,6 +9,7 @@ from typing import Final, cast
 from flowstone.errors import BadPartition
 from flowstone.partition import Key, Moment, PartitionSet, TimePartitions
 from flowstone.partition_key import decode_key, encode_key, label
+from flowstone.time_partitions import written
 
 ALL: Final = ("all", "*")
 """The texts for all keys of a set, unless one of its keys is written so."""
@@ -123,15 +124,18 @@ def _range(partitions: PartitionSet, low: str, high: str, at: Moment) -> _Part:
 
 def _range_of_time(partitions: TimePartitions, low: str, high: str, at: Moment) -> _From:
     first, end = partitions.first, partitions.end_key(at)
-    start = partitions.span(low)[0] if low else first
-    stop = partitions.span(high)[1] if high else end
-    if low and high and partitions.is_before(stop, start):
+    begins = partitions.span(low) if low else (first, first)
+    ends = partitions.span(high) if high else (end, end)
+    if low and high and partitions.is_before(ends[0], begins[0]):
         raise BadPartition(f"the range {low}{TO}{high} ends before it begins")
-    start = first if partitions.is_before(start, first) else start
-    stop = end if partitions.is_before(end, stop) else stop
+    start = first if partitions.is_before(begins[0], first) else begins[0]
+    stop = end if partitions.is_before(end, ends[1]) else ends[1]
     if (low or high) and partitions.is_before(stop, start):
         said = low if low == high else f"{low}{TO}{high}"
-        raise BadPartition(f"no partition lies in {said!r}; there are those from {first} to {end}")
+        raise BadPartition(
+            f"no partition lies in {said!r}; there are those from {written(first)} to "
+            f"{written(end)}"
+        )
     return _From(start, stop)
 
 

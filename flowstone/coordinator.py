@@ -51,6 +51,7 @@ from flowstone.store import (
     dispatch,
     failing,
     flights,
+    partition_states,
     pausing,
     plans,
     rates,
@@ -233,8 +234,13 @@ def draft(conn: Connection, runtime: Runtime, request: Request, config: Mapping[
         return chosen_values(graph[name], made, request.resources)
 
     at = Moment(datetime.now(UTC))
+
+    def standing(name: str, keys: Sequence[str]) -> Mapping[str, str]:
+        asset = graph[name]
+        return partition_states.standing(conn, name, keys, asset.code_hash, asset.partitions.cut)
+
     latest = partial(plans.latest, conn)
-    drafted = draft_plan(request, graph, latest, at, config_of)
+    drafted = draft_plan(request, graph, latest, at, config_of, standing=standing)
     drafted = replace(drafted, configs=configs)
     check_names(config, drafted.assets)
     _check_io(runtime, drafted.assets, request)

@@ -23,12 +23,18 @@ def of_result(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - any type
 def of_parameter(function: Callable[..., Any], name: str, *, fan_in: bool = False) -> Any:  # noqa: ANN401
     """Return the annotation of one value that a parameter takes, or None if it has none.
 
-    A `fan_in` takes a dict of them, by key. That a value may be None says nothing of the others.
+    A `fan_in` takes a dict of them, by key, or a list. That a value may be None says nothing of
+    the others.
     """
     annotation = _hint(function, name)
     if fan_in:
-        annotation = _value_of_mapping(bare(annotation))
+        annotation = value_of_fan_in(bare(annotation))
     return _without_none(annotation)
+
+
+def of_fan_in(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
+    """Return the whole annotation of a parameter that takes several values, or None."""
+    return _hint(function, name)
 
 
 def of_payload(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
@@ -63,6 +69,24 @@ def bare(annotation: Any) -> Any:  # noqa: ANN401
     return annotation
 
 
+def takes_none(annotation: Any) -> bool:  # noqa: ANN401
+    """Return whether an annotation says that a value may be None."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    is_union = get_origin(annotation) in (Union, types.UnionType)
+    return is_union and type(None) in get_args(annotation)
+
+
+def value_of_fan_in(annotation: Any) -> Any:  # noqa: ANN401
+    """Return the annotation of one value of a mapping or a list, or None if it says nothing."""
+    arguments = get_args(annotation)
+    kind = get_origin(annotation)
+    if kind is list:
+        return _without_none(arguments[0])
+    is_mapping = isinstance(kind, type) and issubclass(kind, Mapping)
+    return _without_none(arguments[1]) if is_mapping and len(arguments) == 2 else None  # noqa: PLR2004
+
+
 @functools.lru_cache(maxsize=10_000)
 def _hint(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
     """Return an annotation as a type; None where there is none, or it says nothing.
@@ -81,13 +105,6 @@ def _hint(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
             raise
         return None
     return None if found is Any or found is object else found
-
-
-def _value_of_mapping(annotation: Any) -> Any:  # noqa: ANN401
-    arguments = get_args(annotation)
-    kind = get_origin(annotation)
-    is_mapping = isinstance(kind, type) and issubclass(kind, Mapping)
-    return arguments[1] if is_mapping and len(arguments) == 2 else None  # noqa: PLR2004
 
 
 def _without_none(annotation: Any) -> Any:  # noqa: ANN401

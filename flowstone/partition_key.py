@@ -57,7 +57,12 @@ class Month:
 
     def next(self) -> Month:
         """Return the month after this one."""
-        return Month(self.year + self.month // 12, self.month % 12 + 1)
+        return self.plus(1)
+
+    def plus(self, months: int) -> Month:
+        """Return the month so many months later, or earlier; raise BadPartition."""
+        years, month = divmod(self.month - 1 + months, 12)
+        return Month(self.year + years, month + 1)
 
     def first_day(self) -> date:
         """Return the first day of the month."""

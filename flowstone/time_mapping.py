@@ -116,7 +116,7 @@ class TimeWindow:
 
         def belongs(to: Key) -> bool:
             first, last = self._overlapped(down, up, to, to)
-            return up.rank(first) <= place <= up.rank(last)
+            return bool(up.rank(first) <= place <= up.rank(last))
 
         # One more at both ends than can be: a day that a zone has skipped is an empty window.
         first = down.key_at(window.start.astimezone(UTC) - _TICK)
@@ -139,7 +139,7 @@ class TimeWindow:
 
 def are_cut_alike(one: TimePartitions, other: TimePartitions) -> bool:
     """Return whether a key stands for the same window in both sets."""
-    return one.cut is not None and one.cut == other.cut
+    return one.cut == other.cut
 
 
 # A graph asks for each dependency when it is built, and most are of a few sets.

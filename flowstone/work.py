@@ -6,15 +6,17 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from flowstone import hints
+from flowstone import arrival, hints
 from flowstone.approval import NO_VALUE, Ask, WaitForApproval
 from flowstone.asset import Asset, Dependency
 from flowstone.check import Checked, examine
 from flowstone.context import Context, Resources
 from flowstone.errors import (
+    BadPartition,
     CheckFailed,
     DefinitionError,
     MissingInput,
@@ -25,7 +27,9 @@ from flowstone.errors import (
 from flowstone.freshness import Fingerprint
 from flowstone.io import Place
 from flowstone.log import get_logger
+from flowstone.mapping import PartitionMapping
 from flowstone.outcome import RefusedValue, StoredOutput, Succeeded, Waiting
+from flowstone.partition import Moment
 from flowstone.partition_key import decode_key
 from flowstone.quorum import unknown_roles
 from flowstone.runtime import Runtime
@@ -212,28 +216,47 @@ class Work:
         return arguments | {name: value for name, value in told.items() if name in taken}
 
     def _input(self, function: Callable[..., Any], dependency: Dependency) -> Any:  # noqa: ANN401
-        """Return the value of a dependency, or for a fan-in a dict of key -> value, in order.
+        """Return the value of a dependency, or those of a fan-in, see `arrival`.
 
-        Where an optional dependency has no value, None stands for it.
+        Where an optional dependency has no value, or the mapping leads nowhere, None stands for it.
         """
-        mappings = self.runtime.registry.graph.mappings
-        fan_in = bool(mappings[self.asset.name, dependency.asset].fan_in)
-        kind = hints.of_parameter(function, dependency.parameter or "", fan_in=fan_in)
-        found = {
-            decode_key(partition): None if output is None else self._read(name, output, kind)
-            for (name, partition), output in self.claim.inputs.items()
-            if name == dependency.asset
+        name = dependency.parameter or ""
+        outputs = {
+            decode_key(partition): output
+            for (asset, partition), output in self.claim.inputs.items()
+            if asset == dependency.asset
         }
-        if fan_in:
-            return found
-        if not found and dependency.optional:
+
+        def read(output: StoredOutput, kind: Any) -> Any:  # noqa: ANN401
+            return self._read(dependency.asset, output, kind)
+
+        if self._mapping(dependency).fan_in:
+            said = f"{self.asset.name!r} reads {dependency.asset!r} as one frame"
+            return arrival.fan_in(said, hints.of_fan_in(function, name), outputs, read)
+        if not outputs and (dependency.optional or self._reads_nothing(dependency)):
             return None
-        if len(found) != 1:
+        if len(outputs) != 1:
             raise MissingInput(
                 f"{self.asset.name!r} expects one value of {dependency.asset!r}, the plan has "
-                f"{len(found)}; the definitions changed after the run was planned: start a new run"
+                f"{len(outputs)}; the definitions changed after the run was planned: start a new "
+                "run"
             )
-        return next(iter(found.values()))
+        output = next(iter(outputs.values()))
+        return None if output is None else read(output, hints.of_parameter(function, name))
+
+    def _mapping(self, dependency: Dependency) -> PartitionMapping:
+        return self.runtime.registry.graph.mappings[self.asset.name, dependency.asset]
+
+    def _reads_nothing(self, dependency: Dependency) -> bool:
+        """Return whether the mapping leads from this partition to none, as a first one's may."""
+        upstream = self.runtime.registry.graph[dependency.asset].partitions
+        key, at = decode_key(self.claim.partition), Moment(datetime.now(UTC))
+        try:
+            return not self._mapping(dependency).upstream_keys(
+                key, self.asset.partitions, upstream, at
+            )
+        except BadPartition:
+            return False
 
     def _read(self, asset: str, output: StoredOutput, as_type: Any) -> Any:  # noqa: ANN401
         try:

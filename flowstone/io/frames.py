@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Mapping
 from typing import Any, Final
 
 from flowstone import hints
@@ -114,6 +115,67 @@ def _read(format: str, data: bytes) -> Any:  # noqa: ANN401 - a frame
             import pyarrow.parquet as pq  # noqa: PLC0415 - frames are an extra
 
             return pq.read_table(io.BytesIO(data))
+
+
+def concatenated(parts: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return one frame of several, all of one library, in their order.
+
+    All have the same columns; where their types differ, the one that holds both is taken, by the
+    rules of the library. Raises OutputError with the names of two that do not fit.
+    """
+    names = list(parts)
+    columns = {name: _columns(frame) for name, frame in parts.items()}
+    for name in names[1:]:
+        if columns[name] != columns[names[0]]:
+            raise OutputError(
+                f"the frames of {names[0]} and {name} do not make one: the columns are "
+                f"{', '.join(columns[names[0]])} and {', '.join(columns[name])}"
+            )
+    try:
+        return _concat(list(parts.values()))
+    except Exception as error:
+        if is_time_limit(error):
+            raise
+        raise _do_not_fit(parts, error) from error
+
+
+def _do_not_fit(parts: Mapping[str, Any], error: Exception) -> OutputError:
+    first, *others = parts
+    for name in others:
+        try:
+            _concat([_empty(parts[first]), _empty(parts[name])])
+        except Exception as theirs:  # noqa: BLE001 - any library's own
+            return OutputError(
+                f"the frames of {first} and {name} do not make one: {_one_line(theirs)}"
+            )
+    return OutputError(f"the frames of {first} to {others[-1]} do not make one: {_one_line(error)}")
+
+
+def _columns(frame: Any) -> list[str]:  # noqa: ANN401
+    named = frame.column_names if format_of(type(frame)) == "arrow.parquet" else frame.columns
+    return [str(name) for name in named]
+
+
+def _empty(frame: Any) -> Any:  # noqa: ANN401
+    return frame.slice(0, 0) if hasattr(frame, "slice") else frame.iloc[:0]
+
+
+def _concat(frames: list[Any]) -> Any:  # noqa: ANN401
+    match format_of(type(frames[0])):
+        case "polars.parquet":
+            import polars as pl  # noqa: PLC0415 - frames are an extra
+
+            # In pieces as they are, so that they are not in memory twice.
+            return pl.concat(frames, how="vertical_relaxed", rechunk=False)
+        case "pandas.parquet":
+            import pandas as pd  # noqa: PLC0415 - frames are an extra
+
+            numbered = all(isinstance(frame.index, pd.RangeIndex) for frame in frames)
+            return pd.concat(frames, ignore_index=numbered)
+        case _:
+            import pyarrow as pa  # noqa: PLC0415 - frames are an extra
+
+            return pa.concat_tables(frames, promote_options="permissive")
 
 
 def first_rows(frame: Any, limit: int) -> tuple[list[str], list[list[Any]]]:  # noqa: ANN401

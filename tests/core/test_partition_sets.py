@@ -211,6 +211,6 @@ def test_finding_a_static_key_does_not_search_the_list(monkeypatch: pytest.Monke
         encoded.append(key)
         return encode_key(key)
 
-    monkeypatch.setattr("flowstone.partition.encode_key", counting)
+    monkeypatch.setattr("flowstone.partition_set.encode_key", counting)
     assert partitions.coerce(999, NOW) == 999
     assert len(encoded) == 1

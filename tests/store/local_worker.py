@@ -8,7 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from flowstone import continuation, coordinator, submission
+from flowstone import backfills, continuation, coordinator, submission
+from flowstone.backfills import BackfillHandle
 from flowstone.continuation import Carried, Freed
 from flowstone.execution import Ended, execute
 from flowstone.expand import Canvas, members
@@ -53,6 +54,16 @@ class LocalWorker:
         run_id, _ = submission.record(self.runtime, request, None, None, driver="celery", key=None)
         self.coordinate(run_id)
         return RunHandle(run_id, self.runtime)
+
+    def backfill(self, *assets: Any, partitions: Any = "all", **options: Any) -> BackfillHandle:
+        """Submit a backfill, and keep its messages."""
+        terms = {k: options.pop(k) for k in ("max_parallel", "stop_ratio", "hours") if k in options}
+        names = [str(one) for one in assets]
+        options = {"force": False, "order": "oldest", **options}
+        request = backfills.request_of(names, partitions, **options)
+        handle = backfills.record(self.runtime, request, **terms)
+        self.coordinate(handle.run.id)
+        return handle
 
     def coordinate(self, run_id: UUID) -> None:
         """Be the coordinator of a run, and of those that it wakes."""
