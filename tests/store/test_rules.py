@@ -186,8 +186,8 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
 
 
 BATCHES = (
-    ageing, awaited, cancellation, continuing, deadlines, flights, gate_clock, lost_messages, queue_timeout,
-    repairs, workers,
+    ageing, awaited, cancellation, continuing, deadlines, flights, gate_clock, lost_messages,
+    queue_timeout, repairs, workers,
 )  # fmt: skip
 
 NAMES = [f"{rule}_{number}_" for number, rule in enumerate(CASES)]
