@@ -10,6 +10,7 @@ from flowstone.asset import Asset, Dep, asset
 from flowstone.check import Check, CheckResult, check
 from flowstone.context import Context
 from flowstone.errors import Cancelled, FlowStoneError, RetryAfter, StepTimeout
+from flowstone.key_map import KeyMap
 from flowstone.lazy_inputs import LazyInputs
 from flowstone.limits import Rate, Timeout
 from flowstone.mapping import (
@@ -25,15 +26,18 @@ from flowstone.partition import (
     UNPARTITIONED,
     CronPartitions,
     DailyPartitions,
+    DynamicPartitions,
     HourlyPartitions,
     Month,
     MonthlyPartitions,
+    ProductPartitions,
     StaticPartitions,
     WeeklyPartitions,
     Window,
 )
 from flowstone.resource import Env, resource
 from flowstone.retry import Retry
+from flowstone.rollup import AtLeast, Ratio
 from flowstone.signalling import Signal, wait_for_signal
 from flowstone.states import PartitionState, RunState, StepState
 
@@ -65,6 +69,7 @@ if TYPE_CHECKING:
         save_plan,
     )
     from flowstone.collector import Collected, collect
+    from flowstone.dynamic import add_partitions, dynamic_partitions, remove_partitions
     from flowstone.handle import Cancellation, Progress, RunHandle
     from flowstone.history import Version, check_results, invalidate, rollback, versions
     from flowstone.partition_status import PartitionStates, partition_states
@@ -84,6 +89,7 @@ __all__ = [
     "ApprovalRequest",
     "Asset",
     "AssetStatus",
+    "AtLeast",
     "BackfillHandle",
     "BackfillProgress",
     "Cancellation",
@@ -96,10 +102,12 @@ __all__ = [
     "DailyPartitions",
     "Decision",
     "Dep",
+    "DynamicPartitions",
     "Env",
     "Escalation",
     "FlowStoneError",
     "HourlyPartitions",
+    "KeyMap",
     "Keys",
     "LastKeys",
     "LazyInputs",
@@ -111,8 +119,10 @@ __all__ = [
     "PartitionStates",
     "Paused",
     "PoolStatus",
+    "ProductPartitions",
     "Progress",
     "Rate",
+    "Ratio",
     "Retry",
     "RetryAfter",
     "RunHandle",
@@ -128,6 +138,7 @@ __all__ = [
     "Version",
     "WeeklyPartitions",
     "Window",
+    "add_partitions",
     "approval_link",
     "approvals_list",
     "approve",
@@ -138,6 +149,7 @@ __all__ = [
     "check",
     "check_results",
     "collect",
+    "dynamic_partitions",
     "exists",
     "get",
     "get_approval",
@@ -153,6 +165,7 @@ __all__ = [
     "preview",
     "preview_backfill",
     "reject",
+    "remove_partitions",
     "reset_pool",
     "resource",
     "resume",
@@ -194,7 +207,10 @@ _LAZY: Final = {
     "resume": "flowstone.client",
     "save_plan": "flowstone.client",
     "PartitionStates": "flowstone.partition_status",
+    "add_partitions": "flowstone.dynamic",
+    "dynamic_partitions": "flowstone.dynamic",
     "partition_states": "flowstone.partition_status",
+    "remove_partitions": "flowstone.dynamic",
     "PoolStatus": "flowstone.pools",
     "list_pools": "flowstone.pools",
     "reset_pool": "flowstone.pools",

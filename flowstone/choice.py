@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
 from flowstone.errors import BadPartition
-from flowstone.partition import Key, Moment, PartitionSet, TimePartitions
+from flowstone.partition import (
+    Key,
+    Moment,
+    PartitionSet,
+    ProductPartitions,
+    TimePartitions,
+)
 from flowstone.partition_key import decode_key, encode_key, label
 from flowstone.time_partitions import written
 
@@ -45,8 +51,9 @@ def parse_choice(given: Choice | Key | Iterable[Key]) -> Choice:
     """Return what a caller says as a choice.
 
     That is "all", a key or its text, a range of two texts such as "2013-01..2013-06", "2013-01.."
-    or "..2013-06", or a list of any of these; a tuple is one key. Raises BadPartition for what
-    can be none, and for an empty list.
+    or "..2013-06", or a list of any of these. For a product it is one of these for each dimension:
+    a text with bars, "2013-01..|eu" or "*|eu", a tuple, or a mapping of names. Raises BadPartition
+    for what can be none, and for an empty list.
     """
     if isinstance(given, Choice):
         return given
@@ -63,9 +70,17 @@ def chosen(partitions: PartitionSet, choice: Choice, at: Moment) -> Iterator[Key
     Raises BadPartition at once for what is no key of it, and for a range in which none lies.
     """
     parts = [_part(partitions, decode_key(part), at) for part in choice.parts]
+    return _in_order(partitions, parts, at)
+
+
+def _in_order(partitions: PartitionSet, parts: Sequence[_Part], at: Moment) -> Iterator[Key]:
+    """Yield the keys of the set that are in any of the parts, in its order."""
+    if isinstance(partitions, ProductPartitions):
+        boxes = [part for part in parts if isinstance(part, _Box)]
+        return _combined(partitions.sets, boxes, at)
     if isinstance(partitions, TimePartitions):
-        return _of_time(partitions, parts)
-    return _of_list(partitions, parts, at)
+        return _of_time(partitions, [part for part in parts if isinstance(part, _From)])
+    return _of_list(partitions, [part for part in parts if isinstance(part, _Some)], at)
 
 
 @dataclass(frozen=True)
@@ -83,11 +98,21 @@ class _Some:
     keys: frozenset[str]
 
 
-_Part = _From | _Some
+@dataclass(frozen=True)
+class _Box:
+    """A part of each dimension of a product: all combinations of their keys."""
+
+    sides: tuple[_Part, ...]
+
+
+_Part = _From | _Some | _Box
 
 
 def _part(partitions: PartitionSet, given: Key, at: Moment) -> _Part:
     """Return what one part of a choice means in a set."""
+    if isinstance(partitions, ProductPartitions):
+        given = (ALL[0],) * len(partitions.sets) if given in ALL else given
+        return _Box(partitions.each(given, lambda side, part: _part(side, part, at)))
     try:
         key = partitions.coerce(given, at)
     except BadPartition:
@@ -143,19 +168,76 @@ def _some(keys: Iterable[Key]) -> _Some:
     return _Some(frozenset(map(encode_key, keys)))
 
 
-def _of_time(partitions: TimePartitions, parts: Iterable[_Part]) -> Iterator[Key]:
-    stretches = [part for part in parts if isinstance(part, _From)]
+def _of_time(partitions: TimePartitions, parts: Iterable[_From]) -> Iterator[Key]:
     reached: Key | None = None
-    for part in sorted(stretches, key=lambda one: partitions.rank(one.low)):
+    for part in sorted(parts, key=lambda one: partitions.rank(one.low)):
         low = part.low
         if reached is not None and not partitions.is_before(reached, part.high):
             continue
+        # Where one stretch reaches into the next, its keys come once.
         if reached is not None and not partitions.is_before(reached, low):
             low = partitions.next_key(reached)
         yield from partitions.between(low, part.high)
         reached = part.high
 
 
-def _of_list(partitions: PartitionSet, parts: Iterable[_Part], at: Moment) -> Iterator[Key]:
-    wanted = frozenset[str]().union(*(part.keys for part in parts if isinstance(part, _Some)))
+def _of_list(partitions: PartitionSet, parts: Iterable[_Some], at: Moment) -> Iterator[Key]:
+    wanted = frozenset[str]().union(*(part.keys for part in parts))
     return (key for key in partitions.keys(at) if encode_key(key) in wanted)
+
+
+def _combined(
+    sets: Sequence[PartitionSet], boxes: Sequence[_Box], at: Moment
+) -> Iterator[tuple[Key, ...]]:
+    """Yield the combinations that lie in any of the boxes, the first dimension slowest."""
+    if not sets:
+        yield ()
+        return
+    first, others = sets[0], sets[1:]
+    holding = _Holding(first, boxes)
+    before: list[int] | None = None
+    rest: list[tuple[Key, ...]] = []
+    for key in _in_order(first, [box.sides[0] for box in boxes], at):
+        # Mostly the same boxes go on as for the key before, and so with the same combinations.
+        here = holding.boxes_of(key)
+        if (same := list(map(id, here))) != before:
+            within = [_Box(box.sides[1:]) for box in here]
+            before, rest = same, list(_combined(others, within, at))
+        for combination in rest:
+            yield (key, *combination)
+
+
+class _Holding:
+    """Tells which boxes hold a key on their first side."""
+
+    def __init__(self, partitions: PartitionSet, boxes: Iterable[_Box]) -> None:
+        self._set = partitions
+        self._wide: list[_Box] = []
+        self._narrow: dict[str, list[_Box]] = {}
+        for box in boxes:
+            # Thousands of keys may be chosen, each of which is one box.
+            if (only := _only(box.sides[0])) is None:
+                self._wide.append(box)
+            else:
+                self._narrow.setdefault(only, []).append(box)
+
+    def boxes_of(self, key: Key) -> list[_Box]:
+        encoded = encode_key(key)
+        wide = [box for box in self._wide if self._holds(box.sides[0], key, encoded)]
+        return wide + self._narrow.get(encoded, [])
+
+    def _holds(self, side: _Part, key: Key, encoded: str) -> bool:
+        if isinstance(side, _From) and isinstance(self._set, TimePartitions):
+            is_before = self._set.is_before
+            return not is_before(key, side.low) and not is_before(side.high, key)
+        return isinstance(side, _Some) and encoded in side.keys
+
+
+def _only(side: _Part) -> str | None:
+    """Return the key of a side that has one alone."""
+    match side:
+        case _Some(keys) if len(keys) == 1:
+            return next(iter(keys))
+        case _From(low, high) if low == high:
+            return encode_key(low)
+    return None

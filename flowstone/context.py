@@ -15,7 +15,7 @@ from flowstone.errors import (
     did_you_mean,
 )
 from flowstone.names import NAME
-from flowstone.partition import PartitionSet, TimePartitions, Window
+from flowstone.partition import PartitionSet, ProductPartitions, Window
 from flowstone.tokens import UNSIGNED
 
 
@@ -117,7 +117,15 @@ class Context:
 
     @property
     def window(self) -> Window | None:
-        """The stretch of time that the partition stands for, or None if it is not of time."""
-        if isinstance(self.partitions, TimePartitions):
-            return self.partitions.window(self.partition)
-        return None
+        """The stretch of time that the partition stands for, or None if it is not of time.
+
+        Of a product that is the window of its one dimension of time; None if it has several.
+        """
+        return self.partitions.window_of(self.partition)
+
+    @property
+    def dimensions(self) -> dict[str, Any]:
+        """The keys of the dimensions of a product by their names; empty for all other sets."""
+        if isinstance(self.partitions, ProductPartitions):
+            return dict(self.partitions.named(self.partition))
+        return {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any
 from uuid import UUID
 
@@ -49,6 +49,7 @@ from flowstone.store import (
     cancellation,
     deadlines,
     dispatch,
+    dynamic_keys,
     failing,
     flights,
     partition_states,
@@ -198,7 +199,8 @@ def _declared(runtime: Runtime, assets: Iterable[str], request: Request) -> dict
 
 
 def _refuse_conflict(conn: Connection, run: Run, steps: Iterable[PlannedStep]) -> None:
-    found = flights.open_elsewhere(conn, run.id, [s.node for s in steps if not s.skipped])
+    own = [s.node for s in steps if not (s.skipped or s.awaits_until)]
+    found = flights.open_elsewhere(conn, run.id, own)
     if found is not None:
         raise Conflict(_conflict(step_name(*found.node), found.run_id))
 
@@ -233,7 +235,7 @@ def draft(conn: Connection, runtime: Runtime, request: Request, config: Mapping[
             configs[name] = shown_values(made)
         return chosen_values(graph[name], made, request.resources)
 
-    at = Moment(datetime.now(UTC))
+    at = Moment(datetime.now(UTC), cache(partial(dynamic_keys.keys, conn)))
 
     def standing(name: str, keys: Sequence[str]) -> Mapping[str, str]:
         asset = graph[name]

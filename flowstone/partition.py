@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 from flowstone.calendar_partitions import DailyPartitions, MonthlyPartitions, WeeklyPartitions
+from flowstone.dynamic_partitions import DynamicPartitions
 from flowstone.partition_key import UNPARTITIONED, Key, Month, Unpartitioned, decode_key
 from flowstone.partition_set import (
     Moment,
@@ -13,6 +14,7 @@ from flowstone.partition_set import (
     UnpartitionedSet,
     Window,
 )
+from flowstone.product_partitions import ProductPartitions
 from flowstone.tick_partitions import CronPartitions, HourlyPartitions
 from flowstone.time_partitions import TimePartitions
 
@@ -20,12 +22,14 @@ __all__ = [
     "UNPARTITIONED",
     "CronPartitions",
     "DailyPartitions",
+    "DynamicPartitions",
     "HourlyPartitions",
     "Key",
     "Moment",
     "Month",
     "MonthlyPartitions",
     "PartitionSet",
+    "ProductPartitions",
     "StaticPartitions",
     "TimePartitions",
     "Unpartitioned",

@@ -8,21 +8,25 @@ The grammar, one tag letter and a colon before each scalar:
     m:2013-01               Month
     t:2013-01-15T00:00:00-05:00[America/New_York]   datetime, with or without a zone
     (d:2013-01-15,s:eu)     tuple
+    {env=s:prod,tier=i:1}   mapping, in the order of its names
 
-Inside a string the characters % ( ) , [ ] are percent-encoded (RFC 3986), so
-no key can be mistaken for another.
+Inside a string the characters % ( ) , [ ] are percent-encoded (RFC 3986), and
+inside a mapping = { } as well, so no key can be mistaken for another.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from functools import lru_cache
+from typing import Final
 from urllib.parse import quote, unquote
 from zoneinfo import ZoneInfo
 
 from flowstone.errors import BadPartition
+from flowstone.key_map import KeyMap
 
 MAX_KEY_LENGTH = 512
 """The longest encoded key, in characters: it is part of unique indexes and messages."""
@@ -83,10 +87,16 @@ class Unpartitioned:
 UNPARTITIONED = Unpartitioned()
 
 Scalar = str | int | bool | None | date | datetime | Month
-Key = Unpartitioned | Scalar | tuple["Key", ...]
+Key = Unpartitioned | Scalar | tuple["Key", ...] | Mapping[str, "Key"]
 
-_RESERVED = "%(),[]"
-_SAFE = "".join(c for c in map(chr, range(0x20, 0x7F)) if c not in _RESERVED)
+
+def _safe(reserved: str) -> str:
+    return "".join(c for c in map(chr, range(0x20, 0x7F)) if c not in reserved)
+
+
+_SAFE: Final = _safe("%(),[]")
+# What was written before there were mappings keeps its form: outside of them, these stay.
+_SAFE_IN_MAPPING: Final = _safe("%(),[]={}")
 
 
 def encode_key(key: Key) -> str:
@@ -103,7 +113,19 @@ def encode_key(key: Key) -> str:
     return text
 
 
-def _encode(key: Key) -> str:  # noqa: PLR0911 - one line a type is the clearest form
+def _encode(key: Key, safe: str = _SAFE) -> str:
+    match key:
+        case str():
+            return f"s:{_quote(key, safe)}"
+        case tuple():
+            return f"({','.join(_encode(part, safe) for part in key)})"
+        case Mapping():
+            return f"{{{','.join(_encode_parts(KeyMap(key)))}}}"
+    return _encode_plain(key)
+
+
+def _encode_plain(key: Key) -> str:  # noqa: PLR0911 - one line a type is the clearest form
+    """Return the tagged string of what holds no text."""
     match key:
         case Unpartitioned():
             return "-"
@@ -113,25 +135,26 @@ def _encode(key: Key) -> str:  # noqa: PLR0911 - one line a type is the clearest
             return f"b:{str(key).lower()}"
         case int():
             return f"i:{key}"
-        case str():
-            return f"s:{_quote(key)}"
         case datetime():
             return f"t:{key.isoformat()}{_fold(key)}{_zone(key)}"
         case date():
             return f"d:{key.isoformat()}"
         case Month():
             return f"m:{key}"
-        case tuple():
-            return f"({','.join(_encode(part) for part in key)})"
     raise BadPartition(
         f"a partition key cannot be a {type(key).__name__}; use str, int, bool, None, date, "
-        "datetime, Month or a tuple of these"
+        "datetime, Month, or a tuple or a mapping of these"
     )
 
 
-def _quote(text: str) -> str:
+def _encode_parts(key: KeyMap) -> Iterator[str]:
+    for name, part in key.items():
+        yield f"{_quote(name, _SAFE_IN_MAPPING)}={_encode(part, _SAFE_IN_MAPPING)}"
+
+
+def _quote(text: str, safe: str) -> str:
     try:
-        return quote(text, safe=_SAFE)
+        return quote(text, safe=safe)
     except UnicodeEncodeError as error:
         raise BadPartition(f"partition key {text!r} is not valid Unicode") from error
 
@@ -168,30 +191,48 @@ def decode_key(text: str) -> Key:
     raise BadPartition(f"{text!r} is not an encoded partition key")
 
 
-def _decode(text: str) -> tuple[Key, str]:
+def _decode(text: str, ends: str = ",)") -> tuple[Key, str]:
+    """Return the key with which a text begins, and the rest; one of `ends` ends a scalar."""
     if text.startswith("-"):
         return UNPARTITIONED, text[1:]
     if text.startswith("("):
-        return _decode_tuple(text[1:])
-    body, rest = _split_scalar(text)
+        return _decode_tuple(text[1:], ends)
+    if text.startswith("{"):
+        return _decode_mapping(text[1:])
+    body, rest = _split(text, ends)
     return _decode_scalar(body), rest
 
 
-def _split_scalar(text: str) -> tuple[str, str]:
-    end = min((i for i in (text.find(","), text.find(")")) if i >= 0), default=len(text))
+def _split(text: str, ends: str) -> tuple[str, str]:
+    end = min((i for i in map(text.find, ends) if i >= 0), default=len(text))
     return text[:end], text[end:]
 
 
-def _decode_tuple(text: str) -> tuple[Key, str]:
+def _decode_tuple(text: str, ends: str) -> tuple[Key, str]:
     parts: list[Key] = []
     while not text.startswith(")"):
-        part, text = _decode(text)
+        part, text = _decode(text, ends)
         parts.append(part)
-        if text.startswith(","):
-            text = text[1:]
-        elif not text.startswith(")"):
-            raise BadPartition("unbalanced parenthesis")
+        text = _after_comma(text, ")")
     return tuple(parts), text[1:]
+
+
+def _decode_mapping(text: str) -> tuple[Key, str]:
+    parts: dict[str, Key] = {}
+    while not text.startswith("}"):
+        name, text = _split(text, "=")
+        part, text = _decode(text[1:], ",)}")
+        parts[unquote(name, errors="strict")] = part
+        text = _after_comma(text, "}")
+    return KeyMap(parts), text[1:]
+
+
+def _after_comma(text: str, end: str) -> str:
+    if text.startswith(","):
+        return text[1:]
+    if text.startswith(end):
+        return text
+    raise BadPartition(f"no {end!r} where a key ends")
 
 
 def _decode_scalar(text: str) -> Key:  # noqa: PLR0911 - one line a tag is the clearest form
@@ -238,6 +279,8 @@ def label(encoded: str) -> str:
 def _label(key: Key) -> str:
     if isinstance(key, tuple):
         return "|".join(_label(part) for part in key)
+    if isinstance(key, Mapping):
+        return ",".join(f"{name}={_label(part)}" for name, part in key.items())
     if isinstance(key, datetime | date):
         return key.isoformat()
     return "" if isinstance(key, Unpartitioned) else str(key)

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Final
 
 from flowstone.errors import BadPartition, DefinitionError, did_you_mean
+from flowstone.key_map import frozen
 from flowstone.partition_key import (
     UNPARTITIONED,
     Key,
@@ -15,6 +17,9 @@ from flowstone.partition_key import (
     encode_key,
     label,
 )
+
+_SHOWN: Final = 8
+"""Keys that an error shows."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class StaticPartitions(PartitionSet):
     _by_encoded: Mapping[str, Key] = field(repr=False, compare=False)
 
     def __init__(self, values: Iterable[Key]) -> None:
-        keys = tuple(values)
+        keys: tuple[Key, ...] = tuple(map(frozen, values))
         by_encoded = {encode_key(key): key for key in keys}
         # A fan-in is a dict of key -> value, in which 1 and True would be one key.
         if not keys or len(set(keys)) != len(keys):
@@ -108,18 +113,29 @@ class StaticPartitions(PartitionSet):
 
     def coerce(self, value: Key, at: Moment) -> Key:  # noqa: ARG002 - the set does not grow
         """Accept a key, or its text where only one key is written so."""
-        if (wanted := encode_key(value)) in self._by_encoded:
-            return self._by_encoded[wanted]
-        labels = [label(encoded) for encoded in self._by_encoded]
-        if isinstance(value, str) and labels.count(value) == 1:
-            return self.values[labels.index(value)]
-        shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")  # noqa: PLR2004
-        raise BadPartition(
-            f"partition {say(value)} is not one of {shown}" + did_you_mean(str(value), labels)
-        )
+        return in_list(value, self._by_encoded, "")
 
     def __str__(self) -> str:
         return f"{len(self.values)} static keys"
+
+
+def in_list(value: Key, keys: Mapping[str, Key], remedy: str) -> Key:
+    """Return the key of a list that a value is, or is the only text of; raise BadPartition.
+
+    `keys` are those of the list by their encoded forms; an error ends with `remedy`.
+    """
+    if (encoded := encode_key(value)) in keys:
+        return keys[encoded]
+    labels: dict[str, list[Key]] = {}
+    for one, key in keys.items():
+        labels.setdefault(label(one), []).append(key)
+    if isinstance(value, str) and len(found := labels.get(value, [])) == 1:
+        return found[0]
+    some = [one for one, them in labels.items() for _ in them][: _SHOWN + 1]
+    shown = ", ".join(some[:_SHOWN]) + (", ..." if len(some) > _SHOWN else "")
+    raise BadPartition(
+        f"partition {say(value)} is not one of {shown}" + did_you_mean(str(value), labels) + remedy
+    )
 
 
 def say(value: Key) -> str:

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 
+from flowstone.key_map import KeyMap
 from flowstone.partition import Moment
 from flowstone.partition_key import Key, Month
 
@@ -45,6 +46,9 @@ TRAPS = (
     "..",
     "a/b",
     "[x]",
+    "a=b",
+    "{a=s:b}",
+    "}",
     "!",
     "ü",
     "\U0001f600",
@@ -107,8 +111,15 @@ def scalars() -> st.SearchStrategy[Key]:
 
 
 def keys() -> st.SearchStrategy[Key]:
-    """Return every kind of partition key, tuples nested and empty ones among them."""
-    return st.recursive(scalars(), lambda k: st.lists(k, max_size=3).map(tuple), max_leaves=4)
+    """Return every kind of partition key, tuples and mappings nested, and empty ones among them."""
+    return st.recursive(
+        scalars(), lambda k: st.lists(k, max_size=3).map(tuple) | mappings(k), max_leaves=4
+    )
+
+
+def mappings(parts: st.SearchStrategy[Key]) -> st.SearchStrategy[Key]:
+    names = texts().filter(bool)
+    return st.dictionaries(names, parts, max_size=3).map(KeyMap)
 
 
 def days(start: date = date(1980, 1, 1), end: date = date(2037, 12, 31)) -> st.SearchStrategy[date]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import date, datetime
@@ -34,13 +35,15 @@ _KNOWN = text(
     """
 )
 
+_CLOCK: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}(:\d{2}(:\d{2})?)?", re.ASCII)
+
 # The keys whose label says less than they do, or says it otherwise: moments with a zone, tuples,
-# and texts that cannot be printed. All others are among the forms of their label.
+# mappings, and texts that cannot be printed. All others are among the forms of their label.
 _SPELLED_OTHERWISE = text(
     f"""
     SELECT partition FROM {SCHEMA}.latest
     WHERE asset = :asset AND (starts_with(partition, 't:' || :label)
-        OR starts_with(partition, '(') OR partition LIKE 's:%\\%%')
+        OR starts_with(partition, '(') OR starts_with(partition, '{{') OR partition LIKE 's:%\\%%')
     """
 )
 
@@ -108,7 +111,12 @@ def _written_as(conn: Connection, asset: str, text: str) -> list[str]:
         return []
     # A label cannot be turned back into each of these, so theirs are compared.
     others = conn.scalars(_SPELLED_OTHERWISE, {"asset": asset, "label": text})
-    return [encoded for encoded in others if label(encoded) == text]
+    return [encoded for encoded in others if _is_written(label(encoded), text)]
+
+
+def _is_written(whole: str, text: str) -> bool:
+    """Return whether a person writes a label as a text: of an hour, 2013-01-15T07 is enough."""
+    return whole == text or (bool(_CLOCK.fullmatch(text)) and whole.startswith(text))
 
 
 def forms(text: str) -> list[str]:

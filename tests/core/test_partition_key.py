@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import pickle
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flowstone.errors import BadPartition
+from flowstone.key_map import KeyMap
 from flowstone.partition_key import (
     MAX_KEY_LENGTH,
     UNPARTITIONED,
@@ -31,6 +34,8 @@ def identity(key: Key) -> Any:
     """What makes a key itself: 1 is not True, and a fold counts where it makes a difference."""
     if isinstance(key, tuple):
         return tuple(map(identity, key))
+    if isinstance(key, Mapping):
+        return KeyMap, [(name, identity(part)) for name, part in key.items()]
     if isinstance(key, datetime):
         zone = getattr(key.tzinfo, "key", None)
         fold = key.fold if zone is None else None
@@ -42,6 +47,9 @@ def identity(key: Key) -> Any:
 @given(keys())
 @example(())
 @example(((), ("",)))
+@example(KeyMap({}))
+@example(KeyMap({"b": "}", "a=": ("{", KeyMap({"=,": None}), "x=y")}))
+@example((KeyMap({"a": "b"}), "x=}"))
 @example(UNPARTITIONED)
 @example(datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1))
 @example(datetime(2024, 3, 31, 2, 30, tzinfo=BERLIN, fold=0))
@@ -70,6 +78,10 @@ def test_every_key_comes_back_with_its_value_and_its_type(key: Key) -> None:
 @example((("a",), "b"), ("a", ("b",)))
 @example((), UNPARTITIONED)
 @example("-", UNPARTITIONED)
+@example(KeyMap({}), ())
+@example(KeyMap({"a": "b"}), "{a=s:b}")
+@example(KeyMap({"a": "b,c=s:d"}), KeyMap({"a": "b", "c": "d"}))
+@example(KeyMap({"a": ("b", "c")}), KeyMap({"a": ("b,s:c",)}))
 @example(date(2013, 1, 1), datetime(2013, 1, 1))  # noqa: DTZ001
 @example(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 1, tzinfo=ZoneInfo("UTC")))
 @example(
@@ -91,7 +103,7 @@ def _try_encode(key: Key) -> object:
 @settings(deadline=None, max_examples=400)
 @given(
     st.text(max_size=30)
-    | st.text("-nsbidmt:()[],!%0123456789TZ+truefals", max_size=30)
+    | st.text("-nsbidmt:()[]{}=,!%0123456789TZ+truefals", max_size=30)
     | st.tuples(st.sampled_from("nsbidmt"), texts()).map(":".join)
 )
 @example("")
@@ -127,6 +139,17 @@ def _try_encode(key: Key) -> object:
 @example("(s:a,)")
 @example("(,)")
 @example("(s:a))")
+@example("{a=s:b")
+@example("{a=s:b,}")
+@example("{b=i:1,a=i:1}")
+@example("{a=i:1,a=i:1}")
+@example("{=i:1}")
+@example("{a}")
+@example("{a=s:x=y}")
+@example("{a=s:x}}")
+@example("({a=s:b)}")
+@example("{" * 5000)
+@example("{a=" * 2000 + "}" * 2000)
 @example("s:" + "a" * 600)
 @example("(" * 512)
 @example("(" * 5000 + ")" * 5000)
@@ -149,6 +172,52 @@ def test_a_key_that_is_too_long_for_an_index_is_refused() -> None:
     assert len(encode_key("a" * (MAX_KEY_LENGTH - 2))) == MAX_KEY_LENGTH
     with pytest.raises(BadPartition, match="has 513 characters, the limit is 512"):
         encode_key("a" * (MAX_KEY_LENGTH - 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("-", UNPARTITIONED),
+        ("s:eu", "eu"),
+        ("s:a=b", "a=b"),
+        ("s:{a=s:b}", "{a=s:b}"),
+        ("s:a%2Cb%25 %28%29%5B%5D", "a,b% ()[]"),
+        ("(s:a}b,s:{=)", ("a}b", "{=")),
+        ("i:-5", -5),
+        ("b:true", True),
+        ("n:", None),
+        ("d:2013-01-15", date(2013, 1, 15)),
+        ("m:2013-01", Month(2013, 1)),
+        ("t:2013-01-15T00:00:00-05:00", datetime.fromisoformat("2013-01-15T00:00:00-05:00")),
+        (
+            "t:2024-10-27T02:30:00+01:00[Europe/Berlin]",
+            datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1),
+        ),
+        ("(d:2013-01-15,(s:eu,i:1),())", (date(2013, 1, 15), ("eu", 1), ())),
+    ],
+)
+def test_what_was_written_before_there_were_mappings_is_read_and_written_as_it_was(
+    text: str, key: Key
+) -> None:
+    assert identity(decode_key(text)) == identity(key)
+    assert encode_key(key) == text
+
+
+def test_a_dict_as_a_key_becomes_a_mapping_that_never_changes() -> None:
+    text = "{env=s:prod,region=s:eu}"
+    given_ = {"region": "eu", "env": "prod"}
+    assert encode_key(given_) == text
+    key = decode_key(text)
+    assert isinstance(key, KeyMap)
+    assert key == given_
+    assert list(key) == ["env", "region"]
+    assert {key: 1}[KeyMap(given_)] == 1
+    assert pickle.loads(pickle.dumps(key)) == key  # noqa: S301 - made one line above
+    # What it was made of may change; it does not.
+    given_["env"] = "test"
+    assert key["env"] == "prod"
+    nested = KeyMap({"a": ({"b": 1},)})
+    assert isinstance(nested["a"][0], KeyMap)
 
 
 class NoName(tzinfo):
@@ -175,7 +244,9 @@ def unnamed_zone() -> ZoneInfo:
         (1.5, "float"),
         ([1], "list"),
         (b"a", "bytes"),
-        ({"a": 1}, "dict"),
+        ({"a": 1.5}, "float"),
+        ({1: "a"}, "the name 1 in a partition key is not a text"),
+        ({"": "a"}, "the name '' in a partition key is not a text"),
         (object(), "object"),
         (("a", 1.5), "float"),
         ("\ud800", "not valid Unicode"),
@@ -204,6 +275,7 @@ def test_a_key_that_is_nested_without_end_is_refused() -> None:
         (Month(2013, 1), "2013-01", "sales[2013-01]"),
         ((date(2013, 1, 15), "eu"), "2013-01-15|eu", "sales[2013-01-15|eu]"),
         (None, "None", "sales[None]"),
+        ({"region": "eu", "env": "prod"}, "env=prod,region=eu", "sales[env=prod,region=eu]"),
         (-5, "-5", "sales[-5]"),
         ("a\0b\n", "a%00b%0A", "sales[a%00b%0A]"),
         (UNPARTITIONED, "", "sales"),

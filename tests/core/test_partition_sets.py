@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowstone.errors import BadPartition, DefinitionError, FlowStoneError
+from flowstone.key_map import KeyMap
 from flowstone.partition import (
     UNPARTITIONED,
     DailyPartitions,
@@ -141,6 +142,8 @@ def test_a_set_with_an_end_holds_both_ends() -> None:
         (StaticPartitions([1, "1"]), 1, 1),
         (StaticPartitions([None, "eu"]), None, None),
         (StaticPartitions([("eu", 1)]), "eu|1", ("eu", 1)),
+        (StaticPartitions([{"env": "prod"}]), {"env": "prod"}, KeyMap({"env": "prod"})),
+        (StaticPartitions([{"env": "prod"}]), "env=prod", KeyMap({"env": "prod"})),
         (UnpartitionedSet(), UNPARTITIONED, UNPARTITIONED),
     ],
 )
