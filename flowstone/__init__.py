@@ -37,6 +37,7 @@ from flowstone.partition import (
 )
 from flowstone.resource import Env, resource
 from flowstone.retry import Retry
+from flowstone.rollup import AtLeast, Ratio
 from flowstone.signalling import Signal, wait_for_signal
 from flowstone.states import RunState, StepState
 
@@ -87,6 +88,7 @@ __all__ = [
     "ApprovalRequest",
     "Asset",
     "AssetStatus",
+    "AtLeast",
     "BackfillHandle",
     "BackfillProgress",
     "Cancellation",
@@ -117,6 +119,7 @@ __all__ = [
     "ProductPartitions",
     "Progress",
     "Rate",
+    "Ratio",
     "Retry",
     "RetryAfter",
     "RunHandle",

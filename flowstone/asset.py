@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final, Protocol, cast, overload
 
@@ -17,6 +18,7 @@ from flowstone.mapping import PartitionMapping, written
 from flowstone.names import DEFAULT_IO, NAME
 from flowstone.partition import PartitionSet, UnpartitionedSet
 from flowstone.retry import Retry
+from flowstone.rollup import Needs
 from flowstone.signature import check_handler, code_of, location_of, parameters
 from flowstone.source import code_hash
 
@@ -32,6 +34,10 @@ class Dep:
     mapping: PartitionMapping | None = None
     optional: bool = False
     """Whether the asset is computed without it if it is missing or fails; it then gets None."""
+    needs: Needs | None = None
+    """How many of the partitions that it reads must be there: AtLeast(20), Ratio(0.9), else all."""
+    grace: timedelta | None = None
+    """How long after the end of its window the asset waits for partitions that are missing."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,13 @@ class Dependency:
     parameter: str | None
     mapping: PartitionMapping | None
     optional: bool = False
+    needs: Needs | None = None
+    grace: timedelta | None = None
+
+    @property
+    def may_miss_some(self) -> bool:
+        """Whether the asset is computed although a partition of it is missing or has failed."""
+        return self.optional or self.needs is not None
 
 
 @dataclass(frozen=True)
@@ -416,16 +429,25 @@ def _dependencies(
             f"{stray[0]!r}, which the function does not have"
         )
     found = [
-        Dependency(dep.asset, parameter, dep.mapping, dep.optional)
+        _dependency(function, dep, parameter)
         for parameter in filled
         for dep in [named.get(parameter) or _listed(unnamed, parameter) or Dep(parameter)]
     ]
     received = {d.asset for d in found}
-    found += [
-        Dependency(d.asset, None, d.mapping, d.optional) for d in unnamed if d.asset not in received
-    ]
+    found += [_dependency(function, dep, None) for dep in unnamed if dep.asset not in received]
     _refuse_twice(function, found)
     return tuple(found)
+
+
+def _dependency(function: Callable[..., Any], dep: Dep, parameter: str | None) -> Dependency:
+    where = f"asset {function.__name__!r} ({location_of(function)}) reads {dep.asset!r} with"
+    if dep.optional and dep.needs is not None:
+        raise DefinitionError(
+            f"{where} optional=True, which needs none, and with needs= {dep.needs}; say one of both"
+        )
+    if dep.grace is not None and dep.grace <= timedelta(0):
+        raise DefinitionError(f"{where} grace={dep.grace}; it is a time to wait, above 0")
+    return Dependency(dep.asset, parameter, dep.mapping, dep.optional, dep.needs, dep.grace)
 
 
 def _columns(

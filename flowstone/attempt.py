@@ -11,12 +11,13 @@ from functools import partial
 from flowstone import behind
 from flowstone.alarm import Alarm
 from flowstone.asset import Asset
-from flowstone.errors import FlowStoneError, StepTimeout
+from flowstone.errors import FlowStoneError, MissingInput, StepTimeout
 from flowstone.freshness import Fingerprint, Input
 from flowstone.limits import TimeLimit, Timeout
 from flowstone.made_of import asset_config, made_of
 from flowstone.outcome import Failed, Outcome, Retrying, Skipped, Stopped, Void, decide
 from flowstone.retry import Retry
+from flowstone.rollup import too_few
 from flowstone.runtime import Runtime
 from flowstone.store.steps import Claim
 from flowstone.work import Overtime, Refusal, Work
@@ -50,6 +51,7 @@ def compute(
 
 
 def _work(runtime: Runtime, asset: Asset, claim: Claim, overtime: Overtime) -> Outcome:
+    _refuse_too_few(asset, claim)
     config = asset_config(asset, claim.config)
     expected = made_of(asset, config, _hashes(claim), claim.resources)
     gate = claim.gate
@@ -61,6 +63,19 @@ def _work(runtime: Runtime, asset: Asset, claim: Claim, overtime: Overtime) -> O
     with runtime.resources.lent(asset.requires, claim.resources) as resources:
         work = Work(runtime, asset, claim, config, resources, overtime, expected)
         return work.begin() if gate is None else behind.go_on(work, gate)
+
+
+def _refuse_too_few(asset: Asset, claim: Claim) -> None:
+    """Raise MissingInput where too few of the inputs of a roll-up are there."""
+    for dependency in asset.dependencies:
+        if dependency.optional or (dependency.needs is None and dependency.grace is None):
+            continue
+        found = {node: one for node, one in claim.inputs.items() if node[0] == dependency.asset}
+        missing = [node for node, output in found.items() if output is None]
+        reader = claim.asset, claim.partition
+        said = too_few(reader, dependency.asset, dependency.needs, len(found), missing)
+        if said is not None:
+            raise MissingInput(said)
 
 
 def _is_fresh(asset: Asset, claim: Claim, expected: Fingerprint) -> bool:

@@ -11,14 +11,14 @@ from uuid import UUID
 from flowstone import coordinator, outbox, runtime, submission
 from flowstone.choice import Choice, parse_choice
 from flowstone.errors import BadConfig
-from flowstone.handle import Cancellation, Paused, RunHandle
+from flowstone.handle import Cancellation, Deadline, Paused, Progress, RunHandle, progress_of
 from flowstone.hours import Hours
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.plan import Plan
 from flowstone.queues import BACKFILL_QUEUE
 from flowstone.request import Request
 from flowstone.runtime import Runtime, whoami
-from flowstone.states import FINAL_RUN_STATES, FINAL_STEP_STATES, RunState, StepState
+from flowstone.states import FINAL_STEP_STATES, RunState, StepState
 from flowstone.store import backfills, progress, runs
 from flowstone.store.ledger import Connection
 from flowstone.submission import Assets, Config, Conflicts, Priorities
@@ -29,56 +29,59 @@ Partitions = Choice | Key | Iterable[Key]
 
 ALL: Final = "all"
 
+FOLLOW_SECONDS: Final = 1.0
+"""How often to look how far it is; its steps may be many."""
+
 
 @dataclass(frozen=True)
 class BackfillProgress:
-    """How far a backfill is. Steps are those of its latest run."""
+    """How far a backfill is; steps are those of the run that it does now, or did last."""
 
     id: int
-    state: RunState
-    steps: Mapping[str, Mapping[StepState, int]]
-    """By asset, in the order of the plan, and state."""
+    run: Progress
     fresh: int
     """Steps that had succeeded already, by the latest output of their partition."""
     per_minute: float | None
     """How many steps end in a minute, by the last five; None before any has."""
     left: timedelta | None
-    """How long that takes for those that are left; None where nobody can tell."""
-    error: Mapping[str, object] | None
+    """How long those take that are left, at that pace; None where nobody can tell."""
     pause_reason: str | None
     """Why it is paused, if it is."""
     opens_at: datetime | None
     """When its hours begin next, if it waits for these."""
-    is_planned: bool
-    is_being_cancelled: bool
+
+    @property
+    def state(self) -> RunState:
+        """The state of the run."""
+        return self.run.state
+
+    @property
+    def steps(self) -> Mapping[str, Mapping[StepState, int]]:
+        """The number of steps by asset, in the order of the plan, and state."""
+        return self.run.steps
 
     @property
     def total(self) -> int:
         """The number of all steps."""
-        return self.count()
+        return self.run.count()
 
     @property
     def ended(self) -> int:
         """The number of steps that have ended, be it well or not."""
-        return self.count(*FINAL_STEP_STATES)
+        return self.run.count(*FINAL_STEP_STATES)
 
     @property
     def is_final(self) -> bool:
         """Whether nothing more happens by itself."""
-        return self.state in FINAL_RUN_STATES
+        return self.run.is_final
 
     def count(self, *states: StepState) -> int:
         """Return the number of steps in the given states, or of all without any."""
-        return sum(
-            count
-            for by_state in self.steps.values()
-            for state, count in by_state.items()
-            if not states or state in states
-        )
+        return self.run.count(*states)
 
 
 class BackfillHandle:
-    """A backfill. Iterating over it yields BackfillProgress until it has ended."""
+    """A backfill. Iterating over it yields BackfillProgress once a second."""
 
     def __init__(self, backfill_id: int, runtime: Runtime) -> None:
         self.id = backfill_id
@@ -98,26 +101,28 @@ class BackfillHandle:
         with self._runtime.ledger.begin() as conn:
             run = runs.get(conn, backfills.get(conn, self.id).run_id)
             tally = progress.tally(conn, run.id)
-        left = sum(
-            count
-            for by_state in tally.steps.values()
-            for state, count in by_state.items()
-            if state not in FINAL_STEP_STATES
-        )
+            now = progress_of(conn, run, tally.steps)
+        # What waits for people, or for its hours, takes as long as they like.
+        left = 0
+        if run.state == RunState.RUNNING and run.opens_at is None:
+            left = now.count() - now.count(*FINAL_STEP_STATES)
         pace = tally.per_minute
         return BackfillProgress(
             id=self.id,
-            state=run.state,
-            steps=tally.steps,
+            run=now,
             fresh=tally.fresh,
             per_minute=pace,
             left=timedelta(minutes=left / pace) if pace and left else None,
-            error=run.error,
             pause_reason=run.pause_reason if run.state == RunState.PAUSED else None,
             opens_at=None if run.is_final else run.opens_at,
-            is_planned=run.planned_at is not None,
-            is_being_cancelled=run.is_being_cancelled,
         )
+
+    def title(self) -> str:
+        """Return what it is to compute, as people write it: "+monthly_report, 2013-01..2013-06"."""
+        with self._runtime.ledger.begin() as conn:
+            asked = runs.get(conn, backfills.get(conn, self.id).run_id).request
+        parts = [*asked.assets, str(Choice.from_json(asked.choice or ()))]
+        return ", ".join(parts) + (f", only what is {asked.only}" if asked.only else "")
 
     def pause(self, reason: str | None = None) -> Paused:
         """Let nothing more start; what runs ends by itself, and counts. Raises CannotPause."""
@@ -152,12 +157,20 @@ class BackfillHandle:
         return self.run.wait(timeout)
 
     def follow(self, timeout: float | None = None) -> Iterator[BackfillProgress]:
-        """Yield the progress whenever its run has changed, last when that has ended."""
-        for _ in self.run.follow(timeout):
-            yield self.progress()
+        """Yield the progress once a second, last when the backfill has ended, or is paused.
+
+        Raises RunTimeout after `timeout` seconds; the backfill itself goes on.
+        """
+        deadline = Deadline(timeout)
+        while True:
+            now = self.progress()
+            yield now
+            if now.is_final or now.state == RunState.PAUSED:
+                return
+            deadline.sleep(f"backfill {self.id} is still {now.state}", FOLLOW_SECONDS)
 
     def __iter__(self) -> Iterator[BackfillProgress]:
-        """Yield the progress whenever its run has changed, last when that has ended."""
+        """Yield the progress once a second, last when the backfill has ended, or is paused."""
         return self.follow()
 
 

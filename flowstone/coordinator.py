@@ -199,7 +199,8 @@ def _declared(runtime: Runtime, assets: Iterable[str], request: Request) -> dict
 
 
 def _refuse_conflict(conn: Connection, run: Run, steps: Iterable[PlannedStep]) -> None:
-    found = flights.open_elsewhere(conn, run.id, [s.node for s in steps if not s.skipped])
+    own = [s.node for s in steps if not (s.skipped or s.awaits_until)]
+    found = flights.open_elsewhere(conn, run.id, own)
     if found is not None:
         raise Conflict(_conflict(step_name(*found.node), found.run_id))
 

@@ -37,10 +37,12 @@ from flowstone.store import (
     workers,
 )
 from flowstone.store.cancellation import GRACE_SECONDS, Cancellation
+from flowstone.store.ledger import Connection
 from flowstone.store.pausing import Paused
 from flowstone.store.pools import Wait
 from flowstone.store.progress import StepError
 from flowstone.store.reasons import Reason
+from flowstone.store.runs import Run
 from flowstone.store.waiting_steps import WaitingStep
 from flowstone.store.workers import Unattended
 
@@ -93,6 +95,20 @@ class Progress:
         )
 
 
+def progress_of(
+    conn: Connection, run: Run, steps: Mapping[str, Mapping[StepState, int]]
+) -> Progress:
+    """Return how far a run is whose steps have been counted."""
+    return Progress(
+        run.state,
+        steps,
+        run.error,
+        cancelling=run.is_being_cancelled,
+        planned=run.planned_at is not None,
+        unattended=workers.unattended(conn, run.id),
+    )
+
+
 class RunHandle:
     """A run that has been submitted. Iterating over it yields Progress until the run has ended."""
 
@@ -106,16 +122,7 @@ class RunHandle:
     def progress(self) -> Progress:
         """Return how far the run is; raise UnknownRun or LedgerUnavailable."""
         with self._runtime.ledger.begin() as conn:
-            run = runs.get(conn, self.id)
-            steps = progress.by_asset(conn, self.id)
-            return Progress(
-                run.state,
-                steps,
-                run.error,
-                cancelling=run.is_being_cancelled,
-                planned=run.planned_at is not None,
-                unattended=workers.unattended(conn, self.id),
-            )
+            return progress_of(conn, runs.get(conn, self.id), progress.by_asset(conn, self.id))
 
     def status(self) -> RunState:
         """Return the state of the run."""
@@ -160,7 +167,7 @@ class RunHandle:
 
         Raises RunTimeout after `timeout` seconds; the run itself goes on.
         """
-        deadline = _Deadline(timeout)
+        deadline = Deadline(timeout)
         while (state := self.status()) not in FINAL_RUN_STATES:
             deadline.sleep(f"run {self.id} is still {state}")
         return state
@@ -299,7 +306,7 @@ class RunHandle:
 
         Raises RunTimeout after `timeout` seconds; the run itself goes on.
         """
-        deadline = _Deadline(timeout)
+        deadline = Deadline(timeout)
         last = None
         while last is None or not last.is_final:
             now = self.progress()
@@ -314,18 +321,18 @@ class RunHandle:
         return self.follow()
 
 
-class _Deadline:
+class Deadline:
     """The end of a caller's patience, `seconds` from now; None has no end."""
 
     def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._end = None if seconds is None else time.monotonic() + seconds
 
-    def sleep(self, otherwise: str) -> None:
+    def sleep(self, otherwise: str, seconds: float = POLL_SECONDS) -> None:
         """Wait a moment; raise RunTimeout, with what is the case instead, at the end."""
         if self._end is not None and time.monotonic() > self._end:
             raise RunTimeout(f"{otherwise} after {self._seconds:g} s")
-        time.sleep(POLL_SECONDS)
+        time.sleep(seconds)
 
 
 def _only(run: runs.Run) -> str:

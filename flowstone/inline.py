@@ -18,7 +18,7 @@ from flowstone.outbox import wake_others
 from flowstone.outcome import Failed, Retrying, Waiting
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_RUN_STATES, StepState
-from flowstone.store import repairs, runs
+from flowstone.store import awaited, repairs, runs
 from flowstone.store.steps import Claim, Refused
 
 log = get_logger("flowstone.inline")
@@ -89,6 +89,9 @@ class _Pause:
         if self._mine is not None:
             with contextlib.suppress(LedgerUnavailable):
                 self._here.ledger.in_turn(lambda conn: repairs.due_retries(conn, self._mine))
+                self._here.ledger.in_turn(
+                    lambda conn: awaited.end(conn, self._mine, actor=whoami())
+                )
                 continuation.go_on_left(self._here, 0, actor=whoami(), run_id=self._mine)
 
 

@@ -24,6 +24,7 @@ from flowstone.store.pointers import Start
 from flowstone.store.provenance import (
     Attempt,
     MadeOutput,
+    MissingPartition,
     Provenance,
     ReadInput,
     RequestedStep,
@@ -34,6 +35,7 @@ __all__ = [
     "ApprovalRequest",
     "Attempt",
     "MadeOutput",
+    "MissingPartition",
     "Provenance",
     "Question",
     "ReadInput",

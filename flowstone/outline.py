@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
 from typing import Final
 
 Node = tuple[str, str]
@@ -24,6 +25,7 @@ class Outline:
         self._reader = array("q")
         self._place = array("q")
         self._absent: set[int] = set()
+        self._until: dict[int, datetime] = {}
 
     def __len__(self) -> int:
         return len(self._reader)
@@ -63,6 +65,15 @@ class Outline:
     def is_absent(self, node: Node) -> bool:
         """Return whether a node is only read."""
         return self._number(node) in self._absent
+
+    def wait(self, node: Node, until: datetime) -> None:
+        """Note that a node which is absent is waited for, as it may be made by another run."""
+        number = self._number(node)
+        self._until[number] = max(until, self._until.get(number, until))
+
+    def awaited(self, node: Node) -> datetime | None:
+        """Return until when a node is waited for, or None if it is not."""
+        return self._until.get(self._number(node))
 
     def arrange(self, order: Iterable[str], within: Callable[[str], Iterable[str]]) -> None:
         """Give each node its place: by the order of the assets, and `within` each of its keys."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -19,6 +20,7 @@ from flowstone.partition_key import decode_key, encode_key, step_name
 from flowstone.queues import DEFAULT_QUEUE
 from flowstone.reach import BATCH, Reader, Reads, reach
 from flowstone.request import Only, Order, Request
+from flowstone.rollup import too_few
 from flowstone.selection import Selected, resolve
 from flowstone.walk import depths
 
@@ -49,6 +51,8 @@ class PlannedStep:
     """Inputs from outside the run: the step whose output is the latest at planning time."""
     place: int = 0
     """What is ready starts in this order."""
+    awaits_until: datetime | None = None
+    """Until when another run's output is waited for: then it is not computed by this one."""
 
     @property
     def node(self) -> Node:
@@ -272,8 +276,8 @@ class _Why:
     def _step(self, node: Node, read: Reads) -> PlannedStep:
         asset = self._graph[node[0]]
         if self._outline.is_absent(node):
-            why = "never materialized, and optional"
-            return PlannedStep(*node, self._queue(asset.queue), why, (), skipped=True)
+            return self._absent(node, self._queue(asset.queue))
+        self._refuse_too_few(node, read)
         pinned = self._pinned(node, read)
         reason = self._reason(node, read)
         fresh = reason == FRESH
@@ -293,6 +297,30 @@ class _Why:
             pinned=pinned,
             place=self._place(asset.partitions, node, place),
         )
+
+    def _absent(self, node: Node, queue: str) -> PlannedStep:
+        until = self._outline.awaited(node)
+        if until is None:
+            why = "never materialized, and optional"
+            return PlannedStep(*node, queue, why, (), skipped=True)
+        why = f"never materialized, and waited for until {until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        return PlannedStep(*node, queue, why, (), awaits_until=until)
+
+    def _refuse_too_few(self, node: Node, read: Reads) -> None:
+        """Raise MissingInput where it is certain that a roll-up will have too few inputs."""
+        for dependency in self._graph[node[0]].dependencies:
+            if dependency.needs is None:
+                continue
+            group = [up for up in read.nodes if up[0] == dependency.asset]
+            missing = [up for up in group if self._will_not_come(up)]
+            said = too_few(node, dependency.asset, dependency.needs, len(group), missing)
+            if said is not None:
+                raise MissingInput(f"{said}; {_REMEDY}")
+
+    def _will_not_come(self, up: Node) -> bool:
+        if up not in self._outline:
+            return up not in self._made
+        return self._outline.is_absent(up) and self._outline.awaited(up) is None
 
     def _queue(self, own: str) -> str:
         given = self._request.queue
@@ -315,13 +343,14 @@ class _Why:
             elif up not in read.optional and self._is_missing(up):
                 raise MissingInput(
                     f"{step_name(*up)}, read by {step_name(*node)}, has never been "
-                    "materialized; materialize it first, or ask for everything upstream "
-                    "(materialize_all, or --upstream on the command line)"
+                    f"materialized; {_REMEDY}"
                 )
         return pinned
 
     def _is_missing(self, node: Node) -> bool:
-        return node not in self._outline or self._outline.is_absent(node)
+        if node not in self._outline:
+            return True
+        return self._outline.is_absent(node) and self._outline.awaited(node) is None
 
     def _reason(self, node: Node, read: Reads) -> str:
         asset = self._graph[node[0]]
@@ -346,6 +375,9 @@ class _Why:
         )
 
     def _because_of_inputs(self, nodes: Sequence[Node], made: Made) -> str:
+        for up in nodes:
+            if up in self._outline and self._outline.awaited(up) is not None:
+                return f"waits for {step_name(*up)}"
         running = [up for up in nodes if self._is_running(up)]
         if not running:
             same = made.fingerprint and made.fingerprint.inputs == inputs_hash(self._values(nodes))
@@ -358,6 +390,11 @@ class _Why:
             made = self._made.get(node)
             yield (*node, made.sha256 if made else None)
 
+
+_REMEDY: Final = (
+    "materialize it first, or ask for everything upstream (materialize_all, or --upstream on the "
+    "command line)"
+)
 
 _T = TypeVar("_T")
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 from flowstone.asset import Dependency
@@ -12,7 +13,8 @@ from flowstone.errors import BadMapping, BadPartition, CyclicGraph
 from flowstone.graph import AssetGraph
 from flowstone.outline import Node, Outline
 from flowstone.partition import Moment, parse_key
-from flowstone.partition_key import encode_key, step_name
+from flowstone.partition_key import decode_key, encode_key, step_name
+from flowstone.rollup import waits_until
 from flowstone.selection import Selected
 
 Known = Callable[[Sequence[Node]], Collection[Node]]
@@ -31,6 +33,8 @@ class Reads:
 
     nodes: tuple[Node, ...]
     optional: frozenset[Node]
+    grace: Mapping[Node, datetime] = field(default_factory=dict)
+    """Until when those are waited for that are missing, where that time is not over."""
 
 
 def reach(
@@ -83,12 +87,18 @@ class Reader:
 def _reads(graph: AssetGraph, node: Node, at: Moment) -> Reads:
     nodes: list[Node] = []
     optional: set[Node] = set()
+    grace: dict[Node, datetime] = {}
     for dependency in graph[node[0]].dependencies:
         found = list(_upstream(graph, node, dependency, at))
         nodes += found
-        if dependency.optional:
+        if dependency.may_miss_some:
             optional.update(found)
-    return Reads(tuple(nodes), frozenset(optional))
+        if dependency.grace is not None:
+            window = graph[node[0]].partitions.window_of(decode_key(node[1]))
+            end = None if window is None else window.end
+            until = waits_until(end, at.now, dependency.grace)
+            grace.update({} if until is None else dict.fromkeys(found, until))
+    return Reads(tuple(nodes), frozenset(optional), grace)
 
 
 class _Absent:
@@ -97,20 +107,22 @@ class _Absent:
     def __init__(self, outline: Outline, known: Known) -> None:
         self._outline = outline
         self._known = known
-        self._pairs: list[tuple[Node, Node]] = []
+        self._pairs: list[tuple[Node, Node, datetime | None]] = []
 
-    def look(self, node: Node, reader: Node) -> None:
-        self._pairs.append((node, reader))
+    def look(self, node: Node, reader: Node, until: datetime | None) -> None:
+        self._pairs.append((node, reader, until))
         if len(self._pairs) >= BATCH:
             self.settle()
 
     def settle(self) -> None:
-        asked = list(dict.fromkeys(node for node, _ in self._pairs))
+        asked = list(dict.fromkeys(node for node, _, _ in self._pairs))
         there = self._known(asked) if asked else ()
-        for node, reader in self._pairs:
+        for node, reader, until in self._pairs:
             if node not in there:
                 self._outline.add(node, absent=True)
                 self._outline.note(node, reader)
+                if until is not None:
+                    self._outline.wait(node, until)
         self._pairs.clear()
 
 
@@ -137,10 +149,13 @@ def _add_above(
         for up in read.nodes:
             if up[0] in above and outline.add(up) and up[0] == name:
                 todo.append(up[1])
+            until = read.grace.get(up)
             if up in outline:
                 outline.note(up, node)
-            elif up in read.optional:
-                absent.look(up, node)
+                if until is not None and outline.is_absent(up):
+                    outline.wait(up, until)
+            elif up in read.optional or until is not None:
+                absent.look(up, node, until)
 
 
 def _in_order(outline: Outline, name: str, graph: AssetGraph, reads: Reader) -> Iterable[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ class StoredStep:
     reason: str = ""
     policy: Policy = NO_LIMITS
     place: int = 0
+    awaits_until: datetime | None = None
 
 
 def remaining(
@@ -54,6 +56,8 @@ def remaining(
                 policy=step.policy,
                 pinned={node: id for node, id in step.reads if id not in again},
                 place=step.place,
+                # What was waited for, is waited for; it is not for this run to compute it.
+                awaits_until=step.awaits_until,
             )
             for step in undone
         ),

@@ -20,6 +20,7 @@ from flowstone.partition_key import step_name
 from flowstone.runtime import Runtime
 from flowstone.store import (
     ageing,
+    awaited,
     backfill_hours,
     cancellation,
     continuing,
@@ -199,6 +200,10 @@ def _free_due(conn: Connection) -> Repaired:
     return _freed(repairs.due_retries(conn))
 
 
+def _end_awaited(conn: Connection) -> Repaired:
+    return _freed(awaited.end(conn, actor=ACTOR))
+
+
 def _look_at_gates(conn: Connection) -> Repaired:
     looked = gate_clock.look(conn)
     return Repaired(looked.count, looked.freed)
@@ -352,6 +357,12 @@ LEFT_BEHIND: Final = (
         "an approval or a signal that is not decided in time ends as it says",
         _plain(gate_clock.find),
         _plainly(_look_at_gates),
+    ),
+    Rule(
+        "awaited",
+        "what a roll-up waits for is missing, and its grace time is not over",
+        _plain(awaited.find),
+        _plainly(_end_awaited),
     ),
     # Before the leases: who was killed in time has no fault that counts as the loss of a process.
     Rule(

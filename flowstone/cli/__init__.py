@@ -12,6 +12,8 @@ from rich.console import Console
 from flowstone.cli import (
     approvals,
     audit,
+    backfill,
+    backfills,
     cancel,
     check,
     db,
@@ -67,9 +69,11 @@ app = typer.Typer(
 )
 app.command("dev")(dev.dev)
 app.command("run")(run.run)
+app.command("backfill")(backfill.backfill)
 app.command("plan")(plan.plan)
 app.command("start")(plan.start)
 app.command("cancel")(cancel.cancel)
+app.command("pause")(cancel.pause)
 app.command("resume")(cancel.resume)
 app.command("runs")(status.runs)
 app.command("status")(status.status)
@@ -92,6 +96,7 @@ app.command("rates")(rates.rates)
 app.command("reconcile")(reconcile.reconcile)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
+app.add_typer(backfills.app, name="backfills")
 app.add_typer(pools.app, name="pools")
 app.add_typer(keys.app, name="keys")
 app.add_typer(db.app, name="db")

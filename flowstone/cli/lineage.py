@@ -135,6 +135,8 @@ def produced(
     console.print(_facts(found))
     if found.inputs:
         console.print(_inputs(found))
+    if found.missing:
+        console.print(_missing(found))
     if found.checks:
         console.print(_checks(found))
     if found.approvals:
@@ -294,6 +296,13 @@ def _inputs(found: Provenance) -> Table:
     if (more := len(found.inputs) - _SHOWN) > 0:
         table.caption = f"and {more} more, which --json prints, too"
     return table
+
+
+def _missing(found: Provenance) -> str:
+    """Say what a roll-up was made without."""
+    names = ", ".join(escape(one.name) for one in found.missing[:_SHOWN])
+    more = len(found.missing) - _SHOWN
+    return f"[yellow]missing[/]: {names}" + (f" and {more} more" if more > 0 else "")
 
 
 def _checks(found: Provenance) -> Table:

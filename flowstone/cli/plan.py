@@ -39,7 +39,7 @@ from flowstone.cli.run import watch
 from flowstone.graph import AssetGraph
 from flowstone.handle import RunHandle
 from flowstone.partition_key import label, step_name
-from flowstone.plan import Node, Plan
+from flowstone.plan import Node, Plan, PlannedStep
 from flowstone.priority import Priority
 from flowstone.remaining import StoredStep
 from flowstone.states import StepState
@@ -82,7 +82,9 @@ class Shown:
 
 
 def plan(
-    asset: Annotated[str | None, typer.Argument(help="The asset to materialize.")] = None,
+    asset: Annotated[
+        str | None, typer.Argument(help="The asset, or a selection such as +monthly_report.")
+    ] = None,
     *,
     partition: Partition = None,
     upstream: Upstream = False,
@@ -138,8 +140,14 @@ def plan(
     _print(Shown(None, _planned(planned, graph), planned.configs), every=every, as_json=as_json)
 
 
+def show_preview(plan: Plan, *, as_json: bool) -> None:
+    """Print a plan that is not stored."""
+    lines = _planned(plan, runtime.current().registry.graph)
+    _print(Shown(None, lines, plan.configs), every=False, as_json=as_json)
+
+
 def start(run: RunId, detach: Detach = False, timeout: Timeout = None) -> None:
-    """Start a run that `flowstone plan --save` has planned, and show the progress.
+    """Start a run that `flowstone plan --save` has planned, or that is paused; show the progress.
 
     Example: flowstone start 3f1c
     """
@@ -159,11 +167,11 @@ def _planned(plan: Plan, graph: AssetGraph) -> list[Line]:
         Line(
             step.asset,
             step.partition,
-            "skip" if step.skipped else "run",
+            _action(step),
             step.reason,
             _reads(step.asset, step.upstream, step.optional, graph),
             step.policy.takes,
-            None if step.skipped else _asks(step.asset, graph),
+            None if _action(step) != "run" else _asks(step.asset, graph),
         )
         for step in plan.steps
     ]
@@ -256,6 +264,12 @@ def _together(lines: Iterable[Line]) -> Iterator[tuple[str, Line]]:
         )
 
 
+def _action(step: PlannedStep) -> str:
+    if step.awaits_until is not None:
+        return "wait"
+    return "skip" if step.skipped else "run"
+
+
 def _without_keys(reason: str) -> str:
     """Return a reason that names a step as one that names its asset only."""
     return re.sub(r"\[.*\]", "", reason)
@@ -274,7 +288,13 @@ def _table(rows: Iterable[tuple[str, Line]]) -> Table:
 
 
 def _styled(action: str) -> str:
-    style = {"run": "yellow", "skip": "green", "skipped": "green", "succeeded": "green"}
+    style = {
+        "run": "yellow",
+        "wait": "cyan",
+        "skip": "green",
+        "skipped": "green",
+        "succeeded": "green",
+    }
     return f"[{style.get(action, 'default')}]{action}[/]"
 
 

@@ -34,7 +34,9 @@ from flowstone.states import RunState
 
 
 def run(
-    asset: Annotated[str, typer.Argument(help="The asset to materialize.")],
+    asset: Annotated[
+        str, typer.Argument(help="The asset to materialize, or a selection such as tag:daily.")
+    ],
     *,
     partition: Partition = None,
     upstream: Upstream = False,

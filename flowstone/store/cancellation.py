@@ -206,7 +206,11 @@ def request(
         actor=actor,
         action="run.cancel_requested",
         run_id=run_id,
-        details={"grace": grace, "drain": drain, "cancelled": stopped, "running": running},
+        details={
+            **({"drain": True} if drain else {"grace": grace}),
+            "cancelled": stopped,
+            "running": running,
+        },
         reason=reason,
         before={"state": run.state, "cancelling": False},
         after={"state": run.state, "cancelling": True},

@@ -191,6 +191,7 @@ _OPEN_ELSEWHERE = text(
     JOIN {SCHEMA}.steps s ON s.asset = n.asset AND s.partition = n.partition
     JOIN {SCHEMA}.runs r ON r.id = s.run_id
     WHERE s.run_id <> :run_id AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})
+      AND s.awaits_until IS NULL
       AND r.state NOT IN ({sql_list(FINAL_RUN_STATES | {RunState.PAUSED})})
     ORDER BY s.id LIMIT 1
     """

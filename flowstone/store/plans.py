@@ -43,7 +43,7 @@ _LATEST = text(
 _READ = text(
     f"""
     SELECT s.id, s.asset, s.partition, s.queue, s.state, s.reason,
-        s.takes, s.soft_timeout, s.hard_timeout, s.max_lost, s.place,
+        s.takes, s.soft_timeout, s.hard_timeout, s.max_lost, s.place, s.awaits_until,
         array_agg(u.asset ORDER BY e.position) AS assets,
         array_agg(u.partition ORDER BY e.position) AS partitions,
         array_agg(u.id ORDER BY e.position) AS ids,
@@ -108,7 +108,7 @@ class _Writer:
         _copy(
             self._conn,
             "steps (id, run_id, asset, partition, reason, queue, open_deps, feeds, state, reuses,"
-            " finished_at, takes, soft_timeout, hard_timeout, max_lost, place)",
+            " finished_at, takes, soft_timeout, hard_timeout, max_lost, place, awaits_until)",
             map(self._row, steps),
         )
         _copy(
@@ -130,7 +130,9 @@ class _Writer:
             step.partition,
             step.reason,
             step.queue,
-            sum(self._is_open[place] for place in reads if place is not None),
+            # What is waited for counts itself, so that it is never ready.
+            sum(self._is_open[place] for place in reads if place is not None)
+            + (step.awaits_until is not None),
             None if feeds is None else self._ids[feeds],
             StepState.SKIPPED if step.skipped else StepState.PENDING,
             step.reuses,
@@ -140,6 +142,7 @@ class _Writer:
             step.policy.timeout and step.policy.timeout.hard,
             step.policy.max_lost,
             step.place,
+            step.awaits_until,
         )
 
     def _edges(self, step: PlannedStep) -> Iterator[tuple[object, ...]]:
@@ -185,6 +188,7 @@ def _stored(row: Row[*tuple[Any, ...]]) -> StoredStep:
             row.max_lost,
         ),
         place=row.place,
+        awaits_until=row.awaits_until,
     )
 
 

@@ -93,6 +93,19 @@ class ReadInput:
 
 
 @dataclass(frozen=True)
+class MissingPartition:
+    """A partition that was to be read, and had no output: it is optional, or others were enough."""
+
+    asset: str
+    partition: Key
+
+    @property
+    def name(self) -> str:
+        """What people call the asset x partition."""
+        return step_name(self.asset, encode_key(self.partition))
+
+
+@dataclass(frozen=True)
 class Provenance:
     """What produced one output of an asset x partition."""
 
@@ -107,6 +120,8 @@ class Provenance:
     """Hashes of code, config and inputs; None for an output from before they were kept."""
     inputs: tuple[ReadInput, ...]
     """In the order of the plan."""
+    missing: tuple[MissingPartition, ...]
+    """What the plan would have had it read, and was not there; known while its run is kept."""
     checks: tuple[RecordedCheck, ...]
     """What each check has said last of the value."""
     approvals: tuple[ApprovalRequest, ...]
@@ -156,6 +171,17 @@ _INPUTS = text(
 )
 
 
+_MISSING = text(
+    f"""
+    SELECT s.asset, s.partition FROM {SCHEMA}.edges e
+    JOIN {SCHEMA}.steps s ON s.id = e.upstream
+    WHERE e.downstream = :step_id AND NOT EXISTS (
+        SELECT FROM {SCHEMA}.outputs o WHERE o.step_id = coalesce(s.reuses, s.id))
+    ORDER BY e.position
+    """
+)
+
+
 def produced(conn: Connection, start: Start, at: datetime | None) -> Provenance:
     """Return what produced the output, as it stood at a time, or stands now."""
     times = {"at": at or NOW}
@@ -172,6 +198,10 @@ def produced(conn: Connection, start: Start, at: datetime | None) -> Provenance:
         version=output.version,
         fingerprint=Fingerprint.parse(output.fingerprint) if output.fingerprint else None,
         inputs=tuple(_input(row) for row in inputs),
+        missing=tuple(
+            MissingPartition(asset, decode_key(key))
+            for asset, key in conn.execute(_MISSING, {"step_id": output.step_id})
+        ),
         checks=tuple(checks.last_of(conn, output.id, at)),
         approvals=tuple(approvals.of_step(conn, output.step_id)),
         reused_by=(

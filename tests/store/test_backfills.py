@@ -20,6 +20,7 @@ from flowstone import (
     TimeWindow,
     asset,
     invalidate,
+    runtime,
 )
 from flowstone.errors import BadConfig, CannotPause, CannotStart
 from flowstone.hours import Hours

@@ -17,6 +17,7 @@ from flowstone.rules import RULES
 from flowstone.runtime import Runtime
 from flowstone.store import (
     ageing,
+    awaited,
     cancellation,
     continuing,
     deadlines,
@@ -102,6 +103,12 @@ def is_asked_in_vain(ledger: Ledger, name: str) -> None:
     shift(ledger, ask_for(ledger, Ask(remind_every=60), name=name), 61)
 
 
+def has_waited(ledger: Ledger, name: str) -> None:
+    run = HandRun(ledger, {1: (), 2: (1,)}, name=name)
+    over = "awaits_until = now() - interval '1 s', open_deps = 1"
+    change(ledger, "steps", over, f"asset = '{name}1' AND {step_of(run)}")
+
+
 def overruns(ledger: Ledger, name: str) -> None:
     run = begun(ledger, name)
     run.claim(1)
@@ -165,6 +172,7 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
     "run_aged": starves,
     "retry_due": waits_in_the_ledger,
     "gate_due": is_asked_in_vain,
+    "awaited": has_waited,
     "timed_out": overruns,
     "inline_abandoned": has_lost_its_process,
     "lease_expired": is_silent,
@@ -178,7 +186,7 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
 
 
 BATCHES = (
-    ageing, cancellation, continuing, deadlines, flights, gate_clock, lost_messages, queue_timeout,
+    ageing, awaited, cancellation, continuing, deadlines, flights, gate_clock, lost_messages, queue_timeout,
     repairs, workers,
 )  # fmt: skip
 
