@@ -53,7 +53,8 @@ class Turned:
 
 def find(conn: Connection) -> list[Found]:
     """Return the runs whose hours have begun, or are over, since somebody looked last."""
-    return [Found(str(turned.run_id), turned.run_id) for turned in _turned(conn)]
+    turned = itertools.islice(_turned(conn), BATCH)
+    return [Found(str(one.run_id), one.run_id) for one in turned]
 
 
 def turn(conn: Connection) -> list[Turned]:
