@@ -40,7 +40,7 @@ from flowstone.resource import Env, resource
 from flowstone.retry import Retry
 from flowstone.rollup import AtLeast, Ratio
 from flowstone.signalling import Signal, wait_for_signal
-from flowstone.states import RunState, StepState
+from flowstone.states import PartitionState, RunState, StepState
 
 if TYPE_CHECKING:
     from flowstone import lineage
@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from flowstone.dynamic import add_partitions, dynamic_partitions, remove_partitions
     from flowstone.handle import Cancellation, Progress, RunHandle
     from flowstone.history import Version, check_results, invalidate, rollback, versions
+    from flowstone.partition_status import PartitionStates, partition_states
     from flowstone.pools import PoolStatus, list_pools, reset_pool, set_pool
     from flowstone.reading import AssetStatus, exists, get, status
     from flowstone.rechecking import run_checks
@@ -115,6 +116,8 @@ __all__ = [
     "Month",
     "MonthlyPartitions",
     "PartitionMapping",
+    "PartitionState",
+    "PartitionStates",
     "Paused",
     "PerDimension",
     "PoolStatus",
@@ -159,6 +162,7 @@ __all__ = [
     "materialize",
     "materialize_all",
     "materialize_sync",
+    "partition_states",
     "pause",
     "preview",
     "preview_backfill",
@@ -204,8 +208,10 @@ _LAZY: Final = {
     "preview": "flowstone.client",
     "resume": "flowstone.client",
     "save_plan": "flowstone.client",
+    "PartitionStates": "flowstone.partition_status",
     "add_partitions": "flowstone.dynamic",
     "dynamic_partitions": "flowstone.dynamic",
+    "partition_states": "flowstone.partition_status",
     "remove_partitions": "flowstone.dynamic",
     "PoolStatus": "flowstone.pools",
     "list_pools": "flowstone.pools",

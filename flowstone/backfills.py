@@ -102,7 +102,10 @@ class BackfillHandle:
             run = runs.get(conn, backfills.get(conn, self.id).run_id)
             tally = progress.tally(conn, run.id)
             now = progress_of(conn, run, tally.steps)
-        left = now.count() - now.count(*FINAL_STEP_STATES)
+        # What waits for people, or for its hours, takes as long as they like.
+        left = 0
+        if run.state == RunState.RUNNING and run.opens_at is None:
+            left = now.count() - now.count(*FINAL_STEP_STATES)
         pace = tally.per_minute
         return BackfillProgress(
             id=self.id,

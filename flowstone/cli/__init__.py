@@ -25,6 +25,7 @@ from flowstone.cli import (
     history,
     keys,
     lineage,
+    partitions,
     plan,
     pools,
     prune,
@@ -82,6 +83,7 @@ app.command("show")(show.show)
 app.command("graph")(graph.graph)
 app.command("lineage")(lineage.lineage)
 app.command("produced")(lineage.produced)
+app.command("partitions")(partitions.partitions)
 app.command("get")(values.get)
 app.command("exists")(values.exists)
 app.command("versions")(history.versions)

@@ -13,7 +13,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from flowstone.backfills import BackfillHandle, BackfillProgress
-from flowstone.cli.display import NOT_TAKEN, failures_table, progress_table, show_unattended
+from flowstone.cli.display import (
+    NOT_TAKEN,
+    failures_table,
+    progress_table,
+    show_unattended,
+    show_waiting,
+)
 from flowstone.states import RunState, StepState
 from flowstone.texts import printable
 
@@ -27,24 +33,12 @@ def follow(
 ) -> BackfillProgress:
     """Show a backfill until it has ended, or is paused; raise RunTimeout."""
     console.print(f"backfill {handle.id}, run {handle.run.id}", highlight=False)
-    began = time.monotonic()
-    told = said = float("-inf")
-    queues: set[str] = set()
-    progress = handle.progress()
+    progress, teller = handle.progress(), _Teller(handle)
     with Live(console=console, auto_refresh=False) as live:
         for progress in handle.follow(timeout):
-            new = [one for one in progress.run.unattended if one.queue not in queues]
-            queues.update(one.queue for one in new)
-            show_unattended(live.console, new)
-            now = time.monotonic()
-            if not progress.run.planned and now - began > _PATIENCE_SECONDS and told < 0:
-                told = now
-                live.console.print(NOT_TAKEN, style="yellow")
+            teller.tell(live.console, progress)
             if console.is_terminal:
                 live.update(picture(progress), refresh=True)
-            elif progress.run.planned and now - said > _LINE_SECONDS:
-                said = now
-                live.console.print(line(progress), highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.print(picture(progress))
     if failures := failures_table(progress.run):
@@ -52,11 +46,40 @@ def follow(
     return progress
 
 
+class _Teller:
+    """Tells what is new, once: above the picture, and without a terminal in its place."""
+
+    def __init__(self, handle: BackfillHandle) -> None:
+        self._handle = handle
+        self._began = time.monotonic()
+        self._said = float("-inf")
+        self._queues: set[str] = set()
+        self._is_late = False
+        self._waits = False
+
+    def tell(self, console: Console, progress: BackfillProgress) -> None:
+        now = time.monotonic()
+        new = [one for one in progress.run.unattended if one.queue not in self._queues]
+        self._queues.update(one.queue for one in new)
+        show_unattended(console, new)
+        is_late = not progress.run.planned and now - self._began > _PATIENCE_SECONDS
+        if is_late and not self._is_late:
+            console.print(NOT_TAKEN, style="yellow")
+        waits = progress.state == RunState.WAITING
+        if waits and not self._waits:
+            show_waiting(console, self._handle.run)
+        self._is_late, self._waits = is_late or self._is_late, waits
+        if not console.is_terminal and progress.run.planned and now - self._said > _LINE_SECONDS:
+            self._said = now
+            console.print(line(progress), highlight=False, soft_wrap=True)
+
+
 def picture(progress: BackfillProgress) -> Group:
     """Return a bar, a table with a line for each asset, and how it goes."""
-    bar = ProgressBar(total=max(1, progress.total), completed=progress.ended, width=60)
-    table: Table = progress_table(progress.run, title(progress))
-    return Group(table, bar, line(progress))
+    # In a grid, as a bar ends no line.
+    bar = Table.grid()
+    bar.add_row(ProgressBar(total=max(1, progress.total), completed=progress.ended, width=60))
+    return Group(progress_table(progress.run, title(progress)), bar, line(progress))
 
 
 def title(progress: BackfillProgress) -> str:
@@ -76,9 +99,9 @@ def line(progress: BackfillProgress) -> str:
         said.append(f"{progress.fresh:,} were done before")
     if failed := progress.count(StepState.FAILED):
         said.append(f"[red]{failed:,} failed[/]")
-    if progress.per_minute and not progress.is_final:
+    if progress.per_minute and progress.state == RunState.RUNNING:
         said.append(f"{progress.per_minute:,.0f} a minute")
-    if progress.left is not None and progress.state == RunState.RUNNING:
+    if progress.left is not None:
         said.append(f"about {duration(progress.left)} left")
     if progress.opens_at is not None:
         said.append(f"waits for its hours, until {progress.opens_at:%Y-%m-%d %H:%M} UTC")

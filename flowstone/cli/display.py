@@ -171,9 +171,14 @@ def _show_newly_waiting(
 ) -> None:
     # Before, the run has something else to do, and people are told of it by `status`.
     if now.state == RunState.WAITING and (last is None or last.state != RunState.WAITING):
-        for step in handle.waiting():
-            text = printable(str(step))
-            console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        show_waiting(console, handle)
+
+
+def show_waiting(console: Console, handle: RunHandle) -> None:
+    """Print which steps wait for people, or for signals, and since when."""
+    for step in handle.waiting():
+        text = printable(str(step))
+        console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_unattended(console: Console, unattended: Iterable[Unattended]) -> None:

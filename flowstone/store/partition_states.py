@@ -27,20 +27,23 @@ BATCH: Final = 5_000
 
 CUT_OTHERWISE: Final = "the partition is cut otherwise now"
 
-# First whether what was read is the latest of something, which one look tells for nearly all. Else
-# the value counts, and not that there is another version of it. OFFSET 0 keeps PostgreSQL from
-# reading all lineage that there is, to look each of these up in that.
+# First whether what was read is still the latest, which one look tells for nearly all: a CASE keeps
+# the order. Else the value counts, and not that there is another version of it. OFFSET 0 keeps
+# PostgreSQL from reading all that there is of it, to look each of these up in that.
 _READ_OTHERS: Final = f"""
     EXISTS (
         SELECT FROM {SCHEMA}.lineage l
-        WHERE l.step_id = o.step_id
-          AND NOT EXISTS (
-            SELECT FROM {SCHEMA}.latest same WHERE same.output_id = l.upstream_output_id)
-          AND EXISTS (
-            SELECT FROM {SCHEMA}.steps u
-            JOIN {SCHEMA}.latest newer ON newer.asset = u.asset AND newer.partition = u.partition
-            JOIN {SCHEMA}.outputs n ON n.id = newer.output_id
-            WHERE u.id = l.upstream_step_id AND n.sha256 <> l.upstream_sha256)
+        WHERE l.step_id = o.step_id AND CASE
+            WHEN EXISTS (
+                SELECT FROM {SCHEMA}.latest same WHERE same.output_id = l.upstream_output_id
+                OFFSET 0)
+            THEN false
+            ELSE EXISTS (
+                SELECT FROM {SCHEMA}.steps u
+                JOIN {SCHEMA}.latest p ON p.asset = u.asset AND p.partition = u.partition
+                JOIN {SCHEMA}.outputs n ON n.id = p.output_id
+                WHERE u.id = l.upstream_step_id AND n.sha256 <> l.upstream_sha256
+                OFFSET 0) END
         OFFSET 0)
 """
 
@@ -61,7 +64,8 @@ _LAST_END: Final = f"""
 """
 
 # What is open and what has failed is read from the first of these partitions to the last, as the
-# indexes have them: there is little of the one, and the other is asked for over all open runs.
+# indexes have them: there is little of the one, and the other is asked for in the open runs. It is
+# compared as rows, so that only the index of runs answers: that of assets has all history.
 STATEMENT: Final = f"""
     WITH asked AS MATERIALIZED (
         SELECT unnest(CAST(:keys AS text[])) AS partition
@@ -87,8 +91,9 @@ STATEMENT: Final = f"""
         UNION ALL
         SELECT s.partition, NULL, s.state
         FROM bounds CROSS JOIN {SCHEMA}.runs r
-        JOIN {SCHEMA}.steps s ON s.run_id = r.id AND s.asset = :asset
-            AND s.partition BETWEEN bounds.first AND bounds.last
+        JOIN {SCHEMA}.steps s
+            ON (s.run_id, s.asset, s.partition) >= (r.id, :asset, bounds.first)
+            AND (s.run_id, s.asset, s.partition) <= (r.id, :asset, bounds.last)
         WHERE r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
           AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})
     )
@@ -110,7 +115,8 @@ class Stand:
     """Why its output is stale."""
 
 
-_NOTHING: Final = Stand(PartitionState.MISSING)
+MISSING: Final = Stand(PartitionState.MISSING)
+"""How a partition stands of which there is nothing."""
 
 _STATES: Final = {
     "made": PartitionState.OK,
@@ -145,7 +151,7 @@ def look(
     """Return what `standing` does, and why."""
     if not keys:
         return {}
-    found = dict.fromkeys(keys, _NOTHING)
+    found = dict.fromkeys(keys, MISSING)
     values = {"asset": asset, "keys": list(keys), "code": code, "cut": cut}
     rows = [row for row in conn.execute(_STATEMENT, values) if row.what in _STATES]
     for what, why, partitions in sorted(rows, key=lambda row: _PLACES[row.what]):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import uuid4
 
 from sqlalchemy import Connection, text
+
+from flowstone.states import FINAL_STEP_STATES, sql_list
 
 _RUN = text(
     """
@@ -15,11 +18,14 @@ _RUN = text(
     """
 )
 _STEPS = text(
-    """
+    f"""
     INSERT INTO flowstone.steps (run_id, asset, partition, state, reason, queue, open_deps,
-        finished_at)
+        finished_at, token, lease_until, retry_at, gate)
     SELECT CAST(:run AS uuid), :asset, k, :state, 'bulk', 'assets', 0,
-        CASE WHEN :state NOT IN ('pending') THEN now() END
+        CASE WHEN :state IN ({sql_list(FINAL_STEP_STATES)}) THEN now() END,
+        CASE WHEN :state = 'running' THEN gen_random_uuid() END,
+        CASE WHEN :state = 'running' THEN now() END, CASE WHEN :state = 'retrying' THEN now() END,
+        CASE WHEN :state LIKE 'waiting%' THEN 0 END
     FROM unnest(CAST(:keys AS text[])) WITH ORDINALITY AS k(k, n) ORDER BY n
     """
 )
@@ -54,9 +60,9 @@ _LINEAGE = text(
 def made(
     conn: Connection,
     asset: str,
-    keys: list[str],
+    keys: Sequence[str],
     *,
-    code: str = "c",
+    code: str | None = "c",
     cut: str | None = None,
     reads: str | None = None,
 ) -> None:
@@ -69,9 +75,10 @@ def made(
         conn.execute(_LINEAGE, {"run": run, "reads": reads})
 
 
-def steps(conn: Connection, asset: str, keys: list[str], state: str) -> str:
+def steps(conn: Connection, asset: str, keys: Sequence[str], state: str) -> str:
     """Have a step of each of these partitions in one state, of a run of their own."""
     run = str(uuid4())
-    conn.execute(_RUN, {"run": run, "state": "running" if state == "pending" else "succeeded"})
-    conn.execute(_STEPS, {"run": run, "asset": asset, "keys": keys, "state": state})
+    is_over = state in FINAL_STEP_STATES
+    conn.execute(_RUN, {"run": run, "state": "succeeded" if is_over else "running"})
+    conn.execute(_STEPS, {"run": run, "asset": asset, "keys": list(keys), "state": state})
     return run
