@@ -109,7 +109,7 @@ def time_sets(draw: st.DrawFn, tz: str) -> TimePartitions:
         case "hourly":
             return HourlyPartitions(start, start + timedelta(days=length % 3), tz)
     schedule = draw(st.sampled_from(["0 6,18 * * *", "30 3 * * MON", "0 0 * * *"]))
-    return CronPartitions(schedule, start, start + timedelta(days=length), tz)
+    return CronPartitions(schedule, start, start + timedelta(days=14 + length), tz)
 
 
 def moment_after(sets: Iterable[TimePartitions], days: int) -> Moment:
