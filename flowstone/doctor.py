@@ -223,7 +223,7 @@ def _left_over(facts: Facts) -> Said:
         return _fine("not looked at, as this needs definitions")
     found = _known(facts.left_over, "a ledger that is migrated")
     if not found:
-        return _fine("what outputs there are is of partitions that the assets have")
+        return _fine("no output is of a partition that is gone")
     told = ", ".join(
         f"{'at least ' * one.is_part}{_count(one.count, 'output')} of {one.asset!r} "
         f"({', '.join(one.examples)}{', ...' * (one.count > len(one.examples))})"
