@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from flowstone import runtime
-from flowstone.dynamic_partitions import check_name
+from flowstone.dynamic_set import check_name
 from flowstone.errors import BadPartition
 from flowstone.partition_key import Key, decode_key, encode_key, label
 from flowstone.runtime import whoami

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 from flowstone.calendar_partitions import DailyPartitions, MonthlyPartitions, WeeklyPartitions
-from flowstone.dynamic_partitions import DynamicPartitions
+from flowstone.dynamic_set import DynamicPartitions
 from flowstone.partition_key import UNPARTITIONED, Key, Month, Unpartitioned, decode_key
 from flowstone.partition_set import (
     Moment,

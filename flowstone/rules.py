@@ -184,7 +184,7 @@ def _time_out_queues(conn: Connection, sight: Sight) -> Repaired:
 
 
 def _turn_hours(conn: Connection) -> Repaired:
-    turned = [one for one in backfill_hours.turns(conn) if backfill_hours.turn(conn, one)]
+    turned = backfill_hours.turn(conn)
     return Repaired(len(turned), frozenset(t.run_id for t in turned if t.opens_at is None))
 
 

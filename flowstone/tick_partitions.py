@@ -6,7 +6,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import MAXYEAR, UTC, date, datetime, timedelta, timezone
+from datetime import MAXYEAR, MINYEAR, UTC, date, datetime, timedelta, timezone
 from functools import cached_property
 from typing import ClassVar, Final, cast
 
@@ -223,11 +223,22 @@ class HourlyPartitions(TickPartitions):
         """The full hours, or as much later as the offset says."""
         return FullHours(self.offset)
 
+    def key_at(self, moment: datetime) -> datetime:
+        """Return the hour that it is at `moment`, whether or not the set contains it."""
+        now = with_offset(moment, self._zone)
+        clock = now.replace(tzinfo=None)
+        if clock.year > MINYEAR:
+            # Nearly always, and an order of magnitude faster.
+            begin = now - (clock - self.ticks.until_or_at(clock))
+            if begin.astimezone(self._zone).utcoffset() == now.utcoffset():
+                return begin
+        return super().key_at(moment)
+
     def next_key(self, key: Key) -> datetime:
         """Return the next hour."""
         now = cast("datetime", key)
         if isinstance(now.tzinfo, timezone) and now.year < MAXYEAR:
-            # Nearly always, and an order of magnitude faster.
+            # As above.
             later = now + HOUR
             if later.astimezone(self._zone).utcoffset() == now.utcoffset():
                 return later

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from zoneinfo import ZoneInfo
 
 from flowstone import calendar_text
@@ -108,7 +108,14 @@ class TimePartitions(PartitionSet):
 
     def end_key(self, at: Moment) -> Key:
         """Return the last key then: the given end, or that of the window that has begun."""
-        return self.key_at(at.now) if self.last is None else self.last
+        if self.last is not None:
+            return self.last
+        # Each key that is looked at asks for it, and of the same moment.
+        now, key = self.__dict__.get("_latest", (None, None))
+        if now != at.now:
+            key = self.key_at(at.now)
+            self.__dict__["_latest"] = at.now, key
+        return cast("Key", key)
 
     def between(self, start: Key, end: Key) -> Iterator[Key]:
         """Yield the keys from `start` to `end`, both included."""

@@ -49,12 +49,13 @@ def first_at(clock: datetime, zone: ZoneInfo) -> datetime:
 
     Where they skip it, that is the first moment after what they skip.
     """
-    if found := moments_of(clock, zone):
-        return found[0]
-    # Read with the offset from after the change it is too early, with that from before too late.
     local = clock.replace(tzinfo=zone)
+    moment = local.astimezone(UTC)
+    if shown(moment, zone) == clock:
+        return moment
+    # Read with the offset from after the change it is too early, with that from before too late.
     early = local.replace(fold=1, microsecond=0).astimezone(UTC)
-    seconds = range(int((local.astimezone(UTC) - early).total_seconds()) + 2)
+    seconds = range(int((moment - early).total_seconds()) + 2)
     old = local.utcoffset()
     n = bisect_left(
         seconds,

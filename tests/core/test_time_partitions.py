@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from cronsim import CronSim
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -298,6 +299,22 @@ def test_cron_takes_clocks_that_are_changed_as_its_docstring_says(
         assert "no partition lies in" in error.message  # noqa: PT017 - so it is
         found = []
     assert [tick[11:] for tick in found] == ticks
+
+
+@pytest.mark.parametrize("tz", ["Europe/Berlin", "America/New_York"])
+@pytest.mark.parametrize("cron", CRONS)
+def test_cron_ticks_when_cronsim_does_with_a_zone(cron: str, tz: str) -> None:
+    """It does so forwards, in zones that change their clocks by an hour, and not at midnight."""
+    partitions = CronPartitions(cron, "2013", tz=tz)
+    for start in (datetime(2013, 3, 9), datetime(2013, 3, 30), datetime(2013, 10, 26)):  # noqa: DTZ001
+        begin = start.replace(tzinfo=ZoneInfo(tz))
+        wanted = [tick.astimezone(UTC) for tick in islice(CronSim(cron, begin), 200)]
+        key = partitions.key_at(wanted[0])
+        found = []
+        for _ in wanted:
+            found.append(key)
+            key = partitions.next_key(key)
+        assert found == wanted
 
 
 BERLIN = HourlyPartitions("2013-01-01", "2013-12-31", tz="Europe/Berlin")

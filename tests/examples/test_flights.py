@@ -13,9 +13,10 @@ import polars as pl
 import pytest
 
 from examples.flights.assets import MUCH_DELAY, monthly_report
-from flowstone import RunState, check_results, materialize_sync
+from flowstone import RunState, check_results, runtime
 from flowstone.registry import load_registry
 from tests.conftest import RuntimeFactory
+from tests.store.local_worker import LocalWorker
 
 MONTH, DAYS = "2013-09", 30
 """A month in which flights were punctual, so that nobody has to approve the report."""
@@ -32,11 +33,14 @@ def flights_that_left() -> Iterator[dict[str, str]]:
 
 
 def test_the_report_of_a_month_agrees_with_the_csv_file(make_runtime: RuntimeFactory) -> None:
-    make_runtime(load_registry(["examples.flights.assets"]))
-    handle = materialize_sync("monthly_report", partition=MONTH, upstream=True)
+    here = make_runtime(load_registry(["examples.flights.assets"]))
+    runtime.use(here)
+    worker = LocalWorker(here)
+    handle = worker.backfill("+monthly_report", partitions=MONTH).run
+    worker.work()
     assert handle.status() == RunState.SUCCEEDED
     assert handle.progress().count() == DAYS * 6 + 4
-    report = {row["carrier"]: row for row in handle.result().iter_rows(named=True)}
+    report = {row["carrier"]: row for row in handle.result("monthly_report").iter_rows(named=True)}
 
     results = [
         result

@@ -12,12 +12,15 @@ import pytest
 from flowstone import reconcile as reconciler
 from flowstone.approval import Ask
 from flowstone.asset import Asset, asset
+from flowstone.hours import Hours
 from flowstone.registry import build_registry
 from flowstone.rules import RULES
 from flowstone.runtime import Runtime
 from flowstone.store import (
     ageing,
     awaited,
+    backfill_hours,
+    backfills,
     cancellation,
     continuing,
     deadlines,
@@ -164,6 +167,16 @@ def asks_nothing(ledger: Ledger, name: str) -> None:
     change(ledger, "gates", "state = 'withdrawn', closed_at = now()", f"id = {gate}")
 
 
+def opens_too_late(ledger: Ledger, name: str) -> None:
+    run = HandRun(ledger, {1: ()}, name=name)
+    with ledger.begin() as conn:
+        # At any time but in the last minute of a day; then it is not to open in an hour, either.
+        hours = Hours.parse("00:00-23:59", "UTC")
+        backfills.create(conn, run.id, max_parallel=1, stop_ratio=None, hours=hours, actor="test")
+        later = "UPDATE flowstone.runs SET opens_at = now() + interval '1 hour'"
+        run_sql(conn, f"{later} WHERE {of(run)}")
+
+
 CASES: dict[str, Callable[[Ledger, str], None]] = {
     "deadline_passed": is_late,
     "cancel_overdue": ignores_its_end,
@@ -178,6 +191,7 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
     "lease_expired": is_silent,
     "message_lost": has_no_message,
     "retry_overdue": retries_late,
+    "backfill_hours": opens_too_late,
     "step_stranded": is_overtaken,
     "continuation_lost": is_decided,
     "nothing_asked": asks_nothing,
@@ -186,8 +200,8 @@ CASES: dict[str, Callable[[Ledger, str], None]] = {
 
 
 BATCHES = (
-    ageing, awaited, cancellation, continuing, deadlines, flights, gate_clock, lost_messages,
-    queue_timeout, repairs, workers,
+    ageing, awaited, backfill_hours, cancellation, continuing, deadlines, flights, gate_clock,
+    lost_messages, queue_timeout, repairs, workers,
 )  # fmt: skip
 
 NAMES = [f"{rule}_{number}_" for number, rule in enumerate(CASES)]
@@ -226,7 +240,14 @@ def test_each_rule_finds_its_case_and_many_passes_at_once_repair_each_once(
 ) -> None:
     found = reconciler.find(here, told)
     assert {rule: len(found[rule]) for rule in CASES} == dict.fromkeys(CASES, 1)
-    for rule in set(CASES) - {"deadline_passed", "cancel_overdue", "run_aged", "inline_abandoned"}:
+    of_runs = {
+        "deadline_passed",
+        "cancel_overdue",
+        "run_aged",
+        "inline_abandoned",
+        "backfill_hours",
+    }
+    for rule in set(CASES) - of_runs:
         assert found[rule][0].what.startswith(rule), found[rule]
     assert reconciler.repaired(here) == {}
 
