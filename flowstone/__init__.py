@@ -19,6 +19,7 @@ from flowstone.mapping import (
     LastKeys,
     Mapped,
     PartitionMapping,
+    PerDimension,
     SameKey,
     TimeWindow,
 )
@@ -118,6 +119,7 @@ __all__ = [
     "PartitionState",
     "PartitionStates",
     "Paused",
+    "PerDimension",
     "PoolStatus",
     "ProductPartitions",
     "Progress",

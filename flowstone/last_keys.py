@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from flowstone.errors import DefinitionError
 from flowstone.partition import Key, Moment, PartitionSet, TimePartitions
 from flowstone.partition_key import encode_key
-from flowstone.time_mapping import are_cut_alike, last_inside, moved, previous_key
+from flowstone.time_mapping import are_cut_alike, last_inside
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class LastKeys:
         self, key: Key, down: TimePartitions, up: TimePartitions, at: Moment
     ) -> Iterator[Key]:
         start, end = up.rank(key), up.rank(up.end_key(at))
-        newest = moved(up, key, self.count - 1)
+        newest = up.shifted(key, self.count - 1)
         # As long as there is nothing newer, all later partitions read it.
         is_among_last = up.rank(newest) >= end
         first = key if are_cut_alike(down, up) else down.key_at(up.window(key).start)
@@ -80,4 +80,4 @@ def _back(partitions: TimePartitions, end: Key) -> Iterator[Key]:
     first, key = partitions.rank(partitions.first), end
     while partitions.rank(key) >= first:
         yield key
-        key = previous_key(partitions, key)
+        key = partitions.previous_key(key)

@@ -18,15 +18,19 @@ from flowstone.partition import (
     Key,
     Moment,
     PartitionSet,
+    ProductPartitions,
     StaticPartitions,
     TimePartitions,
     UnpartitionedSet,
 )
 from flowstone.partition_key import encode_key, label
-from flowstone.time_mapping import previous_key
+from flowstone.product_mapping import DimensionWise, sets_of
 
 _FEW: Final = 3
 """How many keys are tried at each end of a set of time."""
+
+_SOME: Final = 100
+"""How many combinations of the keys of several dimensions are tried."""
 
 _MANY: Final = 10_000
 """Among how many keys a way back is looked for."""
@@ -74,6 +78,14 @@ def _cannot_err(
 ) -> bool:
     """Return whether a mapping takes its keys from the sets, and no others."""
     match mapping, downstream, upstream:
+        case DimensionWise(), _, _:
+            downs = sets_of(downstream)
+            return all(
+                _cannot_err(
+                    axis.mapping, UnpartitionedSet() if axis.down is None else downs[axis.down], up
+                )
+                for axis, up in zip(mapping.axes, sets_of(upstream), strict=True)
+            )
         case TimeWindow(), _, _:
             return bool(mapping.fan_in) or not mapping.reads_itself
         case SameKey(), StaticPartitions(), StaticPartitions():
@@ -179,6 +191,9 @@ def _tried(partitions: PartitionSet) -> Iterator[Key]:
     match partitions:
         case UnpartitionedSet() | StaticPartitions():
             yield from partitions.keys(_moment())
+        case ProductPartitions():
+            along = (itertools.islice(_tried(one), 2 * _FEW) for one in partitions.sets)
+            yield from itertools.islice(itertools.product(*along), _SOME)
         case TimePartitions():
             yield from itertools.islice(partitions.keys(_moment(partitions)), _FEW)
             key = partitions.last
@@ -186,14 +201,15 @@ def _tried(partitions: PartitionSet) -> Iterator[Key]:
                 if key is None or partitions.is_before(key, partitions.first):
                     return
                 yield key
-                key = previous_key(partitions, key)
+                key = partitions.previous_key(key)
 
 
 def _moment(*sets: PartitionSet) -> Moment:
     """Return a moment at which the keys that are tried exist, the same whenever it is asked."""
     ends = [
         partitions.window(key).end
-        for partitions in sets
+        for given in sets
+        for partitions in sets_of(given)
         if isinstance(partitions, TimePartitions)
         for key in (partitions.first, partitions.last)
         if key is not None

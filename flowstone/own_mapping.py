@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,13 +77,14 @@ class Mapped:
 def _called(function: Callable[[Any], KeyOrKeys], key: Key, said: str) -> list[Key]:
     try:
         given = function(key)
-        # A text and a tuple can be gone through, too, but are keys.
-        if isinstance(given, str | tuple) or not isinstance(given, Iterable):
+        # A text, a tuple and a mapping of dimensions can be gone through, too, but are keys.
+        if isinstance(given, str | tuple | Mapping) or not isinstance(given, Iterable):
             keys: list[Key] = [given]
         else:
             keys = list(given)
         for one in keys:
-            encode_key(one)
+            if not isinstance(one, Mapping):
+                encode_key(one)
     except BadPartition as error:
         raise BadMapping(f"{said} did not return keys: {error.message}") from error
     except Exception as error:  # the user's own function may raise anything

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, timedelta
+from datetime import UTC, timedelta
 from functools import lru_cache
-from typing import cast
 
 from flowstone.errors import BadMapping, BadPartition, DefinitionError
 from flowstone.partition import (
-    DailyPartitions,
     Key,
     Moment,
-    Month,
-    MonthlyPartitions,
     PartitionSet,
     TimePartitions,
 )
@@ -79,8 +75,8 @@ class TimeWindow:
         """
         down, up = _both_time(downstream, upstream)
         mapping = self.fitted(down, up)
-        start = moved(down, key, self.offset)
-        end = start if self._last == self.offset else moved(down, key, self._last)
+        start = down.shifted(key, self.offset)
+        end = start if self._last == self.offset else down.shifted(key, self._last)
         first, last = mapping._overlapped(down, up, start, end)  # noqa: SLF001 - its own class
         if self.offset == self._last == 0 and not mapping.fan_in:
             return (up.coerce(first, at),)
@@ -95,7 +91,9 @@ class TimeWindow:
         if found is None:
             return iter(())
         first, last = found
-        return _clipped(down, moved(down, first, -self._last), moved(down, last, -self.offset), at)
+        return _clipped(
+            down, down.shifted(first, -self._last), down.shifted(last, -self.offset), at
+        )
 
     def _overlapped(
         self, down: TimePartitions, up: TimePartitions, start: Key, end: Key
@@ -126,7 +124,7 @@ class TimeWindow:
                 return None
             first = down.next_key(first)
         while not belongs(last):
-            last = previous_key(down, last)
+            last = down.previous_key(last)
         return first, last
 
     def __str__(self) -> str:
@@ -172,31 +170,6 @@ def last_inside(down: TimePartitions, up: TimePartitions, key: Key) -> Key:
     # In UTC, as a zone's own arithmetic goes by the wall clock: where a month begins at 1:00,
     # because midnight is skipped, the moment before would lie in the hour that is missing.
     return up.key_at(down.window(key).end.astimezone(UTC) - _TICK)
-
-
-def moved(partitions: TimePartitions, key: Key, by: int) -> Key:
-    """Return the key `by` windows later, or earlier, whether or not the set contains it."""
-    if by == 0:
-        return key
-    match partitions:
-        case DailyPartitions():
-            return cast("date", key) + timedelta(days=by)
-        case MonthlyPartitions():
-            month = cast("Month", key)
-            years, months = divmod(month.month - 1 + by, 12)
-            return Month(month.year + years, months + 1)
-    for _ in range(abs(by)):
-        key = partitions.next_key(key) if by > 0 else previous_key(partitions, key)
-    return key
-
-
-def previous_key(partitions: TimePartitions, key: Key) -> Key:
-    """Return the key of the window before that of `key`."""
-    before = partitions.key_at(partitions.window(key).start.astimezone(UTC) - _TICK)
-    # Between the two may be an empty window: the day that a zone has skipped.
-    while (following := partitions.next_key(before)) != key:
-        before = following
-    return before
 
 
 def _clipped(partitions: TimePartitions, first: Key, last: Key, at: Moment) -> Iterator[Key]:

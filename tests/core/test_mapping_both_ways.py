@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -19,6 +21,7 @@ from flowstone.mapping import (
     LastKeys,
     Mapped,
     PartitionMapping,
+    PerDimension,
     SameKey,
     TimeWindow,
     WholeAsset,
@@ -27,19 +30,25 @@ from flowstone.mapping import (
     may_read_itself,
     written,
 )
+from flowstone.mapping_check import MappingChecks
 from flowstone.partition import (
     UNPARTITIONED,
+    CronPartitions,
     DailyPartitions,
+    DynamicPartitions,
+    HourlyPartitions,
     Key,
     Moment,
     Month,
     MonthlyPartitions,
     PartitionSet,
+    ProductPartitions,
     StaticPartitions,
     TimePartitions,
     UnpartitionedSet,
+    WeeklyPartitions,
 )
-from flowstone.partition_key import encode_key
+from flowstone.partition_key import encode_key, label
 from flowstone.source import code_hash
 from tests.strategies import ZONES, scalars
 
@@ -83,19 +92,31 @@ def agrees(
 
 @st.composite
 def time_sets(draw: st.DrawFn, tz: str) -> TimePartitions:
-    start = draw(st.sampled_from(STARTS)) + timedelta(days=draw(st.integers(-40, 40)))
-    length = draw(st.integers(0, 70))
-    if draw(st.booleans()):
-        end = None if draw(st.booleans()) else start + timedelta(days=length)
-        return DailyPartitions(start, end, tz)
-    return MonthlyPartitions(Month.of(start), Month.of(start + timedelta(days=3 * length)), tz)
+    start = draw(st.sampled_from(STARTS)) + timedelta(days=draw(st.integers(-20, 20)))
+    length = draw(st.integers(0, 40))
+    end = None if draw(st.booleans()) else start + timedelta(days=length)
+    offset = timedelta(hours=draw(st.sampled_from([0, 0, 6])))
+    match draw(st.sampled_from(["daily", "daily", "weekly", "monthly", "hourly", "cron"])):
+        case "daily":
+            return DailyPartitions(start, end, tz, offset=offset)
+        case "weekly":
+            monday = start - timedelta(days=start.weekday())
+            end = end and monday + timedelta(weeks=length)
+            return WeeklyPartitions(monday, end, tz, offset=offset)
+        case "monthly":
+            last = Month.of(start + timedelta(days=3 * length))
+            return MonthlyPartitions(Month.of(start), last, tz, offset=offset)
+        case "hourly":
+            return HourlyPartitions(start, start + timedelta(days=length % 3), tz)
+    schedule = draw(st.sampled_from(["0 6,18 * * *", "30 3 * * MON", "0 0 * * *"]))
+    return CronPartitions(schedule, start, start + timedelta(days=length), tz)
 
 
 def moment_after(sets: Iterable[TimePartitions], days: int) -> Moment:
     return Moment(max(s.window(s.first).start for s in sets) + timedelta(days=days))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_windows_of_time(data: st.DataObject) -> None:
     tz = data.draw(st.sampled_from(ZONES))
@@ -112,8 +133,10 @@ def test_windows_of_time(data: st.DataObject) -> None:
     agrees(fitted, down, up, at)
     if not fitted.fan_in:
         assert all(len(forwards(fitted, d, down, up, at)) <= 1 for d in down.keys(at))
-    for other in (default_mapping(down, up), SameKey(), LastKeys(data.draw(st.integers(1, 9)))):
+    for other in (SameKey(), LastKeys(data.draw(st.integers(1, 9)))):
         agrees(other, down, up, at)
+    with contextlib.suppress(BadMapping):
+        agrees(default_mapping(down, up), down, up, at)
 
 
 @settings(deadline=None, max_examples=100)
@@ -258,3 +281,189 @@ def test_the_hash_of_an_asset_holds_what_a_mapping_was_made_with() -> None:
 
     assert made(LastKeys(2)) == made(LastKeys(2)) != made(LastKeys(3))
     assert made(SameKey()) == digest([code_hash(lambda: 1, "1"), [[None, "up", "SameKey"]]])
+
+
+DAYS = DailyPartitions("2024-02-27", "2024-03-02")
+MONTHS = MonthlyPartitions("2024-02", "2024-03")
+EU_US = StaticPartitions(["eu", "us"])
+DAY_REGION = ProductPartitions(day=DAYS, region=EU_US)
+CUSTOMERS = DynamicPartitions("customers")
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "by", "fan_in", "key", "reads"),
+    [
+        # Both have several.
+        (DAY_REGION, DAY_REGION, None, False, (date(2024, 3, 1), "eu"), ["2024-03-01|eu"]),
+        (
+            ProductPartitions(region=EU_US, day=DAYS),
+            DAY_REGION,
+            None,
+            False,
+            ("eu", date(2024, 3, 1)),
+            ["2024-03-01|eu"],
+        ),
+        (
+            ProductPartitions(day=MONTHS, region=EU_US),
+            DAY_REGION,
+            None,
+            True,
+            (Month(2024, 3), "us"),
+            ["2024-03-01|us", "2024-03-02|us"],
+        ),
+        (
+            DAY_REGION,
+            DAY_REGION,
+            PerDimension(day=TimeWindow(-1)),
+            False,
+            (date(2024, 3, 1), "eu"),
+            ["2024-02-29|eu"],
+        ),
+        (
+            DAY_REGION,
+            DAY_REGION,
+            PerDimension({"day": TimeWindow(-1), "region": AllKeys()}),
+            True,
+            (date(2024, 3, 1), "eu"),
+            ["2024-02-29|eu", "2024-02-29|us"],
+        ),
+        # One has a dimension that the other lacks.
+        (
+            DAY_REGION,
+            ProductPartitions(region=EU_US, size=StaticPartitions([1, 2])),
+            None,
+            True,
+            (date(2024, 3, 1), "eu"),
+            ["eu|1", "eu|2"],
+        ),
+        (
+            DAY_REGION,
+            ProductPartitions(region=EU_US, size=StaticPartitions([1, 2])),
+            PerDimension(size=Keys(2)),
+            False,
+            (date(2024, 3, 1), "eu"),
+            ["eu|2"],
+        ),
+        # One has a single dimension.
+        (DAY_REGION, DAYS, None, False, (date(2024, 3, 1), "eu"), ["2024-03-01"]),
+        (DAY_REGION, EU_US, None, False, (date(2024, 3, 1), "eu"), ["eu"]),
+        (DAY_REGION, MONTHS, None, False, (date(2024, 3, 1), "eu"), ["2024-03"]),
+        (
+            DAY_REGION,
+            DAYS,
+            PerDimension(day=TimeWindow(-1, 0)),
+            True,
+            (date(2024, 3, 1), "eu"),
+            ["2024-02-29", "2024-03-01"],
+        ),
+        (DAYS, DAY_REGION, None, True, date(2024, 3, 1), ["2024-03-01|eu", "2024-03-01|us"]),
+        (EU_US, DAY_REGION, PerDimension(day=LastKeys(1)), True, "us", ["2024-03-02|us"]),
+        (
+            DAYS,
+            DAY_REGION,
+            PerDimension(region=Keys("eu")),
+            False,
+            date(2024, 3, 1),
+            ["2024-03-01|eu"],
+        ),
+        (
+            DAYS,
+            ProductPartitions(booked=DAYS, flown=DAYS),
+            PerDimension(flown=TimeWindow(-1), booked=Keys("2024-02-27")),
+            False,
+            date(2024, 3, 1),
+            ["2024-02-27|2024-02-29"],
+        ),
+        (
+            UnpartitionedSet(),
+            DAY_REGION,
+            PerDimension(day=Keys("2024-03-01")),
+            True,
+            UNPARTITIONED,
+            ["2024-03-01|eu", "2024-03-01|us"],
+        ),
+        # Keys that are added at any time.
+        (
+            ProductPartitions(day=DAYS, customer=CUSTOMERS),
+            ProductPartitions(customer=CUSTOMERS, month=MONTHS),
+            None,
+            True,
+            (date(2024, 3, 1), "acme"),
+            ["acme|2024-02", "acme|2024-03"],
+        ),
+        (CUSTOMERS, CUSTOMERS, None, False, "acme", ["acme"]),
+    ],
+)
+def test_dimensions(
+    down: PartitionSet,
+    up: PartitionSet,
+    by: PartitionMapping | None,
+    fan_in: bool,
+    key: Key,
+    reads: list[str],
+) -> None:
+    at = Moment(LATE.now, lambda _: {encode_key(k): k for k in ("acme", "zeta")})
+    mapping = fit(by, down, up)
+    found = mapping.upstream_keys(key, down, up, at)
+    assert [label(encode_key(one)) for one in found] == reads
+    assert mapping.fan_in is fan_in
+    agrees(mapping, down, up, at)
+    MappingChecks()(mapping, down, up, optional=False)
+    if by is not None:
+        assert by.upstream_keys(key, down, up, at) == found
+        assert list(by.downstream_keys(found[0], down, up, at)) == list(
+            mapping.downstream_keys(found[0], down, up, at)
+        )
+
+
+@pytest.mark.parametrize(
+    ("down", "up", "mapping", "said"),
+    [
+        (DAYS, ProductPartitions(booked=DAYS, flown=DAYS), None, "booked and flown suggest themse"),
+        (EU_US, ProductPartitions(a=DAYS, b=MONTHS), None, "no dimension suggests itself; name"),
+        (DAYS, EU_US, PerDimension(day=TimeWindow()), "needs several dimensions"),
+        (
+            DAYS,
+            DAY_REGION,
+            PerDimension(dya=TimeWindow()),
+            "none of the dimensions day, region",
+        ),
+        (
+            DAY_REGION,
+            DAYS,
+            PerDimension(day=SameKey(), region=SameKey()),
+            "is read by one",
+        ),
+        (
+            DAY_REGION,
+            DAY_REGION,
+            PerDimension(region=TimeWindow()),
+            "needs time partitions",
+        ),
+        (
+            DAY_REGION,
+            ProductPartitions(day=DAYS, region=StaticPartitions(["asia"])),
+            None,
+            "no partition mapping from (1 static keys) to (2 static keys) suggests itself",
+        ),
+    ],
+)
+def test_dimensions_that_do_not_fit_are_told(
+    down: PartitionSet, up: PartitionSet, mapping: PartitionMapping | None, said: str
+) -> None:
+    with pytest.raises(BadMapping, match=re.escape(said)):
+        fit(mapping, down, up)
+
+
+def test_dimensions_say_what_they_do() -> None:
+    by = PerDimension(day=TimeWindow(-1), region=AllKeys())
+    assert str(by) == "day: its window, offset -1, region: all partitions"
+    assert str(fit(by, DAY_REGION, DAY_REGION)) == (
+        "day: the window around, offset -1, region: all partitions"
+    )
+    assert (
+        written(PerDimension(a=SameKey(), b=Keys(1)))
+        == "PerDimension(a=SameKey, b=Keys(keys=(1,)))"
+    )
+    assert may_read_itself(fit(PerDimension(day=TimeWindow(-1)), DAY_REGION, DAY_REGION))
+    assert not may_read_itself(fit(None, DAY_REGION, DAY_REGION))
