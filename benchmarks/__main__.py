@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import cases
+from benchmarks import backfills, cases
 from benchmarks.makespan import makespan
 from benchmarks.stage import Stage, stage
 
@@ -77,6 +77,15 @@ CASES = [
     Case("plan 100,000 steps / COPY without indexes", "s", cases.plan_bare),
     Case("peak memory of planning 100,000 steps", "MB", cases.plan_memory,
          "<", 400),
+    Case("backfill of 50,000 partitions, the call", "ms", backfills.call,
+         "<", 1000),
+    Case("backfill, plan 50,000 partitions / 5,000", "ms/step", backfills.growth,
+         "<=", 1.25),
+    Case("backfill, peak memory of planning 50,000 partitions / 5,000", "MB", backfills.memory),
+    Case("backfill, one look at 150,000 steps", "ms", backfills.counts,
+         "<", 1000),
+    Case("backfill, how 50,000 partitions stand", "ms", backfills.states,
+         "<", 1000),
     Case("largest message at 40,000 steps", "KB", cases.largest_message,
          "<", 32),
     Case("broker memory at 40,000 steps", "MB", cases.broker_memory,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Generic, TypeVar
 
 from flowstone import __version__, probe, reconcile
 from flowstone.errors import FlowStoneError, WrongMigration
-from flowstone.facts import Definitions, Facts, LedgerFacts, Unknown
+from flowstone.facts import Definitions, Facts, LedgerFacts, LeftOver, Unknown
+from flowstone.left_over import left_over
 from flowstone.liveness import half_dead
 from flowstone.queues import all_queues
 from flowstone.runtime import Runtime
@@ -86,6 +87,7 @@ def examine(here: Runtime) -> Facts:
     address, ledger = apart(asked.answer(until))
     server = broker.answer(until)
     backlog = Asked(*LEDGER, lambda: {} if isinstance(ledger, Unknown) else reconcile.backlog(here))
+    left = Asked(*LEDGER, lambda: _left_over(here, definitions, ledger))
     until = soon()
     held = server if isinstance(server, Unknown) else ask_held(settings, ledger)
     return Facts(
@@ -99,6 +101,7 @@ def examine(here: Runtime) -> Facts:
         held=held,
         celery=celery.answer(until),
         definitions=definitions,
+        left_over=left.answer(until),
     )
 
 
@@ -175,6 +178,14 @@ def _ledger(settings: Settings) -> Ledgers:
         return ledger.address, _why(error, "flowstone db upgrade")
     finally:
         ledger.close()
+
+
+def _left_over(
+    here: Runtime, definitions: Definitions | Unknown | None, ledger: LedgerFacts | Unknown
+) -> Sequence[LeftOver] | Unknown:
+    if isinstance(ledger, Unknown):
+        return ledger
+    return left_over(here) if isinstance(definitions, Definitions) else ()
 
 
 def _definitions(here: Runtime) -> Definitions | Unknown | None:

@@ -67,8 +67,8 @@ class Context:
     """The step that an asset's function is called for.
 
     `partition` is the key: a date for a day or a week, a Month, a datetime for an hour, a tuple for
-    a product, whatever a list of keys was given, or UNPARTITIONED. `attempt` counts from 1. `config` is an instance of the asset's config model,
-    or None if it declares none.
+    a product, whatever a list of keys was given, or UNPARTITIONED. `attempt` counts from 1.
+    `config` is an instance of the asset's config model, or None if it declares none.
     """
 
     run_id: str

@@ -218,6 +218,24 @@ def _definitions(facts: Facts) -> Said:
             return _fine(f"{_count(number, 'asset')} in {', '.join(facts.settings.assets)}")
 
 
+def _left_over(facts: Facts) -> Said:
+    if not isinstance(facts.definitions, Definitions):
+        return _fine("not looked at, as this needs definitions")
+    found = _known(facts.left_over, "a ledger that is migrated")
+    if not found:
+        return _fine("no output is of a partition that is gone")
+    told = ", ".join(
+        f"{'at least ' * one.is_part}{_count(one.count, 'output')} of {one.asset!r} "
+        f"({', '.join(one.examples)}{', ...' * (one.count > len(one.examples))})"
+        for one in found
+    )
+    # To keep them is nothing that has to be mended.
+    return _fine(
+        f"{told}: of partitions that are not in their sets any more; nothing computes them again, "
+        "`flowstone get` reads them, and `flowstone partitions ASSET` names them"
+    )
+
+
 def _leases(facts: Facts) -> Said:
     lease, interval = facts.settings.lease_seconds, facts.settings.reconcile_seconds
     if interval < lease / 2:
@@ -425,6 +443,7 @@ CHECKS: Final[Mapping[str, Decide]] = {
     "result memory": lambda facts: _keeps_all(facts.results, "the result backend"),
     "persistence": _outlives_a_restart,
     "definitions": _definitions,
+    "left over": _left_over,
     "visibility timeout": _visibility,
     "result expiry": _expiry,
     "serializers": _serializers,

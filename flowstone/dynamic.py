@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from flowstone import runtime
 from flowstone.dynamic_set import check_name
 from flowstone.errors import BadPartition
-from flowstone.partition_key import Key, decode_key, encode_key, label
+from flowstone.key_map import frozen
+from flowstone.partition_key import Key, encode_key, label
 from flowstone.runtime import whoami
 from flowstone.store import dynamic_keys
 
@@ -27,7 +28,7 @@ def add_partitions(
     with runtime.current().ledger.begin() as conn:
         dynamic_keys.lock(conn, name)
         _refuse_twins(name, wanted, dynamic_keys.keys(conn, name))
-        return len(dynamic_keys.add(conn, name, wanted, actor=by or whoami(), reason=reason))
+        return len(dynamic_keys.add(conn, name, list(wanted), actor=by or whoami(), reason=reason))
 
 
 def remove_partitions(
@@ -51,18 +52,19 @@ def dynamic_partitions(name: str) -> list[Key]:
         return list(dynamic_keys.keys(conn, name).values())
 
 
-def _encoded(name: str, keys: Collection[Key]) -> list[str]:
+def _encoded(name: str, keys: Collection[Key]) -> dict[str, Key]:
+    """Return the keys by their encoded forms, or raise BadPartition."""
     check_name(name)
     if isinstance(keys, str | Mapping):
         raise BadPartition(f"give a list of keys, as in [{keys!r}], and not one key")
-    return list(dict.fromkeys(map(encode_key, keys)))
+    return {encode_key(key): frozen(key) for key in keys}
 
 
-def _refuse_twins(name: str, wanted: Iterable[str], known: Mapping[str, Key]) -> None:
+def _refuse_twins(name: str, wanted: Mapping[str, Key], known: Mapping[str, Key]) -> None:
     """Refuse keys that are equal to others: a fan-in is a dict of them, which would lose one."""
     forms = {key: encoded for encoded, key in known.items()}
-    for encoded in wanted:
-        other = forms.setdefault(decode_key(encoded), encoded)
+    for encoded, key in wanted.items():
+        other = forms.setdefault(key, encoded)
         if other != encoded:
             raise BadPartition(
                 f"the keys {encoded} and {other} of {name!r} would be one key in a dict; "
@@ -70,14 +72,13 @@ def _refuse_twins(name: str, wanted: Iterable[str], known: Mapping[str, Key]) ->
             )
 
 
-def _there(wanted: Iterable[str], known: Mapping[str, Key]) -> list[str]:
+def _there(wanted: Mapping[str, Key], known: Mapping[str, Key]) -> list[str]:
     """Return those of the known keys that are wanted, or that alone are written so."""
     written: dict[str, list[str]] = {}
     for encoded in known:
         written.setdefault(label(encoded), []).append(encoded)
     found: dict[str, None] = {}
-    for encoded in wanted:
-        key = decode_key(encoded)
+    for encoded, key in wanted.items():
         if encoded in known:
             found[encoded] = None
         elif isinstance(key, str) and len(meant := written.get(key, [])) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from flowstone.settings import Settings
@@ -75,6 +75,17 @@ class Definitions:
 
 
 @dataclass(frozen=True)
+class LeftOver:
+    """The outputs of an asset that are of partitions which its set does not have any more."""
+
+    asset: str
+    count: int
+    examples: tuple[str, ...]
+    is_part: bool
+    """Whether the asset has more partitions than were looked at."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that the doctor looks at."""
 
@@ -93,3 +104,5 @@ class Facts:
     celery: CelerySettings | Unknown
     definitions: Definitions | Unknown | None
     """None where the settings name no module."""
+    left_over: Sequence[LeftOver] | Unknown = ()
+    """What definitions that have changed have left."""

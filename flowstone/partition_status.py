@@ -6,13 +6,13 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import cached_property
 
 from flowstone import runtime
 from flowstone.asset import Asset
 from flowstone.choice import Choice, chosen, parse_choice
 from flowstone.errors import BadPartition, BadQuery, did_you_mean
+from flowstone.left_over import moment
 from flowstone.partition import Key, Moment
 from flowstone.partition_key import decode_key, encode_key
 from flowstone.states import PartitionState
@@ -64,7 +64,7 @@ def partition_states(
     here = runtime.current()
     made = here.registry.graph[str(asset)]
     with here.ledger.begin() as conn:
-        keys = _keys(made, partitions, _moment(conn))
+        keys = _keys(made, partitions, moment(conn))
         found = _look(conn, made, list(keys))
         is_all = partitions == _ALL
         left_over = store.others(conn, made.name, found) if is_all else ()
@@ -86,11 +86,6 @@ def state_of(name: str) -> PartitionState:
             f"there is no state {name!r} of partitions{did_you_mean(name, known)}; "
             f"there are {', '.join(known)}"
         ) from None
-
-
-def _moment(conn: Connection) -> Moment:
-    del conn
-    return Moment(datetime.now(UTC))
 
 
 def _keys(asset: Asset, partitions: Choice | Key | Iterable[Key], at: Moment) -> dict[str, Key]:

@@ -16,7 +16,7 @@ from flowstone.graph import AssetGraph
 from flowstone.limits import Policy
 from flowstone.outline import Node, Outline
 from flowstone.partition import UNPARTITIONED, Moment, PartitionSet, first_keys, parse_key
-from flowstone.partition_key import decode_key, encode_key, step_name
+from flowstone.partition_key import decode_key, encode_key, label, step_name
 from flowstone.queues import DEFAULT_QUEUE
 from flowstone.reach import BATCH, Reader, Reads, reach
 from flowstone.request import Only, Order, Request
@@ -431,9 +431,9 @@ def _target_key(graph: AssetGraph, name: str, partition: str, at: Moment) -> str
         return encode_key(parse_key(asset.partitions, partition, at))
     except BadPartition as error:
         if decode_key(partition) == UNPARTITIONED:
-            shown = ", ".join(str(k) for k in first_keys(asset.partitions, 2, at))
+            some = [label(encode_key(key)) for key in first_keys(asset.partitions, 2, at)]
+            such_as = f" such as {', '.join(some)}" if some else "; there is none as yet"
             raise BadPartition(
-                f"asset {name!r} is partitioned ({asset.partitions}); "
-                f"give a partition such as {shown}"
+                f"asset {name!r} is partitioned ({asset.partitions}); give a partition{such_as}"
             ) from error
         raise BadPartition(f"asset {name!r}: {error.message}") from error

@@ -32,7 +32,8 @@ from zoneinfo import ZoneInfo
 from pydantic import AnyUrl, BaseModel, RootModel, TypeAdapter, ValidationError
 
 from flowstone.errors import OutputError, is_time_limit
-from flowstone.partition_key import Month
+from flowstone.key_map import KeyMap
+from flowstone.partition_key import Month, decode_key, encode_key
 
 PLAIN: Final = "json"
 TAGGED: Final = "tagged.json"
@@ -154,6 +155,8 @@ def _encode(value: Any) -> Any:  # noqa: ANN401, PLR0911, PLR0912, C901 - one li
             return _tagged("model", _items(_fields(value)))
         case Month():
             return _tagged("Month", str(value))
+        case KeyMap():
+            return _tagged("KeyMap", encode_key(value))
         case _ if dataclasses.is_dataclass(value) and not isinstance(value, type):
             made_of = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
             return _tagged("model", _items(made_of))
@@ -231,6 +234,7 @@ _TEXTS: Final = (
 
 _FROM_TEXT: Final[Mapping[str, Callable[[Any], Any]]] = {
     "Decimal": Decimal,
+    "KeyMap": decode_key,
     "Month": Month.parse,
     "UUID": UUID,
     "bytes": lambda text: base64.b64decode(text, validate=True),
@@ -326,6 +330,8 @@ def is_same(back: Any, value: Any) -> bool:  # noqa: ANN401, PLR0911, C901 - one
             return len(back) == len(value) and all(map(is_same, back, value))
         case set() | frozenset():
             return is_same(_sorted(back), _sorted(value))
+        case KeyMap():
+            return encode_key(back) == encode_key(value)
         case Enum() | str() | bytes() | int() | UUID():
             return bool(back == value)
         case BaseModel():

@@ -105,6 +105,16 @@ _PARTITIONS = text(
     f"SELECT partition FROM {SCHEMA}.latest WHERE asset = :asset ORDER BY partition"
 ).execution_options(yield_per=BATCH)
 
+_AT_THE_ENDS = text(
+    f"""
+    (SELECT partition FROM {SCHEMA}.latest WHERE asset = :asset ORDER BY partition LIMIT :count)
+    UNION
+    (SELECT partition FROM {SCHEMA}.latest WHERE asset = :asset
+    ORDER BY partition DESC LIMIT :count)
+    ORDER BY partition
+    """
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Stand:
@@ -164,3 +174,8 @@ def others(conn: Connection, asset: str, keys: Collection[str]) -> Iterator[str]
     """Yield the encoded partitions that have an output and are none of these."""
     found = conn.scalars(_PARTITIONS, {"asset": asset})
     return (partition for partition in found if partition not in keys)
+
+
+def at_the_ends(conn: Connection, asset: str, count: int) -> list[str]:
+    """Return the first and the last partitions that have an output, so many each."""
+    return list(conn.scalars(_AT_THE_ENDS, {"asset": asset, "count": count}))

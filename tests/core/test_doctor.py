@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from flowstone import __version__, doctor
 from flowstone.doctor import CHECKS, Finding, Level, diagnose, is_healthy
-from flowstone.facts import CelerySettings, Definitions, Facts, LedgerFacts, Server, Unknown
+from flowstone.facts import (
+    CelerySettings,
+    Definitions,
+    Facts,
+    LedgerFacts,
+    LeftOver,
+    Server,
+    Unknown,
+)
 from flowstone.limits import KILL_LATER
 from flowstone.queues import QUEUES
 from flowstone.settings import Settings
@@ -431,3 +439,20 @@ def test_no_message_is_given_out_again_while_its_step_may_run(
     level = by_name(diagnose(change(HEALTHY)))["visibility timeout"].level
     runs = max(limit, longest, SETTINGS.park_after) + KILL_LATER
     assert (level is Level.OK) is (visibility > runs)
+
+
+def test_what_changed_definitions_have_left_is_told_and_no_fault() -> None:
+    left = [
+        LeftOver("a", 5, ("a[x]", "a[y]", "a[z]"), is_part=True),
+        LeftOver("b", 1, ("b",), is_part=False),
+    ]
+    facts = replace(HEALTHY, left_over=left)
+    (found,) = (one for one in diagnose(facts) if one.check == "left over")
+    assert (found.level, found.remedy) == (Level.OK, "")
+    assert found.seen.startswith(
+        "at least 5 outputs of 'a' (a[x], a[y], a[z], ...), 1 output of 'b' (b): of partitions that"
+    )
+    (found,) = (f for f in diagnose(replace(facts, left_over=AWAY)) if f.check == "left over")
+    assert found.level == Level.SKIPPED
+    (found,) = (f for f in diagnose(replace(facts, definitions=None)) if f.check == "left over")
+    assert found.seen == "not looked at, as this needs definitions"

@@ -23,6 +23,7 @@ from flowstone.errors import OutputError
 from flowstone.io import Outputs
 from flowstone.io.formats import decode, encode
 from flowstone.io.json_values import dump, is_same, load
+from flowstone.key_map import KeyMap
 from flowstone.partition_key import Month
 from tests.io.places import place
 from tests.strategies import fixed_offsets, moments, months, zones
@@ -63,6 +64,8 @@ TAGGED: list[Any] = [
     b"\0\xff",
     UUID(int=5),
     Month(2013, 1),
+    KeyMap({"env": "prod", "of": (Month(2013, 1), {"tier": 1})}),
+    {KeyMap({"env": "prod"}): 1},
     (),
     (1, "a", (None,)),
     set(),

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import text
 
-from flowstone import backfills, continuation, coordinator, submission
+from flowstone import backfills, continuation, coordinator, handle, outbox, submission
 from flowstone.backfills import BackfillHandle
 from flowstone.continuation import Carried, Freed
 from flowstone.execution import Ended, execute
@@ -20,6 +21,19 @@ from flowstone.runtime import Runtime
 from flowstone.states import GateState
 from flowstone.store import gates
 from flowstone.store.dispatch import DispatchedStep
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, local: LocalWorker, *, busy: bool = False) -> None:
+    """Let the worker be the broker of this process; if it is `busy`, it works at once."""
+
+    def wake(_: object, run_id: UUID) -> None:
+        local.coordinate(run_id)
+        if busy:
+            local.work()
+
+    for module in (outbox, handle):
+        monkeypatch.setattr(module, "sender", lambda _: None)
+        monkeypatch.setattr(module, "wake", wake)
 
 
 class LocalWorker:
@@ -35,9 +49,9 @@ class LocalWorker:
         **options: Any,
     ) -> RunHandle:
         """Submit a run, and work until nothing is left to do."""
-        handle = self.begin(*assets, **options)
+        begun = self.begin(*assets, **options)
         self.work()
-        return handle
+        return begun
 
     def begin(
         self,
@@ -61,9 +75,9 @@ class LocalWorker:
         names = [str(one) for one in assets]
         options = {"force": False, "order": "oldest", **options}
         request = backfills.request_of(names, partitions, **options)
-        handle = backfills.record(self.runtime, request, **terms)
-        self.coordinate(handle.run.id)
-        return handle
+        made = backfills.record(self.runtime, request, **terms)
+        self.coordinate(made.run.id)
+        return made
 
     def coordinate(self, run_id: UUID) -> None:
         """Be the coordinator of a run, and of those that it wakes."""
@@ -136,8 +150,8 @@ class LocalWorker:
         self.close(gate_id, state, **values)
         self.carry_on(gate_id)
 
-    def step(self, handle: RunHandle, asset: Any) -> Any:
+    def step(self, run: RunHandle, asset: Any) -> Any:
         """Return the row of an unpartitioned step."""
         with self.runtime.ledger.begin() as conn:
             query = text("SELECT * FROM flowstone.steps WHERE run_id = :run AND asset = :asset")
-            return conn.execute(query, {"run": handle.id, "asset": str(asset)}).one()
+            return conn.execute(query, {"run": run.id, "asset": str(asset)}).one()

@@ -216,3 +216,18 @@ def test_keys_are_managed_on_the_command_line(local: LocalWorker) -> None:
     log = " ".join(flowstone_("audit", "log").stdout.split())
     assert "partitions." in log
     assert "left" in log
+
+
+def test_who_says_no_partition_is_told_what_one_looks_like(make_runtime: RuntimeFactory) -> None:
+    days = DailyPartitions("2013-01-01", "2013-01-02")
+
+    @asset(partitions=ProductPartitions(day=days, customer=DynamicPartitions("customers")))
+    def sales() -> int:
+        return 1
+
+    make_runtime(build_registry([sales]))
+    with pytest.raises(RunFailed, match="give a partition; there is none as yet"):
+        materialize_sync(sales)
+    add_partitions("customers", ["acme"])
+    with pytest.raises(RunFailed, match=r"such as 2013-01-01\|acme, 2013-01-02\|acme"):
+        materialize_sync(sales)

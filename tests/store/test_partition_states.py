@@ -12,23 +12,30 @@ from sqlalchemy import text
 
 from flowstone import client, history, reading
 from flowstone.asset import Asset, Dep, asset
+from flowstone.dynamic import add_partitions, remove_partitions
 from flowstone.errors import BadPartition, BadQuery, UnknownAsset
+from flowstone.facts import LeftOver
+from flowstone.left_over import left_over
 from flowstone.partition import (
     UNPARTITIONED,
     DailyPartitions,
-    Month,
+    DynamicPartitions,
+    HourlyPartitions,
     MonthlyPartitions,
+    ProductPartitions,
     StaticPartitions,
 )
 from flowstone.partition_key import encode_key
 from flowstone.partition_status import partition_states
 from flowstone.registry import build_registry
+from flowstone.runtime import Runtime
 from flowstone.states import FINAL_STEP_STATES, PartitionState
 from flowstone.store import partition_states as store
 from flowstone.store.ledger import Ledger
 from tests.conftest import RuntimeFactory
 from tests.store.local_worker import LocalWorker
 from tests.store.many_partitions import made, steps
+from tests.strategies import NOW
 
 OPEN = {
     "pending": "queued",
@@ -167,32 +174,73 @@ def daily(**options: Any) -> Asset:
 
 
 def test_what_becomes_of_partitions_whose_set_has_changed(make_runtime: RuntimeFactory) -> None:
-    def define(partitions: Any) -> None:
-        make_runtime(build_registry([daily(partitions=partitions)]))
+    def define(partitions: Any) -> Runtime:
+        return make_runtime(build_registry([daily(partitions=partitions)]))
 
-    define(StaticPartitions(["x", "y", "z"]))
-    for key in "xyz":
+    letters = [chr(ord("a") + place) for place in range(10)]
+    define(StaticPartitions(letters))
+    for key in letters:
         client.materialize_sync("a", partition=key)
-    define(StaticPartitions(["y"]))
+    here = define(StaticPartitions(letters[::2]))
     found = partition_states("a")
-    assert (found.states, list(found.left_over)) == ({"y": "ok"}, ["x", "z"])
-    assert reading.get("a", "z") == 1
-    assert partition_states("a", "y").left_over == ()
+    assert found.states == dict.fromkeys(letters[::2], "ok")
+    assert list(found.left_over) == letters[1::2]
+    assert left_over(here) == [LeftOver("a", 5, ("a[b]", "a[d]", "a[f]"), is_part=False)]
+    assert reading.get("a", "j") == 1
+    assert partition_states("a", "c").left_over == ()
 
-    define(DailyPartitions("2026-01-01", "2026-01-03"))
+    here = define(DailyPartitions("2026-01-01", "2026-01-03"))
     for day in (1, 2):
         client.materialize_sync("a", partition=f"2026-01-0{day}")
-    define(DailyPartitions("2026-01-01", "2026-01-03", tz="Asia/Tokyo"))
+    assert left_over(here)[0].count == 10
+    here = define(DailyPartitions("2026-01-01", "2026-01-03", tz="Asia/Tokyo"))
     found = partition_states("a")
     assert [state.value for state in found.states.values()] == ["stale", "stale", "missing"]
     assert set(found.reasons.values()) == {"the partition is cut otherwise now"}
-    define(MonthlyPartitions("2026-01", "2026-02"))
+    (planned,) = client.preview("a", partition="2026-01-01", force=False).steps
+    assert planned.reason == found.reasons[date(2026, 1, 1)]
+    assert left_over(here)[0].count == 10
+    here = define(HourlyPartitions("2026-01-01", "2026-01-02"))
     found = partition_states("a")
-    assert found.states == {Month(2026, 1): "missing", Month(2026, 2): "missing"}
-    assert set(found.left_over) == {"x", "y", "z", date(2026, 1, 1), date(2026, 1, 2)}
-    assert reading.get("a", "2026-01-02") == 1
-    with make_runtime(build_registry([])).ledger.begin() as conn:
-        assert conn.scalar(text("SELECT count(*) FROM flowstone.runs")) == 5
+    assert set(found.states.values()) == {"missing"}
+    assert set(found.left_over) == {*letters, date(2026, 1, 1), date(2026, 1, 2)}
+    assert left_over(here)[0].count == 12
+    assert reading.get("a", date(2026, 1, 2)) == 1
+    with here.ledger.begin() as conn:
+        assert conn.scalar(text("SELECT count(*) FROM flowstone.runs")) == 12
+
+
+def test_many_that_are_left_over_are_looked_at_from_both_ends(
+    make_runtime: RuntimeFactory,
+) -> None:
+    every = DailyPartitions("2020-01-01", "2025-12-31")
+    keys = [encode_key(key) for key in every.keys(NOW)]
+    here = make_runtime(build_registry([daily(partitions=every)]))
+    with here.ledger.begin() as conn:
+        made(conn, "a", keys)
+        made(conn, "b", keys)
+    assert left_over(here) == []
+    later = make_runtime(build_registry([daily(partitions=DailyPartitions("2020-01-03"))]))
+    assert left_over(later) == [LeftOver("a", 2, ("a[2020-01-01]", "a[2020-01-02]"), is_part=True)]
+    other = make_runtime(build_registry([daily(partitions=MonthlyPartitions("2020-01"))]))
+    assert left_over(other)[0].count == 1000
+
+
+def test_products_and_dynamic_keys(make_runtime: RuntimeFactory) -> None:
+    tenants = DynamicPartitions("tenants")
+    days = DailyPartitions("2026-01-01", "2026-01-02")
+    product = ProductPartitions(day=days, tenant=tenants)
+    here = make_runtime(build_registry([daily(partitions=product)]))
+    assert partition_states("a").states == {}
+    add_partitions("tenants", ["ann", "bob"])
+    first = date(2026, 1, 1)
+    client.materialize_sync("a", partition=(first, "bob"))
+    client.materialize_sync("a", partition=(first, "ann"))
+    assert states("a", "2026-01-01|*") == {str((first, one)): "ok" for one in ("ann", "bob")}
+    assert partition_states("a").counts["missing"] == 2  # type: ignore[index]
+    remove_partitions("tenants", ["bob"])
+    assert list(partition_states("a").left_over) == [(first, "bob")]
+    assert left_over(here)[0].examples == ("a[2026-01-01|bob]",)
 
 
 def test_sets_of_all_kinds_and_what_is_refused(make_runtime: RuntimeFactory) -> None:

@@ -1,0 +1,108 @@
+"""`flowstone backfill` and `flowstone backfills`: what people see, and do."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+
+import pytest
+
+from flowstone import runtime
+from flowstone.registry import load_registry
+from tests.cli.in_process import InProcess
+from tests.conftest import RuntimeFactory
+from tests.store import backfill_assets
+from tests.store.backfill_assets import BROKEN
+from tests.store.local_worker import LocalWorker, stand_in
+
+
+@pytest.fixture
+def flowstone() -> InProcess:
+    return InProcess()
+
+
+@pytest.fixture
+def local(make_runtime: RuntimeFactory, monkeypatch: pytest.MonkeyPatch) -> LocalWorker:
+    """A worker that begins when a run is submitted, and works when the test says so."""
+    BROKEN.clear()
+    here = make_runtime(load_registry([backfill_assets.__name__]))
+    runtime.use(here)
+    made = LocalWorker(here)
+    stand_in(monkeypatch, made)
+    return made
+
+
+@pytest.fixture
+def busy(local: LocalWorker, monkeypatch: pytest.MonkeyPatch) -> LocalWorker:
+    """The same, which works at once."""
+    stand_in(monkeypatch, local, busy=True)
+    return local
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_backfill_is_shown_to_its_end(flowstone: InProcess, busy: LocalWorker) -> None:
+    shown = flowstone("backfill", "+monthly_report", "-p", "2013-01..2013-02")
+    assert shown.exit_code == 0
+    assert "backfill 1 succeeded, 61 of 61 steps" in shown.stdout
+    assert all(len(line) <= 80 for line in shown.stdout.splitlines())
+    again = flowstone("backfill", "+monthly_report", "-p", "2013-01", "-p", "2013-03")
+    assert "64 of 64 steps, 32 were done before" in words(again.stdout)
+
+
+def test_what_has_failed_is_told_with_the_way_to_do_it_again(
+    flowstone: InProcess, busy: LocalWorker
+) -> None:
+    BROKEN.add(date(2013, 2, 5))
+    said = flowstone.refused("backfill", "+monthly_report", "-p", "2013-02")
+    assert "raw[2013-02-05]" in said
+    assert said.endswith("`flowstone backfills retry 1` does the rest again")
+    assert "1 failed" in words(flowstone("backfills", "show", "1").stdout)
+    BROKEN.clear()
+    assert flowstone("backfills", "retry", "1").stdout.startswith("backfill 1 goes on as run ")
+    assert flowstone("backfills", "watch", "1").exit_code == 0
+
+
+def test_people_halt_it_let_it_go_on_and_end_it(flowstone: InProcess, local: LocalWorker) -> None:
+    assert flowstone("backfills", "list").stdout.startswith("there is no backfill")
+    begun = flowstone("backfill", "raw", "-p", "2013-01", "--order", "newest", "--detach")
+    assert begun.stdout == "1\n"
+    assert local.messages[0].partition == "d:2013-01-31"
+    paused = flowstone("backfills", "pause", "1", "--reason", "the source is moved")
+    assert paused.stdout == "backfill 1 is paused; 0 steps run to their end\n"
+    assert "paused: the source is moved" in words(flowstone("backfills", "show", "1").stdout)
+    assert "is paused: the source is moved" in flowstone.refused("backfills", "watch", "1")
+    (listed,) = json.loads(flowstone("backfills", "list", "--json").stdout)
+    assert (listed["what"], listed["state"], listed["total"]) == ("raw, 2013-01", "paused", 31)
+    assert flowstone("backfills", "resume", "1").stdout == "backfill 1 goes on\n"
+    assert "raw, 2013-01" in flowstone("backfills", "list").stdout
+    ended = flowstone("backfills", "cancel", "1")
+    assert ended.stdout == "backfill 1: 31 steps will not start; it is cancelled\n"
+
+
+def test_a_preview_is_the_plan_and_nothing_is_recorded(
+    flowstone: InProcess, local: LocalWorker
+) -> None:
+    shown = words(flowstone("backfill", "+monthly_report", "-p", "2013-02", "--preview").stdout)
+    assert "raw[2013-02-01 .. 2013-02-28] run missing (28)" in shown
+    assert shown.endswith("29 steps: 29 run")
+    assert flowstone("backfills", "list").stdout.startswith("there is no backfill")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["backfill", "+(raw"], "in '+(raw'"),
+        (["backfill", "raw", "--hours", "22-6"], "write them as 22:00-06:00"),
+        (["backfill", "raw", "--hours", "22:00-06:00", "--zone", "Mars"], "'Mars' is not an IANA"),
+        (["backfill", "raw", "--stop-ratio", "20"], "stop_ratio is 20"),
+        (["backfills", "show", "7"], "there is no backfill 7"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    flowstone: InProcess, local: LocalWorker, arguments: list[str], said: str
+) -> None:
+    assert said in flowstone.refused(*arguments)
+    assert not local.messages
