@@ -95,7 +95,7 @@ STATEMENT: Final = f"""
             ON (s.run_id, s.asset, s.partition) >= (r.id, :asset, bounds.first)
             AND (s.run_id, s.asset, s.partition) <= (r.id, :asset, bounds.last)
         WHERE r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
-          AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)})
+          AND s.state NOT IN ({sql_list(FINAL_STEP_STATES)}) AND s.awaits_until IS NULL
     )
     SELECT what, why, array_agg(partition) AS partitions FROM found GROUP BY what, why
 """

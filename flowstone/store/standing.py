@@ -28,7 +28,7 @@ _OPEN = text(
     f"""
     SELECT id, run_id, state FROM {SCHEMA}.steps
     WHERE asset = :asset AND partition = :partition
-      AND state NOT IN ({sql_list(FINAL_STEP_STATES)})
+      AND state NOT IN ({sql_list(FINAL_STEP_STATES)}) AND awaits_until IS NULL
     ORDER BY id
     """
 )

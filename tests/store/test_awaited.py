@@ -136,6 +136,8 @@ def test_what_is_missing_is_waited_for_and_read_when_it_has_come(
     worker = LocalWorker(here)
     handle = worker.submit(month, partition="2024-02", upstream=False)
     assert awaited(here, handle) == [("pending", 1, False)] * 2
+    # Nobody computes it: that is what is waited for.
+    assert flowstone.status(day, partition="2024-02-28").computing == []
     repair(worker)
     assert awaited(here, handle) == [("pending", 1, False)] * 2
     assert handle.status() not in (RunState.SUCCEEDED, RunState.FAILED)
