@@ -10,7 +10,7 @@ from functools import cache
 from benchmarks import backfilled
 from benchmarks.cases import ROUNDS, Pair
 from benchmarks.stage import Stage
-from flowstone import coordinator, runtime
+from flowstone import planning, runtime
 from flowstone.backfills import BackfillHandle, record, request_of
 from flowstone.partition_status import partition_states
 from flowstone.registry import load_registry
@@ -47,7 +47,7 @@ def growth(stage: Stage) -> Pair:
     for _ in range(ROUNDS):
         for partitions, took in found.items():
             handle = _begin("+joined", partitions)
-            seconds = _timed(lambda handle=handle: coordinator.plan_run(_here(), handle.run.id))  # type: ignore[misc]
+            seconds = _timed(lambda handle=handle: planning.plan_run(_here(), handle.run.id))  # type: ignore[misc]
             took.append(1000 * seconds / handle.progress().total)
     return Pair(*found.values())
 
@@ -59,7 +59,7 @@ def memory(stage: Stage) -> Pair:
     for partitions in (ALL, backfilled.SMALL):
         handle = _begin("+joined", partitions)
         tracemalloc.start()
-        coordinator.plan_run(_here(), handle.run.id)
+        planning.plan_run(_here(), handle.run.id)
         peaks.append(tracemalloc.get_traced_memory()[1] / 1e6)
         tracemalloc.stop()
     return Pair(peaks[:1], peaks[1:])
@@ -69,7 +69,7 @@ def counts(stage: Stage) -> Pair:
     """Return the ms of one look at how far a backfill of 150,000 steps is."""
     del stage
     handle = _begin("+joined")
-    coordinator.plan_run(_here(), handle.run.id)
+    planning.plan_run(_here(), handle.run.id)
     handle.progress()
     return Pair([1000 * _timed(handle.progress) for _ in range(ROUNDS)], [])
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from flowstone import coordinator, outbox, runtime, submission
+from flowstone import outbox, planning, runtime, submission
 from flowstone.choice import Choice, parse_choice
 from flowstone.errors import BadConfig
 from flowstone.handle import Cancellation, Deadline, Paused, Progress, RunHandle, progress_of
@@ -290,7 +290,7 @@ def preview_backfill(
         selection, partitions, only=only, force=force, resources=resources, io=io, pool=pool
     )
     with here.ledger.begin() as conn:
-        return coordinator.preview(conn, here, request, submission.json_config(config or {}))
+        return planning.preview(conn, here, request, submission.json_config(config or {}))
 
 
 def request_of(selection: Assets, partitions: Partitions, **options: Any) -> Request:  # noqa: ANN401

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID, uuid4
 
-from flowstone import coordinator, inline, outbox, reconcile, runtime, submission
+from flowstone import inline, outbox, planning, reconcile, runtime, submission
 from flowstone.asset import Asset
 from flowstone.embedded import ensure_postgres
 from flowstone.errors import RunFailed
@@ -213,7 +213,7 @@ def preview(
         pool=pool,
     )
     with here.ledger.begin() as conn:
-        return coordinator.preview(conn, here, request, submission.json_config(config or {}))
+        return planning.preview(conn, here, request, submission.json_config(config or {}))
 
 
 def save_plan(
@@ -248,7 +248,7 @@ def save_plan(
     with here.ledger.begin() as conn:
         values = submission.json_config(config or {}), submission.window(here, max_in_flight)
         submission.create(conn, run_id, request, *values, driver="celery")
-        coordinator.hold(conn, here, run_id)
+        planning.hold(conn, here, run_id)
     return RunHandle(run_id, here)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import time
 from uuid import UUID
 
-from flowstone import continuation, coordinator, reconcile
+from flowstone import continuation, coordinator, planning, reconcile
 from flowstone.approval import Ask
 from flowstone.claiming import Early
 from flowstone.errors import FlowStoneError, LedgerUnavailable
@@ -40,7 +40,7 @@ def drive_to_the_end(here: Runtime, handle: RunHandle) -> BaseException | None:
 
 
 def _drive(here: Runtime, handle: RunHandle) -> BaseException | None:
-    coordinator.plan_run(here, handle.id)
+    planning.plan_run(here, handle.id)
     pause = _Pause(here, handle.id)
     first: BaseException | None = None
     while handle.status() not in FINAL_RUN_STATES:

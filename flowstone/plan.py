@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from flowstone.asset import Asset
-from flowstone.choice import Choice, chosen
-from flowstone.errors import BadPartition, MissingInput
+from flowstone.errors import MissingInput
 from flowstone.freshness import Fingerprint, Input, digest, inputs_hash
 from flowstone.graph import AssetGraph
 from flowstone.limits import Policy
 from flowstone.outline import Node, Outline
-from flowstone.partition import UNPARTITIONED, Moment, PartitionSet, first_keys, parse_key
-from flowstone.partition_key import decode_key, encode_key, label, step_name
+from flowstone.partition import Moment, PartitionSet
+from flowstone.partition_key import decode_key, step_name
 from flowstone.queues import DEFAULT_QUEUE
-from flowstone.reach import BATCH, Reader, Reads, reach
-from flowstone.request import Only, Order, Request
+from flowstone.reach import Reader, Reads, reach
+from flowstone.request import Order, Request
 from flowstone.rollup import too_few
-from flowstone.selection import Selected, resolve
-from flowstone.walk import depths
+from flowstone.targets import Standing, batches, not_known, selected_by, targets
 
 __all__ = ["Draft", "Latest", "Made", "Node", "Plan", "PlannedStep", "build_plan", "draft_plan"]
 
@@ -116,14 +114,6 @@ Latest = Callable[[Sequence[Node]], Mapping[Node, Made]]
 """Look up the latest outputs of nodes; absent where there is none."""
 
 
-def _not_known(asset: str, keys: Sequence[str]) -> Mapping[str, str]:
-    del asset, keys
-    return {}
-
-
-Standing = Callable[[str, Sequence[str]], Mapping[str, str]]
-"""Tell how partitions of an asset stand: by their keys one word each, see `partition_states`."""
-
 ConfigOf = Callable[[str], Any]
 """What the run chooses for an asset, as JSON: the values of its config, or None if it has none."""
 
@@ -147,7 +137,7 @@ def draft_plan(
     at: Moment,
     config_of: ConfigOf = lambda _: None,
     *,
-    standing: Standing = _not_known,
+    standing: Standing = not_known,
 ) -> Draft:
     """Return the plan of a request, whose steps are still to be made, in bounded memory.
 
@@ -155,71 +145,19 @@ def draft_plan(
     raises; the steps raise MissingInput where an input is neither in the run nor has ever been
     materialized.
     """
-    selected = _selected(request, graph)
-    targets = _targets(request, graph, selected, at, latest=latest, standing=standing)
+    selected = selected_by(request, graph)
+
+    def known(nodes: Sequence[Node]) -> Collection[Node]:
+        return latest(nodes).keys()
+
+    wanted = targets(request, graph, selected, at, known=known, standing=standing)
     reads = Reader(graph, at)
-    outline = reach(
-        targets, selected, graph, at, known=lambda nodes: latest(nodes).keys(), reads=reads
-    )
+    outline = reach(wanted, selected, graph, at, known=known, reads=reads)
     computed = {*selected.anchors, *selected.above, *selected.below}
     assets = tuple(name for name in outline.assets if name in computed)
     configs = {name: config_of(name) for name in assets}
     why = _Why(graph, request, outline, reads, configs)
     return Draft(outline, why.steps(latest), assets, configs)
-
-
-def _selected(request: Request, graph: AssetGraph) -> Selected:
-    selected = resolve(graph, request.assets)
-    if not request.upstream:
-        return selected
-
-    def read_by(name: str) -> list[str]:
-        return [dependency.asset for dependency in graph[name].dependencies]
-
-    ends = {*selected.anchors, *selected.below}
-    above = {up for name in depths(ends, read_by) for up in read_by(name)}
-    return replace(selected, above=selected.above | above)
-
-
-def _targets(
-    request: Request,
-    graph: AssetGraph,
-    selected: Selected,
-    at: Moment,
-    *,
-    latest: Latest,
-    standing: Standing,
-) -> Iterator[Node]:
-    """Yield the partitions that were asked for, of each asset whose partitions were."""
-    for name in selected.anchors:
-        if request.choice is None:
-            yield name, _target_key(graph, name, request.partition, at)
-            continue
-        keys = _chosen(graph, name, request, at)
-        for batch in _batches(keys, lambda _: 1):
-            for key in _only(request.only, name, batch, latest, standing):
-                yield name, key
-
-
-def _chosen(graph: AssetGraph, name: str, request: Request, at: Moment) -> Iterator[str]:
-    assert request.choice is not None
-    try:
-        for key in chosen(graph[name].partitions, Choice.from_json(request.choice), at):
-            yield encode_key(key)
-    except BadPartition as error:
-        raise BadPartition(f"asset {name!r}: {error.message}") from error
-
-
-def _only(
-    only: Only | None, name: str, keys: Sequence[str], latest: Latest, standing: Standing
-) -> Iterable[str]:
-    if only is None:
-        return keys
-    if only == Only.MISSING:
-        made = latest([(name, key) for key in keys])
-        return [key for key in keys if (name, key) not in made]
-    stands = standing(name, keys)
-    return [key for key in keys if stands.get(key) == only]
 
 
 class _Why:
@@ -246,7 +184,7 @@ class _Why:
     def steps(self, latest: Latest) -> Iterator[PlannedStep]:
         """Yield the steps; what they need to know is looked up for some thousands at once."""
         found = ((node, self._reads(node)) for node in self._outline)
-        for batch in _batches(found, lambda pair: 1 + len(pair[1].nodes)):
+        for batch in batches(found, lambda pair: 1 + len(pair[1].nodes)):
             asked = self._asked(batch)
             self._made = latest(asked) if asked else {}
             for node, read in batch:
@@ -396,23 +334,6 @@ _REMEDY: Final = (
     "command line)"
 )
 
-_T = TypeVar("_T")
-
-
-def _batches(found: Iterable[_T], weight: Callable[[_T], int]) -> Iterator[Sequence[_T]]:
-    """Yield what was found in lists, of which each weighs about `BATCH`."""
-    batch: list[_T] = []
-    weighs = 0
-    for one in found:
-        batch.append(one)
-        weighs += weight(one)
-        if weighs >= BATCH:
-            yield batch
-            batch, weighs = [], 0
-    if batch:
-        yield batch
-
-
 _NO_CONFIG: Final = digest(None)
 
 
@@ -423,17 +344,3 @@ def _config_hash(config: object) -> str:
 
 FRESH: Final = "fresh"
 """The reason of a step whose code, config and inputs are those of its latest output."""
-
-
-def _target_key(graph: AssetGraph, name: str, partition: str, at: Moment) -> str:
-    asset = graph[name]
-    try:
-        return encode_key(parse_key(asset.partitions, partition, at))
-    except BadPartition as error:
-        if decode_key(partition) == UNPARTITIONED:
-            some = [label(encode_key(key)) for key in first_keys(asset.partitions, 2, at)]
-            such_as = f" such as {', '.join(some)}" if some else "; there is none as yet"
-            raise BadPartition(
-                f"asset {name!r} is partitioned ({asset.partitions}); give a partition{such_as}"
-            ) from error
-        raise BadPartition(f"asset {name!r}: {error.message}") from error

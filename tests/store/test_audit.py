@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from flowstone.asset import asset
 from flowstone.client import materialize_sync, save_plan
-from flowstone.coordinator import ACTOR as COORDINATOR
 from flowstone.errors import LedgerRefused
 from flowstone.outcome import Failure
+from flowstone.planning import ACTOR as COORDINATOR
 from flowstone.registry import build_registry
 from flowstone.states import FINAL_STEP_STATES, RUN_MOVES, STEP_MOVES, RunState, StepState
 from flowstone.store import cancellation, failing, flights, repairs, resumption, runs, steps

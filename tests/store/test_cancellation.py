@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection
 
 import flowstone
-from flowstone import Cancelled, Context, Retry, RunState, StepState, asset, coordinator
+from flowstone import Cancelled, Context, Retry, RunState, StepState, asset, coordinator, planning
 from flowstone.errors import BadConfig, RunEnded, RunFailed
 from flowstone.execution import _record
 from flowstone.outcome import Failed, Failure, Retrying, Stopped, Succeeded, decide
@@ -112,7 +112,7 @@ def test_a_request_that_is_not_planned_yet_never_will_be(ledger: Ledger, here: R
         )
     handle = flowstone.RunHandle(run_id, here)
     assert handle.cancel().state == RunState.CANCELLED
-    coordinator.plan_run(here, run_id)
+    planning.plan_run(here, run_id)
     assert handle.status() == RunState.CANCELLED
     assert "cancelled by" in handle.explain()
     with pytest.raises(RunFailed, match="cancelled by"):

@@ -13,9 +13,9 @@ import flowstone
 from flowstone import (
     collect,
     collector,
-    coordinator,
     invalidate,
     materialize_sync,
+    planning,
     reconcile,
     rollback,
     submission,
@@ -411,7 +411,7 @@ def test_a_plan_and_a_collection_wait_for_each_other(here: Any) -> None:
             request = submission.request(*wanted, upstream=False, force=True)
             run_id = uuid4()
             submission.create(conn, run_id, request, {}, 10, driver="celery")
-            coordinator.hold(conn, here, run_id)
+            planning.hold(conn, here, run_id)
             # By now the version that the plan reads is not the latest any more.
             rollback("number", to=versions("number")[0].id)
             age(here)

@@ -19,9 +19,9 @@ from flowstone import (
     UNPARTITIONED,
     Context,
     RunHandle,
-    coordinator,
     materialize,
     materialize_all,
+    planning,
     preview,
     resume,
     save_plan,
@@ -127,7 +127,7 @@ def refused_by_a_worker(
     request = submission.request("source", UNPARTITIONED, upstream=False, force=True)
     run_id, _ = submission.record(caller, request, config, None, driver="celery", key=None)
     worker = make_runtime(build_registry([source, needy, plain]))
-    coordinator.plan_run(worker, run_id)
+    planning.plan_run(worker, run_id)
     return worker, RunHandle(run_id, worker)
 
 
@@ -262,7 +262,7 @@ def test_an_error_that_nobody_has_foreseen_fails_the_run(
     handle = requested(make_runtime(build_registry([])), "torn")
     worker = make_runtime(build_registry([torn]))
     worker.resources.secrets.add(SECRET)
-    coordinator.plan_run(worker, handle.id)
+    planning.plan_run(worker, handle.id)
     said = r"planning has raised LookupError: nothing here for \*\*\* \\0$"
     with pytest.raises(RunFailed, match=said):
         handle.result()
@@ -300,9 +300,9 @@ def test_a_run_whose_planning_the_database_has_broken_off_is_planned_again(
     # It is looked at when it is submitted, too.
     breaks[:] = [cut]
     with pytest.raises(LedgerUnavailable):
-        coordinator.plan_run(here, handle.id)
+        planning.plan_run(here, handle.id)
     assert handle.status() == "requested"
-    coordinator.plan_run(here, handle.id)
+    planning.plan_run(here, handle.id)
     assert handle.status() == "planned"
 
 

@@ -10,7 +10,15 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flowstone import Context, Retry, RunHandle, RunState, asset, coordinator, materialize_sync
+from flowstone import (
+    Context,
+    Retry,
+    RunHandle,
+    RunState,
+    asset,
+    materialize_sync,
+    planning,
+)
 from flowstone.errors import RunFailed
 from flowstone.reconcile import reconcile
 from flowstone.registry import build_registry
@@ -190,7 +198,7 @@ def test_a_request_that_nobody_has_planned_fails(
         )
     let_it_pass(ledger)
     assert put_right()["deadline_passed"] == 1
-    coordinator.plan_run(here, run_id)
+    planning.plan_run(here, run_id)
     handle = RunHandle(run_id, here)
     assert handle.status() == RunState.FAILED
     with pytest.raises(RunFailed, match=SAID):

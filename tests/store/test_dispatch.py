@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from flowstone import coordinator
+from flowstone import coordinator, planning
 from flowstone.asset import asset
 from flowstone.coordinator import coordinate
 from flowstone.errors import BrokerUnavailable, UnknownRun
@@ -187,7 +187,7 @@ def test_a_run_is_planned_once_however_many_plan_it(make_runtime: Any) -> None:
     runtime = make_runtime(registry())
     run_id = request(runtime)
     with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(coordinator.plan_run, runtime, run_id) for _ in range(4)]:
+        for future in [pool.submit(planning.plan_run, runtime, run_id) for _ in range(4)]:
             future.result(20)
     planned = "SELECT details FROM flowstone.audit WHERE action = 'run.planned'"
     assert query(runtime.ledger, planned) == [({"steps": 15, "skipped": 0},)]
@@ -212,7 +212,7 @@ def test_what_the_broker_did_not_take_is_ready_again(make_runtime: Any) -> None:
 def test_a_worker_goes_on_with_the_run_of_its_step_without_a_message(make_runtime: Any) -> None:
     runtime = make_runtime(registry())
     run_id = request(runtime)
-    coordinator.plan_run(runtime, run_id)
+    planning.plan_run(runtime, run_id)
     outbox = Outbox()
     coordinator.go_on_or_wake(
         runtime, run_id, outbox.publish, lambda _: pytest.fail("nobody is to be woken")
@@ -223,7 +223,7 @@ def test_a_worker_goes_on_with_the_run_of_its_step_without_a_message(make_runtim
 def test_where_a_worker_cannot_go_on_it_wakes_a_coordinator(make_runtime: Any) -> None:
     runtime = make_runtime(registry())
     run_id = request(runtime)
-    coordinator.plan_run(runtime, run_id)
+    planning.plan_run(runtime, run_id)
     woken: list[UUID] = []
 
     def refuse(_canvas: Canvas, _steps: Mapping[int, DispatchedStep]) -> None:
@@ -238,7 +238,7 @@ def test_where_a_worker_cannot_go_on_it_wakes_a_coordinator(make_runtime: Any) -
 def test_where_the_broker_is_away_nothing_is_lost(make_runtime: Any) -> None:
     runtime = make_runtime(registry())
     run_id = request(runtime)
-    coordinator.plan_run(runtime, run_id)
+    planning.plan_run(runtime, run_id)
     away = Outbox(room=2)
     coordinator.go_on_or_wake(
         runtime, run_id, away.publish, lambda _: pytest.fail("the broker is away")

@@ -15,10 +15,11 @@ from pydantic import SecretStr
 from flowstone import Context, Retry, RetryAfter, asset, inline, resource
 from flowstone.asset import Asset
 from flowstone.client import materialize_sync
-from flowstone.coordinator import plan_run, take_ready
+from flowstone.coordinator import take_ready
 from flowstone.errors import FlowStoneError, OutputError, RunFailed
 from flowstone.execution import Ended, execute
 from flowstone.outcome import Failed, Retrying, Skipped
+from flowstone.planning import plan_run
 from flowstone.registry import build_registry
 from flowstone.request import Request
 from flowstone.runtime import Runtime

@@ -9,10 +9,10 @@ import pytest
 from flowstone import submission
 from flowstone.asset import asset
 from flowstone.client import materialize_sync, save_plan
-from flowstone.coordinator import plan_run
 from flowstone.errors import BadConfig, KeyReused
 from flowstone.handle import RunHandle
 from flowstone.partition import UNPARTITIONED
+from flowstone.planning import plan_run
 from flowstone.registry import build_registry
 from flowstone.runtime import Runtime
 from tests.conftest import RuntimeFactory

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from flowstone import Context, Retry, asset, coordinator, inline, materialize_sync
+from flowstone import Context, Retry, asset, coordinator, inline, materialize_sync, planning
 from flowstone.client import run as run_of
 from flowstone.client import runs_list
 from flowstone.coordinator import Taken
@@ -206,7 +206,7 @@ def shaky_runtime(make_runtime: Any) -> Runtime:
 def test_a_delay_beyond_the_setting_is_parked_and_a_shorter_one_is_not(make_runtime: Any) -> None:
     here = shaky_runtime(make_runtime)
     run_id = request(here, "shaky")
-    coordinator.plan_run(here, run_id)
+    planning.plan_run(here, run_id)
     first_canvas = coordinator.take_ready(here, run_id)
     first = attempt(here, first_canvas)
     assert isinstance(first.outcome, Retrying)

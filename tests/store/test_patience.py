@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Connection, text
 
 from flowstone import asset
-from flowstone.coordinator import plan_run, take_ready
+from flowstone.coordinator import take_ready
 from flowstone.errors import LedgerUnavailable
 from flowstone.execution import Ended, execute
 from flowstone.outcome import Succeeded
+from flowstone.planning import plan_run
 from flowstone.registry import build_registry
 from flowstone.request import Request
 from flowstone.runtime import Runtime

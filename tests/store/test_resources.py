@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from flowstone import Env, coordinator, materialize, preview, save_plan, submission
+from flowstone import Env, materialize, planning, preview, save_plan, submission
 from flowstone.asset import Asset, asset
 from flowstone.client import materialize_sync
 from flowstone.context import Context
@@ -196,7 +196,7 @@ def test_a_run_whose_override_cannot_be_fails_when_it_is_planned_with_one_line(
     request = Request((name,), "-", upstream=False, resources=given)
     with here.ledger.begin() as conn:
         submission.create(conn, run_id, request, {}, 10, driver="celery")
-    coordinator.plan_run(here, run_id)
+    planning.plan_run(here, run_id)
     with here.ledger.begin() as conn:
         found = runs.get(conn, run_id)
     assert found.state == "failed"

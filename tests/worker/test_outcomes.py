@@ -13,7 +13,7 @@ from celery import Celery
 from pytest_celery import CeleryTestSetup
 
 import flowstone
-from flowstone import RunHandle, RunState, coordinator, submission
+from flowstone import RunHandle, RunState, coordinator, planning, submission
 from flowstone.canvas import Publisher
 from flowstone.expand import Canvas
 from flowstone.messages import STEP
@@ -138,7 +138,7 @@ def test_a_message_of_a_canvas_that_has_been_given_up_is_ignored(
     celery_setup: CeleryTestSetup, here: Runtime, view: LedgerView, celery_setup_app: Celery
 ) -> None:
     handle = _request_quietly(here, "top")
-    coordinator.plan_run(here, handle.id)
+    planning.plan_run(here, handle.id)
     coordinator.take_ready(here, handle.id)
     before = view.snapshot()
     stale = {"step_id": view.steps(handle.id)["top"].id, "canvas": str(uuid4())}

@@ -9,8 +9,9 @@ from pytest_celery import CeleryTestSetup
 
 import flowstone
 from flowstone.canvas import Publisher
-from flowstone.coordinator import go_on, plan_run
+from flowstone.coordinator import go_on
 from flowstone.errors import DefinitionError
+from flowstone.planning import plan_run
 from flowstone.reconcile import reconcile as reconcile_once
 from flowstone.registry import Registry, load_registry
 from flowstone.runtime import Runtime
