@@ -106,3 +106,28 @@ def test_what_makes_no_sense_is_refused_in_one_line(
 ) -> None:
     assert said in flowstone.refused(*arguments)
     assert not local.messages
+
+
+def test_plans_and_runs_take_selections_too(flowstone: InProcess, busy: LocalWorker) -> None:
+    planned = words(flowstone("plan", "+monthly_report", "-p", "2013-02").stdout)
+    assert planned.endswith("29 steps: 29 run")
+    done = flowstone("run", "+monthly_report", "-p", "2013-02")
+    assert done.exit_code == 0
+    assert "29 of 29 steps" in done.stdout
+    downwards = words(flowstone("plan", "raw+1", "-p", "2013-02-03", "--force").stdout)
+    assert "raw[2013-02-03]" in downwards
+    assert downwards.endswith("2 steps: 2 run")
+    nothing = flowstone.refused("plan", "tag:daily", "-p", "2013-02")
+    assert "tag:daily" in nothing
+
+
+def test_any_run_is_paused_and_started_again(flowstone: InProcess, local: LocalWorker) -> None:
+    handle = local.begin("monthly_report", partition="2013-01")
+    short = str(handle.id)[:8]
+    said = flowstone("pause", short, "--reason", "the source is moved").stdout
+    assert said == f"run {handle.id} is paused; 0 steps run to their end\n"
+    local.messages.clear()
+    assert flowstone("start", short, "--detach").stdout == f"{handle.id}\n"
+    assert len(local.messages) == 32
+    drained = flowstone("cancel", short, "--drain").stdout
+    assert drained == f"run {handle.id} is cancelled; 32 steps will not run\n"
