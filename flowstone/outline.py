@@ -64,7 +64,8 @@ class Outline:
 
     def is_absent(self, node: Node) -> bool:
         """Return whether a node is only read."""
-        return self._number(node) in self._absent
+        # Of most runs, none is.
+        return bool(self._absent) and self._number(node) in self._absent
 
     def wait(self, node: Node, until: datetime) -> None:
         """Note that a node which is absent is waited for, as it may be made by another run."""
@@ -73,7 +74,7 @@ class Outline:
 
     def awaited(self, node: Node) -> datetime | None:
         """Return until when a node is waited for, or None if it is not."""
-        return self._until.get(self._number(node))
+        return self._until.get(self._number(node)) if self._until else None
 
     def arrange(self, order: Iterable[str], within: Callable[[str], Iterable[str]]) -> None:
         """Give each node its place: by the order of the assets, and `within` each of its keys."""

@@ -276,19 +276,19 @@ class _Why:
         """Return the steps of the inputs from outside; raise MissingInput where there is none."""
         pinned = {}
         for up in read.nodes:
-            if up not in self._outline and up in self._made:
+            if up in self._outline:
+                missing = self._outline.is_absent(up) and self._outline.awaited(up) is None
+            elif up in self._made:
                 pinned[up] = self._made[up].step_id
-            elif up not in read.optional and self._is_missing(up):
+                continue
+            else:
+                missing = True
+            if missing and up not in read.optional:
                 raise MissingInput(
                     f"{step_name(*up)}, read by {step_name(*node)}, has never been "
                     f"materialized; {_REMEDY}"
                 )
         return pinned
-
-    def _is_missing(self, node: Node) -> bool:
-        if node not in self._outline:
-            return True
-        return self._outline.is_absent(node) and self._outline.awaited(node) is None
 
     def _reason(self, node: Node, read: Reads) -> str:
         asset = self._graph[node[0]]

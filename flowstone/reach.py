@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
-from flowstone.asset import Dependency
+from flowstone.asset import Asset, Dependency
 from flowstone.errors import BadMapping, BadPartition, CyclicGraph
 from flowstone.graph import AssetGraph
 from flowstone.outline import Node, Outline
-from flowstone.partition import Moment, parse_key
-from flowstone.partition_key import decode_key, encode_key, step_name
+from flowstone.partition import Key, Moment, parse_key
+from flowstone.partition_key import encode_key, step_name
 from flowstone.rollup import waits_until
 from flowstone.selection import Selected
 
@@ -85,16 +85,18 @@ class Reader:
 
 
 def _reads(graph: AssetGraph, node: Node, at: Moment) -> Reads:
+    asset = graph[node[0]]
+    key = parse_key(asset.partitions, node[1], at)
     nodes: list[Node] = []
-    optional: set[Node] = set()
+    optional: list[Node] = []
     grace: dict[Node, datetime] = {}
-    for dependency in graph[node[0]].dependencies:
-        found = list(_upstream(graph, node, dependency, at))
+    for dependency in asset.dependencies:
+        found = _upstream(graph, asset, key, dependency, at)
         nodes += found
         if dependency.may_miss_some:
-            optional.update(found)
+            optional += found
         if dependency.grace is not None:
-            window = graph[node[0]].partitions.window_of(decode_key(node[1]))
+            window = asset.partitions.window_of(key)
             end = None if window is None else window.end
             until = waits_until(end, at.now, dependency.grace)
             grace.update({} if until is None else dict.fromkeys(found, until))
@@ -217,19 +219,20 @@ def _downstream(graph: AssetGraph, name: str, up: Node, at: Moment) -> Iterator[
         raise _failed(f"{name!r} reads {step_name(*up)}", str(mapping), error) from error
 
 
-def _upstream(graph: AssetGraph, node: Node, dependency: Dependency, at: Moment) -> Iterator[Node]:
-    asset, upstream = graph[node[0]], graph[dependency.asset]
-    mapping = graph.mappings[asset.name, upstream.name]
-    key = parse_key(asset.partitions, node[1], at)
+def _upstream(
+    graph: AssetGraph, asset: Asset, key: Key, dependency: Dependency, at: Moment
+) -> list[Node]:
+    name = dependency.asset
+    mapping = graph.mappings[asset.name, name]
     try:
-        keys = list(mapping.upstream_keys(key, asset.partitions, upstream.partitions, at))
+        keys = mapping.upstream_keys(key, asset.partitions, graph[name].partitions, at)
+        return [(name, encode_key(up)) for up in keys]
     except Exception as error:
         if isinstance(error, BadPartition) and dependency.optional:
             # There is no such partition, so it is as missing as one can be.
-            return
-        raise _failed(f"{step_name(*node)} reads {upstream.name!r}", str(mapping), error) from error
-    for up in keys:
-        yield upstream.name, encode_key(up)
+            return []
+        said = f"{step_name(asset.name, encode_key(key))} reads {name!r}"
+        raise _failed(said, str(mapping), error) from error
 
 
 def _failed(said: str, mapping: str, error: Exception) -> BadPartition | BadMapping:
