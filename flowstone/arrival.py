@@ -33,8 +33,12 @@ def fan_in(
     bare = hints.bare(annotation)
     form = form_of(annotation)
     if form == FRAME:
-        there = {label(encode_key(key)): output for key, output in found.items() if output is not None}
-        parts = {name: _part(said, name, output, bare, read) for name, output in there.items()}
+        outputs = {label(encode_key(key)): output for key, output in found.items()}
+        parts = {
+            name: _part(said, name, output, bare, read)
+            for name, output in outputs.items()
+            if output is not None
+        }
         return _frame(said, annotation, parts)
     kind = hints.value_of_fan_in(bare)
 

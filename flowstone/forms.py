@@ -58,9 +58,7 @@ def _takes_dict(kind: type) -> bool:
         return True
 
 
-def check_fan_in(
-    function: Callable[..., Any], parameter: str, reader: str, upstream: str
-) -> None:
+def check_fan_in(function: Callable[..., Any], parameter: str, reader: str, upstream: str) -> None:
     """Raise DefinitionError where a parameter asks for several values as what they cannot be."""
     annotation = hints.of_fan_in(function, parameter)
     if form_of(annotation) is not None:
