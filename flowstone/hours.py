@@ -38,12 +38,13 @@ class Hours:
     def opens_at(self, now: datetime) -> datetime | None:
         """Return when they begin next, in UTC, or None if it is within them at `now`."""
         zone = ZoneInfo(self.zone)
-        moment = now.astimezone(UTC)
+        # In UTC, as moments of a doubled hour equal none of another zone.
+        begin = moment = now.astimezone(UTC)
         while not self._holds(local := moment.astimezone(zone).time()):
             # The clock may be put into the hours, or past their beginning, and back again.
             ahead = moment + _until(local, self.start)
             moment = _change(zone, moment, ahead) or ahead
-        return None if moment == now else moment
+        return None if moment == begin else moment
 
     def _holds(self, moment: time) -> bool:
         if self.start < self.end:

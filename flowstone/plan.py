@@ -157,7 +157,7 @@ def draft_plan(
     computed = {*selected.anchors, *selected.above, *selected.below}
     assets = tuple(name for name in outline.assets if name in computed)
     configs = {name: config_of(name) for name in assets}
-    why = _Why(graph, request, outline, reads, configs, at)
+    why = _Why(graph, request, outline, reads, configs, ranks=Ranks(at))
     return Draft(outline, why.steps(latest), assets, configs)
 
 
@@ -171,7 +171,8 @@ class _Why:
         outline: Outline,
         reads: Reader,
         configs: Mapping[str, Any],
-        at: Moment,
+        *,
+        ranks: Ranks,
     ) -> None:
         self._graph = graph
         self._request = request
@@ -180,7 +181,7 @@ class _Why:
         self._configs = configs
         self._config_hash = cache(lambda asset: _config_hash(configs[asset]))
         self._policy = cache(lambda asset: graph[asset].policy(request.pool))
-        self._ranks = Ranks(at)
+        self._ranks = ranks
         self._runs = bytearray(len(outline))
         self._made: Mapping[Node, Made] = {}
 

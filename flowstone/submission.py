@@ -179,7 +179,7 @@ def check_config(here: Runtime, request: Request, config: Mapping[str, Any]) -> 
         # The coordinator knows more, or says what is wrong.
         return
     assets = found.graph.assets
-    if not assets.keys() >= set(request.assets):
+    if not (here.has_all_definitions or assets.keys() >= set(request.assets)):
         # A selection may mean more where more is defined.
         config = {name: given for name, given in config.items() if name in assets}
     check_names(config, selected.assets)
