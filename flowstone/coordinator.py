@@ -142,6 +142,7 @@ def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
         return Taken()
     terms = _terms(conn, run)
     if terms is not None and not _may_start(conn, run, terms):
+        _end_or_wait(conn, run)
         return Taken()
     ready = _give_way(conn, runtime, run)
     # A process can run one step at a time; what it has not begun must stand in nobody's way.
@@ -153,13 +154,18 @@ def _take_ready(conn: Connection, runtime: Runtime, run_id: UUID) -> Taken:
     longest = 1 if is_narrow else MAX_CHAIN
     canvases = expand(ready.steps, ready.nodes, budget, chords=chords, longest=longest)
     if not canvases:
-        if runs.close_if_done(conn, run_id, actor=ACTOR) is None:
-            run_waits.settle(conn, run, actor=ACTOR)
+        _end_or_wait(conn, run)
         return Taken(others=ready.others)
     if run.state != RunState.RUNNING:
         runs.mark_running(conn, run_id, actor=ACTOR)
     marked = dispatch.mark(conn, canvases, _levels(run, ready, canvases))
     return Taken(canvases, marked, ready.others)
+
+
+def _end_or_wait(conn: Connection, run: Run) -> None:
+    """Close a run of which no step is left, or note that all that is left of it waits."""
+    if runs.close_if_done(conn, run.id, actor=ACTOR) is None:
+        run_waits.settle(conn, run, actor=ACTOR)
 
 
 def _terms(conn: Connection, run: Run) -> Terms | None:
@@ -178,7 +184,7 @@ def _may_start(conn: Connection, run: Run, terms: Terms) -> bool:
         return True
     since = run.started_at or run.created_at
     failed = backfills.too_many_failed(conn, run.id, terms.stop_ratio, since)
-    if failed is None:
+    if failed is None or not runs.has_open_steps(conn, run.id):
         return True
     said = (
         f"{failed} steps have failed, {terms.stop_ratio:.0%} or more of those that have ended; "

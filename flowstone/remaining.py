@@ -31,6 +31,13 @@ class StoredStep:
     policy: Policy = NO_LIMITS
     place: int = 0
     awaits_until: datetime | None = None
+    reuses: int | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to do for it; what was waited for in vain may come yet."""
+        in_vain = self.awaits_until is not None and self.reuses is None
+        return self.state in DONE_STEP_STATES and not in_vain
 
 
 def remaining(
@@ -42,7 +49,7 @@ def remaining(
     again: the others read exactly the outputs that the first plan gave them, be they of
     this run or of an earlier one, and not the latest. `configs` are those of its assets.
     """
-    undone = [step for step in steps if step.state not in DONE_STEP_STATES]
+    undone = [step for step in steps if not step.is_done]
     again = {step.id for step in undone}
     return Plan(
         steps=tuple(

@@ -170,16 +170,6 @@ def in_state(column: str, *states: StepState) -> str:
     return f"({column} || '') IN ({sql_list(states)})"
 
 
-def leads(step: str) -> str:
-    """Return an SQL condition that others join a step, and so that it is computed once.
-
-    That is what is active, and what is ready behind a gate: what was decided there is to count, and
-    nobody is asked for the same by another run. The caller binds nothing.
-    """
-    active = in_state(f"{step}.state", *ACTIVE_STEP_STATES)
-    return f"({active} OR {step}.state = 'pending' AND {step}.gate IS NOT NULL)"
-
-
 def is_open(column: str) -> str:
     """Return an SQL condition that a step has not ended, as the index of open steps has it.
 

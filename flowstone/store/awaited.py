@@ -17,7 +17,7 @@ from flowstone.store.found import LOCKED_STEPS, Found
 from flowstone.store.losses import Freed
 from flowstone.store.tables import SCHEMA
 
-BATCH: Final = 1_000
+BATCH: Final = 10_000
 """The most steps that one pass ends."""
 
 # An output whose value was given up serves nobody; the next one may.

@@ -93,7 +93,8 @@ _END_ATTEMPTS = text(
 # the lock on the run, it is either seen by that or sees it.
 _IS_HALTED = text(
     f"""
-    SELECT cancel_requested_at IS NOT NULL AS is_cancelled, state = '{RunState.PAUSED}' AS is_paused
+    SELECT cancel_requested_at IS NOT NULL AS is_cancelled,
+        state = '{RunState.PAUSED}' OR coalesce(opens_at > now(), false) AS is_paused
     FROM {SCHEMA}.runs WHERE id = :run_id FOR SHARE
     """
 )
@@ -120,10 +121,14 @@ _END_ATTEMPT = text(
     """
 )
 
+# One that drains has no end by the clock, so it ends when nothing of it runs.
 _OVERDUE = f"""
     SELECT id FROM {SCHEMA}.runs
     WHERE state NOT IN ({sql_list(FINAL_RUN_STATES)})
-      AND cancel_requested_at < now() - make_interval(secs => cancel_grace)
+      AND (cancel_requested_at < now() - make_interval(secs => cancel_grace)
+        OR cancel_requested_at IS NOT NULL AND drains AND NOT EXISTS (
+            SELECT FROM {SCHEMA}.steps s
+            WHERE s.run_id = runs.id AND s.state = 'running' AND s.canvas IS NOT NULL))
     ORDER BY created_at LIMIT :batch
 """
 
@@ -196,11 +201,11 @@ def request(
     run = runs.lock(conn, run_id)
     if run.state in (RunState.SUCCEEDED, RunState.FAILED):
         raise RunEnded(f"run {run_id} has {run.state} already; there is nothing to cancel")
-    if run.is_final or run.is_being_cancelled:
-        return Cancellation(run.state, 0, _running(conn, run_id), grace, already=True)
+    if run.is_final or (run.is_being_cancelled and (drain or not run.drains)):
+        return Cancellation(run.state, 0, running(conn, run_id), grace, already=True)
     said = f"cancelled by {actor}" + (f": {reason}" if reason else "")
     grace = DRAIN_SECONDS if drain else grace
-    stopped, running = begin(conn, run_id, said, grace=grace, actor=actor, drain=drain)
+    stopped, left = begin(conn, run_id, said, grace=grace, actor=actor, drain=drain)
     audit.record(
         conn,
         actor=actor,
@@ -209,13 +214,13 @@ def request(
         details={
             **({"drain": True} if drain else {"grace": grace}),
             "cancelled": stopped,
-            "running": running,
+            "running": left,
         },
         reason=reason,
         before={"state": run.state, "cancelling": False},
         after={"state": run.state, "cancelling": True},
     )
-    return Cancellation(_close(conn, run, said, actor=actor), stopped, running, grace)
+    return Cancellation(_close(conn, run, said, actor=actor), stopped, left, grace)
 
 
 def begin(
@@ -232,7 +237,7 @@ def begin(
             cancel_requested_at=func.now(), cancel_grace=grace, cancel_reason=said, drains=drain
         )
     )
-    return len(_cancel_not_started(conn, run_id, said, actor)), _running(conn, run_id)
+    return len(_cancel_not_started(conn, run_id, said, actor)), running(conn, run_id)
 
 
 def _close(conn: Connection, run: Run, said: str, *, actor: str) -> RunState:
@@ -356,7 +361,8 @@ def _take(conn: Connection, run_id: UUID, said: str, actor: str) -> list[Taken]:
     return taken
 
 
-def _running(conn: Connection, run_id: UUID) -> int:
+def running(conn: Connection, run_id: UUID) -> int:
+    """Return how many steps of a run are running."""
     return int(conn.scalar(_RUNNING, {"run_id": run_id}) or 0)
 
 

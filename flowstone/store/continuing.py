@@ -159,8 +159,8 @@ def carry_on(conn: Connection, gate_id: int, *, alone: bool, actor: str) -> Carr
         gates.void(conn, asked, by=actor, reason=gates.OUTDATED)
         return Freed(run.id)
     values = {"step_id": gate.step_id, "gate": gate.id, "actor": actor}
-    # Of a paused run nothing starts; it is ready when that goes on.
-    alone = alone and run.state != RunState.PAUSED
+    # Of a paused run nothing starts; that of a backfill goes by its hours, and by how many may run.
+    alone = alone and run.state != RunState.PAUSED and run.backfill is None
     if alone and conn.scalar(_QUEUE, {**values, "canvas": canvas}) is not None:
         if run.state == RunState.WAITING:
             runs.move(conn, run.id, RunState.RUNNING, actor=actor)

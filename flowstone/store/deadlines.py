@@ -19,11 +19,12 @@ from flowstone.store.tables import runs as runs_table
 ERROR: Final = "deadline_exceeded"
 """The type of the error of such a run."""
 
-# A plan that was saved has no deadline, and nothing of it runs. A run that is being cancelled has
-# an end already.
+# A plan that was saved has no deadline; nothing of it was started. A run that is being cancelled
+# has an end already.
 _PASSED = f"""
     SELECT id FROM {SCHEMA}.runs
-    WHERE state NOT IN ({sql_list(FINAL_RUN_STATES)}) AND state <> '{RunState.PAUSED}'
+    WHERE state NOT IN ({sql_list(FINAL_RUN_STATES)})
+      AND (state <> '{RunState.PAUSED}' OR started_at IS NOT NULL)
       AND deadline_at < now() AND cancel_requested_at IS NULL
     ORDER BY created_at LIMIT :batch
 """

@@ -21,7 +21,7 @@ from flowstone.states import (
 )
 from flowstone.store.prepared import Prepared
 from flowstone.store.tables import SCHEMA
-from flowstone.store.waiting import WANTED
+from flowstone.store.waiting import WANTED, may_start
 
 LOW_PART: Final = 4
 """The coordinator refills the window when less than this part of it could start."""
@@ -38,12 +38,15 @@ def wants_slots(run_id: str) -> str:
 # Steps that are ready, but not dispatched, need the coordinator as soon as the broker runs low:
 # the part of the window that is queued and could start. And a run without an open step needs it
 # to be closed, and one that waits for people, and of which nothing is in flight, to say so. All
-# counts are bounded by the window. The first question asks for an order, which only the index of
-# what is ready has: with statistics of a moment in which much was ready, PostgreSQL would look
-# through all that is open.
+# counts are bounded by the window. A backfill looks after each failure how many there are. The
+# first question asks for an order, which only the index of what is ready has: with statistics of
+# a moment in which much was ready, PostgreSQL would look through all that is open.
 _DUE = Prepared(
     f"""
-    SELECT CASE
+    SELECT r.backfill IS NOT NULL AND EXISTS (
+            SELECT FROM {SCHEMA}.steps
+            WHERE id = :step_id AND {in_state("state", StepState.FAILED)}
+        ) OR CASE
         WHEN (
             SELECT id FROM {SCHEMA}.steps
             WHERE run_id = r.id AND takes IS NULL AND state = 'pending' AND open_deps = 0
@@ -117,7 +120,7 @@ _AHEAD = Prepared(
     LEFT JOIN LATERAL (
         SELECT id, run_id FROM {SCHEMA}.steps
         WHERE asset = a.asset AND partition = a.partition AND run_id <> :run_id
-          AND state = 'pending' AND gate IS NOT NULL
+          AND state = 'pending' AND gate IS NOT NULL AND {may_start("run_id")}
         ORDER BY id LIMIT 1) g ON o.id IS NULL
     ORDER BY a.place, a.id
     """

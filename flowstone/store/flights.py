@@ -29,7 +29,6 @@ from flowstone.states import (
     RunState,
     StepState,
     in_state,
-    leads,
     sql_list,
 )
 from flowstone.store import audit, found, steps
@@ -37,6 +36,7 @@ from flowstone.store.dispatch import Follower
 from flowstone.store.found import Found
 from flowstone.store.tables import SCHEMA
 from flowstone.store.tracing import trace
+from flowstone.store.waiting import leads
 
 BATCH = 500
 """The most leaders whose followers the reconciler settles in one pass."""

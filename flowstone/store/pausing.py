@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from flowstone.errors import CannotPause
 from flowstone.states import RUN_MOVES, RunState
-from flowstone.store import runs
+from flowstone.store import cancellation, runs
 from flowstone.store.tables import SCHEMA
 
 # Whoever comes with a message of these finds them in no canvas, and begins nothing. In the order
@@ -28,8 +28,6 @@ _TAKE_BACK = text(
     RETURNING s.state
     """
 )
-
-_RUNNING = text(f"SELECT count(*) FROM {SCHEMA}.steps WHERE run_id = :run_id AND state = 'running'")
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,7 @@ def pause(conn: Connection, run_id: UUID, *, reason: str | None, actor: str) -> 
         )
         raise CannotPause(f"run {run_id} is {how}, and cannot be paused{remedy}")
     taken = take_back(conn, run_id)
-    running = int(conn.scalar(_RUNNING, {"run_id": run_id}) or 0)
+    running = cancellation.running(conn, run_id)
     details = {"taken_back": taken, "running": running}
     runs.move(
         conn,

@@ -43,7 +43,7 @@ _LATEST = text(
 _READ = text(
     f"""
     SELECT s.id, s.asset, s.partition, s.queue, s.state, s.reason,
-        s.takes, s.soft_timeout, s.hard_timeout, s.max_lost, s.place, s.awaits_until,
+        s.takes, s.soft_timeout, s.hard_timeout, s.max_lost, s.place, s.reuses, s.awaits_until,
         array_agg(u.asset ORDER BY e.position) AS assets,
         array_agg(u.partition ORDER BY e.position) AS partitions,
         array_agg(u.id ORDER BY e.position) AS ids,
@@ -188,6 +188,7 @@ def _stored(row: Row[*tuple[Any, ...]]) -> StoredStep:
             row.max_lost,
         ),
         place=row.place,
+        reuses=row.reuses,
         awaits_until=row.awaits_until,
     )
 

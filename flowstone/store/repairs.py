@@ -114,7 +114,7 @@ _RETRY_OVERDUE = _reset_and("step.retry_overdue", StepState.RETRYING)
 _WAS_STRANDED = _reset_and("step.stranded", StepState.QUEUED)
 
 
-def _open_runs(condition: str) -> str:
+def _open_runs(condition: str, paused_too: str = "false") -> str:
     """Return the query of runs that workers go on with, and that a coordinator could bring on.
 
     By chance, so that all have their turn where there are more than one pass can wake.
@@ -122,7 +122,8 @@ def _open_runs(condition: str) -> str:
     return f"""
         SELECT r.id FROM {SCHEMA}.runs r
         WHERE r.driver = 'celery' AND r.state NOT IN ({sql_list(FINAL_RUN_STATES)})
-          AND r.state <> '{RunState.PAUSED}'
+          AND (r.state <> '{RunState.PAUSED}' OR r.cancel_requested_at IS NOT NULL
+            OR {paused_too})
           AND r.created_at < now() - make_interval(secs => :patience) AND {condition}
         ORDER BY random() LIMIT :batch
     """
@@ -147,7 +148,9 @@ _UNCLOSED = _open_runs(
     f"""
     r.state <> '{RunState.REQUESTED}' AND NOT EXISTS (
         SELECT FROM {SCHEMA}.steps s WHERE s.run_id = r.id AND {is_open("s.state")})
-    """
+    """,
+    # What ran when it was paused has ended; a saved plan waits for its start.
+    paused_too="r.started_at IS NOT NULL",
 )
 
 

@@ -80,6 +80,8 @@ class Run:
     """Until when nothing of it is dispatched, as its backfill has hours."""
     pause_reason: str | None = None
     """Why it is paused, or was last."""
+    drains: bool = False
+    """Whether what runs may come to its end, where it is being cancelled."""
     started_at: datetime | None = None
     """When steps of it could start, first or after a pause."""
 
@@ -214,6 +216,7 @@ def _one(conn: Connection, run_id: UUID, *, lock: bool) -> Run:
         backfill=row.backfill,
         opens_at=row.opens_at,
         pause_reason=row.pause_reason,
+        drains=row.drains,
         started_at=row.started_at,
     )
 
@@ -323,10 +326,16 @@ def fail(
     )
 
 
+def has_open_steps(conn: Connection, run_id: UUID) -> bool:
+    """Return whether a step of a run has not ended."""
+    mine = steps.c.run_id == run_id
+    return bool(conn.scalar(select(exists().where(mine, text(is_open("steps.state"))))))
+
+
 def close_if_done(conn: Connection, run_id: UUID, *, actor: str) -> RunState | None:
     """Close a run of which no step is left to run; return its final state, or None."""
     mine = steps.c.run_id == run_id
-    if conn.scalar(select(exists().where(mine, text(is_open("steps.state"))))):
+    if has_open_steps(conn, run_id):
         return None
     by_state = select(steps.c.state, func.count()).where(mine).group_by(steps.c.state)
     counts = {str(state): int(count) for state, count in conn.execute(by_state)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flowstone.states import WORKING_RUN_STATES, sql_list
+from flowstone.states import ACTIVE_STEP_STATES, WORKING_RUN_STATES, RunState, in_state, sql_list
 from flowstone.store.tables import SCHEMA
 
 WANTED: Final = "takes IS NOT NULL AND state = 'pending' AND open_deps = 0"
@@ -20,6 +20,26 @@ GOES_ON: Final = f"""
     AND (r.opens_at IS NULL OR r.opens_at <= now())
 """
 """The condition that workers go on with a run `r`."""
+
+
+def may_start(run_id: str) -> str:
+    """Return the condition that steps of a run may start; `run_id` is SQL."""
+    return f"""EXISTS (
+        SELECT FROM {SCHEMA}.runs g
+        WHERE g.id = {run_id} AND g.state <> '{RunState.PAUSED}'
+          AND (g.opens_at IS NULL OR g.opens_at <= now()))"""
+
+
+def leads(step: str) -> str:
+    """Return an SQL condition that others join a step, and so that it is computed once.
+
+    That is what is active, and what is ready behind a gate in a run that goes on: what was decided
+    there is to count, and nobody is asked for the same by another run. The caller binds nothing.
+    """
+    active = in_state(f"{step}.state", *ACTIVE_STEP_STATES)
+    behind = f"{step}.state = 'pending' AND {step}.gate IS NOT NULL"
+    return f"({active} OR {behind} AND {may_start(step + '.run_id')})"
+
 
 QUEUED: Final = f"""
     SELECT id, queue, state, queued_at FROM {SCHEMA}.steps

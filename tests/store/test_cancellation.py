@@ -337,7 +337,7 @@ def test_a_step_that_ends_unseen_by_a_cancellation_leaves_no_run_open(
     run = HandRun(ledger, {1: (), 2: ()})
     run.dispatch()
     claim = run.claim(1)
-    real = cancellation._running
+    real = cancellation.running
 
     def count_then_commit(conn: Connection, run_id: UUID) -> int:
         found = real(conn, run_id)
@@ -345,7 +345,7 @@ def test_a_step_that_ends_unseen_by_a_cancellation_leaves_no_run_open(
         assert not run.needs_coordinator()
         return found
 
-    monkeypatch.setattr(cancellation, "_running", count_then_commit)
+    monkeypatch.setattr(cancellation, "running", count_then_commit)
     assert flowstone.RunHandle(run.id, here).cancel().state == RunState.CANCELLED
     assert run.states() == {1: "succeeded", 2: "cancelled"}
 
