@@ -12,7 +12,7 @@ from flowstone import outbox, planning, runtime, submission
 from flowstone.choice import Choice, parse_choice
 from flowstone.errors import BadConfig
 from flowstone.handle import Cancellation, Deadline, Paused, Progress, RunHandle, progress_of
-from flowstone.hours import Hours
+from flowstone.hours import Hours, check_zone
 from flowstone.partition import UNPARTITIONED, Key
 from flowstone.plan import Plan
 from flowstone.queues import BACKFILL_QUEUE
@@ -214,6 +214,7 @@ def backfill(
     Raises BadSelection, BadPartition, BadConfig, UnknownResource, KeyReused or LedgerUnavailable,
     and then nothing has been recorded.
     """
+    check_zone(zone)
     here = runtime.current()
     sender = outbox.sender(here)
     request = request_of(
@@ -252,8 +253,8 @@ def record(
     key: str | None = None,
 ) -> BackfillHandle:
     """Record a backfill with its run, unless there is one with that key; raises as `backfill`."""
-    if stop_ratio is not None and not 0 < stop_ratio <= 1:
-        raise BadConfig(f"stop_ratio is {stop_ratio}; it is above 0 and at most 1, 0.2 for a fifth")
+    submission.check_window("max_parallel", max_parallel)
+    _check_ratio(stop_ratio)
 
     def attach(conn: Connection, run_id: UUID) -> None:
         backfills.create(
@@ -270,9 +271,20 @@ def record(
     )
     with here.ledger.begin() as conn:
         made = runs.get(conn, run_id).backfill
-    # Only backfills have a choice of partitions in their request, which is that of the key.
-    assert made is not None
+        # Only backfills have a choice of partitions in their request, which is that of the key.
+        assert made is not None
+        found = backfills.get(conn, made)
+    if (found.max_parallel, found.stop_ratio, found.hours) != (max_parallel, stop_ratio, hours):
+        raise submission.key_reused(key, run_id)
     return BackfillHandle(made, here)
+
+
+def _check_ratio(given: object) -> None:
+    """Raise BadConfig for what can be no part of all steps; the caller may not check types."""
+    if given is None:
+        return
+    if not isinstance(given, int | float) or isinstance(given, bool) or not 0 < given <= 1:
+        raise BadConfig(f"stop_ratio is {given!r}; it is above 0 and at most 1, 0.2 for a fifth")
 
 
 def preview_backfill(

@@ -40,7 +40,8 @@ class KeyMap(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"KeyMap({self._parts})"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return f"{self._parts}"
 
 
 def frozen(key: Any) -> Any:  # noqa: ANN401 - any key, and what is none

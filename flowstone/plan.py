@@ -17,6 +17,7 @@ from flowstone.outline import Node, Outline
 from flowstone.partition import Moment, PartitionSet
 from flowstone.partition_key import decode_key, step_name
 from flowstone.queues import DEFAULT_QUEUE
+from flowstone.ranks import Ranks
 from flowstone.reach import Reader, Reads, reach
 from flowstone.request import Order, Request
 from flowstone.rollup import too_few
@@ -156,7 +157,7 @@ def draft_plan(
     computed = {*selected.anchors, *selected.above, *selected.below}
     assets = tuple(name for name in outline.assets if name in computed)
     configs = {name: config_of(name) for name in assets}
-    why = _Why(graph, request, outline, reads, configs)
+    why = _Why(graph, request, outline, reads, configs, ranks=Ranks(at))
     return Draft(outline, why.steps(latest), assets, configs)
 
 
@@ -170,6 +171,8 @@ class _Why:
         outline: Outline,
         reads: Reader,
         configs: Mapping[str, Any],
+        *,
+        ranks: Ranks,
     ) -> None:
         self._graph = graph
         self._request = request
@@ -178,6 +181,7 @@ class _Why:
         self._configs = configs
         self._config_hash = cache(lambda asset: _config_hash(configs[asset]))
         self._policy = cache(lambda asset: graph[asset].policy(request.pool))
+        self._ranks = ranks
         self._runs = bytearray(len(outline))
         self._made: Mapping[Node, Made] = {}
 
@@ -233,7 +237,7 @@ class _Why:
             reuses=self._made[node].step_id if fresh else None,
             policy=self._policy(node[0]),
             pinned=pinned,
-            place=self._place(asset.partitions, node, place),
+            place=self._place(asset.partitions, node),
         )
 
     def _absent(self, node: Node, queue: str) -> PlannedStep:
@@ -264,12 +268,13 @@ class _Why:
         given = self._request.queue
         return given if given is not None and own == DEFAULT_QUEUE else own
 
-    def _place(self, partitions: PartitionSet, node: Node, place: int) -> int:
+    def _place(self, partitions: PartitionSet, node: Node) -> int:
         """Return where a step stands in the order in which the partitions are to start."""
         if self._request.order is None:
             return 0
-        window = partitions.window_of(decode_key(node[1]))
-        rank = place if window is None else int(window.end.timestamp())
+        key = decode_key(node[1])
+        window = partitions.window_of(key)
+        rank = self._ranks.of(partitions, key) if window is None else int(window.end.timestamp())
         return -rank if self._request.order == Order.NEWEST else rank
 
     def _pinned(self, node: Node, read: Reads) -> Mapping[Node, int]:

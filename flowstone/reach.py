@@ -56,7 +56,7 @@ def reach(
         outline.add(node)
     for name in graph.order:
         if name in selected.below:
-            _add_below(outline, name, graph, at)
+            _add_below(outline, name, selected, graph, at)
     absent = _Absent(outline, known)
     for name in reversed(graph.order):
         if outline.keys(name):
@@ -128,9 +128,12 @@ class _Absent:
         self._pairs.clear()
 
 
-def _add_below(outline: Outline, name: str, graph: AssetGraph, at: Moment) -> None:
+def _add_below(
+    outline: Outline, name: str, selected: Selected, graph: AssetGraph, at: Moment
+) -> None:
+    onward = selected.starts | selected.below
     for dependency in graph[name].dependencies:
-        if dependency.asset != name:
+        if dependency.asset != name and dependency.asset in onward:
             for key in outline.keys(dependency.asset):
                 for found in _downstream(graph, name, (dependency.asset, key), at):
                     outline.add((name, found))

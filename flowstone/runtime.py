@@ -94,6 +94,11 @@ class Runtime:
         except FlowStoneError:
             return None
 
+    @property
+    def has_all_definitions(self) -> bool:
+        """Whether `definitions`, where it returns any, returns all that there are."""
+        return self._registry is not None or bool(self.settings.assets)
+
     def _known_asset(self, name: str) -> Asset | None:
         if self._registry is not None or "registry" in self.__dict__:
             return self.registry.graph.assets.get(name)

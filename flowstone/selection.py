@@ -39,6 +39,8 @@ class Selected:
     """Those that a + in front brings in, as they are read; an anchor may be among them."""
     below: frozenset[str]
     """Those that a + behind brings in, as they read; an anchor may be among them."""
+    starts: frozenset[str] = _EMPTY
+    """The anchors that have such a + behind: what reads others of them is not brought in."""
 
     @cached_property
     def assets(self) -> frozenset[str]:
@@ -61,9 +63,8 @@ def resolve(graph: AssetGraph, texts: Sequence[str]) -> Selected:
         raise BadSelection("nothing is selected; name an asset, or write '*' for all")
     look = _Look(graph)
     found = look.union([_some(look, text) for text in texts])
-    return Selected(
-        tuple(name for name in graph.order if name in found.anchors), found.above, found.below
-    )
+    anchors = tuple(name for name in graph.order if name in found.anchors)
+    return Selected(anchors, found.above, found.below, found.starts)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class _Found:
     anchors: frozenset[str]
     above: frozenset[str] = _EMPTY
     below: frozenset[str] = _EMPTY
+    starts: frozenset[str] = _EMPTY
 
     @cached_property
     def all(self) -> frozenset[str]:
@@ -113,6 +115,7 @@ class _Look:
             _EMPTY.union(*(part.anchors for part in parts)),
             _EMPTY.union(*(part.above for part in parts)),
             _EMPTY.union(*(part.below for part in parts)),
+            _EMPTY.union(*(part.starts for part in parts)),
         )
 
     def _common(self, parts: Sequence[_Found]) -> _Found:
@@ -122,13 +125,14 @@ class _Look:
             # Nothing is left whose partitions the others' could follow from.
             return _Found(both)
         around = self.union(parts)
-        return _Found(anchors, around.above & both, around.below & both)
+        return _Found(anchors, around.above & both, around.below & both, around.starts & anchors)
 
     def _plus(self, found: _Found, above: Steps, below: Steps) -> _Found:
         return _Found(
             found.anchors,
             found.above | _around(found.all, self._reads.__getitem__, above),
             found.below | _around(found.all, self._readers.__getitem__, below),
+            found.starts if below == 0 else found.anchors,
         )
 
     def _named(self, word: Word) -> Iterable[str]:

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 from flowstone import selection
 from flowstone.asset import Asset
 from flowstone.choice import Choice
-from flowstone.errors import BadConfig, KeyReused, UnknownAsset
+from flowstone.errors import BadConfig, BadSelection, KeyReused, UnknownAsset
 from flowstone.made_of import asset_config, check_names, refuse_secrets
 from flowstone.names import NAME
 from flowstone.partition import Key
@@ -22,7 +22,7 @@ from flowstone.resource_config import check_overrides, without_none
 from flowstone.runtime import Runtime, whoami
 from flowstone.store import runs
 from flowstone.store.ledger import Connection
-from flowstone.walk import depths
+from flowstone.targets import selected_by
 
 MAX_WINDOW = 1_000_000
 """The largest window of a run; beyond it, no window would serve as well."""
@@ -165,30 +165,42 @@ def check_config(here: Runtime, request: Request, config: Mapping[str, Any]) -> 
     """Raise BadConfig for a config that does not fit, as far as this process can tell.
 
     It can if it has the definitions; without a config, none are imported for that. Whether the
-    config of what is upstream may be left out, the planner knows.
+    config of what is upstream may be left out, the planner knows, and of which assets no partition
+    is left where only some are asked for.
     """
     found = here.definitions(importing=bool(config))
-    assets = found.graph.assets if found else {}
-    if not assets.keys() >= set(request.assets):
-        # The coordinator knows, or says what is wrong.
+    if found is None:
         return
-    refuse_secrets(assets, config)
-    computed = set(request.assets)
-    if request.upstream:
-        computed = set(depths(computed, lambda name: (d.asset for d in assets[name].dependencies)))
-    check_names(config, computed)
-    for name in (*request.assets, *config):
+    # First, as a config that is refused for anything else could be stored all the same.
+    refuse_secrets(found.graph.assets, config)
+    try:
+        selected = selected_by(request, found.graph)
+    except (BadSelection, UnknownAsset):
+        # The coordinator knows more, or says what is wrong.
+        return
+    assets = found.graph.assets
+    if not (here.has_all_definitions or assets.keys() >= set(request.assets)):
+        # A selection may mean more where more is defined.
+        config = {name: given for name, given in config.items() if name in assets}
+    check_names(config, selected.assets)
+    needed = selected.anchors if request.only is None else ()
+    for name in (*needed, *config):
         asset_config(assets[name], config)
 
 
 def _same(found: runs.Run, request: Request, config: Mapping[str, Any], key: str) -> UUID:
     """Return the run of an idempotency key; raise KeyReused if it is not the one asked for."""
     if (found.request, found.config) != (request, config):
-        raise KeyReused(
-            f"the idempotency key {key!r} belongs to run {found.id}, whose request or config is "
-            "a different one; use another key"
-        )
+        raise key_reused(key, found.id)
     return found.id
+
+
+def key_reused(key: str | None, run_id: UUID) -> KeyReused:
+    """Return the error for the idempotency key of a run that is not the one asked for."""
+    return KeyReused(
+        f"the idempotency key {key!r} belongs to run {run_id}, whose request or config is "
+        "a different one; use another key"
+    )
 
 
 def _check_key(key: str | None) -> None:
@@ -228,9 +240,16 @@ def create(
 
 def window(here: Runtime, max_in_flight: int | None) -> int:
     """Return the window of a run, by default that of the settings; raise BadConfig."""
-    if max_in_flight is not None and not 0 < max_in_flight <= MAX_WINDOW:
-        raise BadConfig(f"max_in_flight is {max_in_flight}; it must lie from 1 to {MAX_WINDOW}")
+    check_window("max_in_flight", max_in_flight)
     return max_in_flight or here.settings.max_in_flight
+
+
+def check_window(what: str, given: object) -> None:
+    """Raise BadConfig for what can be no window of a run; the caller may not check types."""
+    if given is None:
+        return
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 < given <= MAX_WINDOW:
+        raise BadConfig(f"{what} is {given!r}; it must be a whole number from 1 to {MAX_WINDOW}")
 
 
 def json_config(

@@ -55,7 +55,9 @@ class Tally:
 _TALLY = text(
     f"""
     SELECT asset, state, count(*) AS steps, min(id) AS first,
-        count(*) FILTER (WHERE reuses IS NOT NULL AND attempt = 0) AS fresh,
+        -- What another run has made for this one has succeeded since.
+        count(*) FILTER (WHERE state = 'skipped' AND reuses IS NOT NULL AND attempt = 0
+            AND awaits_until IS NULL) AS fresh,
         count(*) FILTER (WHERE attempt > 0
             AND finished_at > clock_timestamp() - interval '{PACE_MINUTES} minutes') AS lately,
         min(started_at) FILTER (WHERE attempt > 0

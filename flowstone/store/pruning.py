@@ -133,6 +133,13 @@ _DELETE_RUN = text(
     """
 )
 
+_DELETE_BACKFILL = text(
+    f"""
+    DELETE FROM {SCHEMA}.backfills b
+    WHERE b.id = :backfill AND NOT EXISTS (SELECT FROM {SCHEMA}.runs r WHERE r.backfill = b.id)
+    """
+)
+
 
 def forget_messages(conn: Connection, days: int, *, actor: str) -> int:
     """Empty messages and tracebacks of attempts that ended so long ago; return of how many."""
@@ -170,6 +177,7 @@ def free_steps(conn: Connection, run_id: UUID) -> list[int]:
 def delete_steps(conn: Connection, run_id: UUID, ids: Sequence[int], *, actor: str) -> Counts:
     """Delete steps of a run that are free, and the run if none is left; return what is gone.
 
+    A backfill goes with the last of its runs.
     Raises LedgerRefused where one is needed by now. A run of which steps were deleted cannot
     be resumed: the lock keeps out whoever would at this moment.
     """
@@ -186,6 +194,8 @@ def delete_steps(conn: Connection, run_id: UUID, ids: Sequence[int], *, actor: s
     if gone.get("steps"):
         conn.execute(_MARK, {"run_id": run_id})
     gone["runs"] = conn.execute(_DELETE_RUN, {"run_id": run_id}).rowcount
+    if gone["runs"] and run.backfill is not None:
+        gone["backfills"] = conn.execute(_DELETE_BACKFILL, {"backfill": run.backfill}).rowcount
     if any(gone.values()):
         audit.record(
             conn,

@@ -56,8 +56,14 @@ def all_keys(graph: AssetGraph, name: str) -> list[str]:
     return [encode_key(key) for key in graph[name].partitions.keys(NOW)]
 
 
-def searched(graph: AssetGraph, targets: set[Node], selected: Selected) -> set[Node]:
-    """Return what `reach` should, by looking at all keys of all assets until nothing is new."""
+def searched(
+    graph: AssetGraph, targets: set[Node], selected: Selected, starts: set[str]
+) -> set[Node]:
+    """Return what `reach` should, by looking at all keys of all assets until nothing is new.
+
+    What reads an asset follows from it if that is one of the `starts`, or itself below another.
+    """
+    onward = starts | selected.below
     reads = {
         (name, key): Reader(graph, NOW)((name, key)).nodes
         for name in graph.order
@@ -67,7 +73,9 @@ def searched(graph: AssetGraph, targets: set[Node], selected: Selected) -> set[N
     while more := {
         node
         for node, ups in reads.items()
-        if node[0] in selected.below and node not in found and found.intersection(ups)
+        if node[0] in selected.below
+        and node not in found
+        and any(up in found and up[0] in onward for up in ups)
     }:
         found |= more
     while more := {
@@ -88,15 +96,20 @@ def reached(graph: AssetGraph, targets: set[Node], selected: Selected) -> Outlin
 def test_a_run_reaches_what_a_search_of_all_keys_finds(
     graph: AssetGraph, data: st.DataObject
 ) -> None:
-    name = data.draw(st.sampled_from(graph.order))
-    before = data.draw(st.sampled_from(["", "+", "1+"]))
-    behind = data.draw(st.sampled_from(["", "+", "+1"]))
-    selected = resolve(graph, [f"{before}{name}{behind}"])
-    keys = data.draw(st.sets(st.sampled_from(all_keys(graph, name)), min_size=1, max_size=4))
-    targets = {(name, key) for key in keys}
+    names = data.draw(st.lists(st.sampled_from(graph.order), min_size=1, max_size=3, unique=True))
+    texts, targets, starts = list[str](), set[Node](), set[str]()
+    for name in names:
+        before = data.draw(st.sampled_from(["", "+", "1+"]))
+        behind = data.draw(st.sampled_from(["", "+", "+1"]))
+        texts.append(f"{before}{name}{behind}")
+        if behind:
+            starts.add(name)
+        keys = st.sets(st.sampled_from(all_keys(graph, name)), min_size=1, max_size=4)
+        targets |= {(name, key) for key in data.draw(keys)}
+    selected = resolve(graph, texts)
     outline = reached(graph, targets, selected)
     nodes = list(outline)
-    assert set(nodes) == searched(graph, targets, selected)
+    assert set(nodes) == searched(graph, targets, selected, starts)
     assert len(nodes) == len(set(nodes)) == len(outline)
 
     place = {node: i for i, node in enumerate(nodes)}
@@ -112,6 +125,20 @@ def test_a_run_reaches_what_a_search_of_all_keys_finds(
     for node in nodes:
         expected = place[only[node]] if readers[node] == 1 else None
         assert outline.feeds(node) == expected
+
+
+def test_what_reads_an_asset_without_a_plus_behind_is_not_brought_in() -> None:
+    days, months = DAILY, MONTHLY
+    own = make("own", ["a"], months)
+    graph = AssetGraph.build(
+        [make("a", [], months), make("b", [], days), own, make("both", ["a", "b"], months)]
+    )
+    targets = {("a", "m:2024-01"), ("b", "d:2024-02-07")}
+    assert set(reached(graph, targets, resolve(graph, ["a+", "b"]))) == {
+        *targets,
+        ("own", "m:2024-01"),
+        ("both", "m:2024-01"),
+    }
 
 
 def test_partitions_that_read_each_other_are_named() -> None:

@@ -88,29 +88,57 @@ def test_several_texts_are_any_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "anchors", "above", "below"),
+    ("text", "anchors", "above", "below", "starts"),
     [
-        ("+delays", ["delays"], ["flights", "raw_flights", "raw_weather"], []),
-        ("flights+1", ["flights"], [], ["delays"]),
+        ("+delays", ["delays"], ["flights", "raw_flights", "raw_weather"], [], []),
+        ("flights+1", ["flights"], [], ["delays"], ["flights"]),
         # What is named, and read by another one that is, is both.
         (
             "1+(delays or flights)",
             ["flights", "delays"],
             ["raw_flights", "flights", "raw_weather"],
             [],
+            [],
         ),
-        ("+delays and not raw_weather", ["delays"], ["flights", "raw_flights"], []),
+        ("+delays and not raw_weather", ["delays"], ["flights", "raw_flights"], [], []),
         # The anchor itself is not in both, so the caller chooses the partitions of all.
-        ("+delays and group:raw", ["raw_flights", "raw_weather"], [], []),
-        ("+(flights+1)", ["flights"], ["raw_flights", "flights", "raw_weather"], ["delays"]),
+        ("+delays and group:raw", ["raw_flights", "raw_weather"], [], [], []),
+        (
+            "+(flights+1)",
+            ["flights"],
+            ["raw_flights", "flights", "raw_weather"],
+            ["delays"],
+            ["flights"],
+        ),
+        # Only what reads the one with the + behind follows from it.
+        ("flights+1, raw_weather", ["flights", "raw_weather"], [], ["delays"], ["flights"]),
+        (
+            "(raw_flights+ or raw_weather) and not report",
+            ["raw_flights", "raw_weather"],
+            [],
+            ["flights", "delays"],
+            ["raw_flights"],
+        ),
+        ("(raw_weather or flights+1) and flights", ["flights"], [], [], ["flights"]),
+        ("(flights+0)", ["flights"], [], [], []),
+        (
+            "(flights, raw_weather)+1",
+            ["flights", "raw_weather"],
+            [],
+            ["delays"],
+            ["flights", "raw_weather"],
+        ),
     ],
 )
 def test_whose_partitions_follow_from_those_of_which(
-    text: str, anchors: list[str], above: list[str], below: list[str]
+    text: str, anchors: list[str], above: list[str], below: list[str], starts: list[str]
 ) -> None:
     found = resolve(GRAPH, [text])
     assert found == Selected(
-        tuple(name for name in GRAPH.order if name in anchors), frozenset(above), frozenset(below)
+        tuple(name for name in GRAPH.order if name in anchors),
+        frozenset(above),
+        frozenset(below),
+        frozenset(starts),
     )
 
 
@@ -286,6 +314,7 @@ def test_a_plus_is_the_closure(
     assert set(selected.anchors) == {f"a.{one}" for one in start}
     assert selected.above == naive(reads, above)
     assert selected.below == naive(readers, below)
+    assert selected.starts == (set(selected.anchors) if below != 0 else set())
 
 
 @given(graphs(), EXPRESSIONS)
@@ -295,6 +324,9 @@ def test_anchors_are_in_the_order_of_the_graph(graph: AssetGraph, expression: Ex
     selected = resolve(graph, [str(expression)])
     assert selected.anchors
     assert [name for name in graph.order if name in selected.anchors] == list(selected.anchors)
+    assert selected.starts <= set(selected.anchors)
+    # What is below begins somewhere.
+    assert selected.starts or not selected.below
 
 
 PIECES = st.sampled_from(

@@ -29,7 +29,7 @@ from flowstone.errors import MissingInput, RunFailed
 from flowstone.handle import RunHandle
 from flowstone.registry import build_registry
 from flowstone.runtime import Runtime
-from flowstone.store import resumption
+from flowstone.store import progress, resumption
 from tests.conftest import RuntimeFactory
 from tests.store.local_worker import LocalWorker
 from tests.store.runs_by_hand import query, run_sql
@@ -144,6 +144,9 @@ def test_what_is_missing_is_waited_for_and_read_when_it_has_come(
     make_days(28)
     repair(worker)
     assert awaited(here, handle) == [("skipped", 0, True), ("pending", 1, False)]
+    # It was not there before.
+    with here.ledger.begin() as conn:
+        assert progress.tally(conn, handle.id).fresh == 0
     make_days(29)
     repair(worker)
     assert handle.status() == RunState.SUCCEEDED

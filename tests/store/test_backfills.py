@@ -13,17 +13,24 @@ from flowstone import (
     Context,
     DailyPartitions,
     Dep,
+    DynamicPartitions,
     Month,
     MonthlyPartitions,
+    ProductPartitions,
     RunState,
+    StaticPartitions,
     StepState,
     TimeWindow,
+    add_partitions,
     asset,
+    backfills,
     invalidate,
     runtime,
 )
-from flowstone.errors import BadConfig, CannotPause, CannotStart
+from flowstone.errors import BadConfig, CannotPause, CannotStart, KeyReused
 from flowstone.hours import Hours
+from flowstone.partition import Moment, PartitionSet
+from flowstone.partition_key import encode_key, label
 from flowstone.registry import build_registry
 from tests.conftest import RuntimeFactory
 from tests.store.local_worker import LocalWorker
@@ -31,6 +38,10 @@ from tests.store.local_worker import LocalWorker
 DAYS = DailyPartitions("2013-01-01", "2013-03-31")
 MONTHS = MonthlyPartitions("2013-01", "2013-03")
 BROKEN: set[date] = set()
+REGIONS = StaticPartitions(["b", "a", "c"])
+CUSTOMERS = DynamicPartitions("customers")
+BOTH = ProductPartitions(region=REGIONS, customer=CUSTOMERS)
+KEYS = Moment(datetime.now(UTC), lambda _: {f"s:{key}": key for key in "zyx"})
 
 
 @asset(partitions=DAYS)
@@ -131,6 +142,35 @@ def test_downstream_partitions_follow_by_the_mappings_backwards(local: LocalWork
     assert sorted(found) == sorted([("raw", day), ("clean", day), ("report", "m:2013-02"), *later])
 
 
+def test_what_another_run_computes_meanwhile_has_not_succeeded_already(local: LocalWorker) -> None:
+    local.backfill("raw", partitions="2013-01")
+    handle = local.backfill("raw", partitions="2013-01")
+    assert states(handle) == {"raw": {"joined": 31}}
+    local.work()
+    assert states(handle) == {"raw": {"succeeded": 31}}
+    assert handle.progress().fresh == 0
+    assert local.backfill("raw", partitions="2013-01").progress().fresh == 31
+
+
+def test_a_key_belongs_to_one_backfill_with_all_its_terms(local: LocalWorker) -> None:
+    request = backfills.request_of(["raw"], "2013-01", force=False)
+    night = Hours.parse("22:00-06:00", "Europe/Berlin")
+    terms: dict[str, Any] = {"max_parallel": 4, "stop_ratio": 0.2, "hours": night}
+    first = backfills.record(local.runtime, request, key="k", **terms)
+    assert backfills.record(local.runtime, request, key="k", **terms).id == first.id
+    others = [
+        {"max_parallel": 5},
+        {"max_parallel": None},
+        {"stop_ratio": 0.3},
+        {"hours": None},
+        {"hours": Hours.parse("22:00-06:00", "UTC")},
+    ]
+    for other in others:
+        with pytest.raises(KeyReused, match=f"key 'k' belongs to run {first.run.id}, whose"):
+            backfills.record(local.runtime, request, key="k", **{**terms, **other})
+    assert len(backfills.backfills_list()) == 1
+
+
 def test_only_what_is_missing_is_computed(local: LocalWorker) -> None:
     local.backfill("raw", partitions="2013-01")
     local.work()
@@ -140,6 +180,41 @@ def test_only_what_is_missing_is_computed(local: LocalWorker) -> None:
     nothing = local.backfill("raw", partitions="2013-01", only="missing")
     assert nothing.progress().total == 0
     assert nothing.progress().state == RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("partitions", [REGIONS, CUSTOMERS, BOTH])
+def test_keys_without_a_time_start_in_the_order_of_their_set(
+    make_runtime: RuntimeFactory, partitions: PartitionSet
+) -> None:
+    @asset(partitions=partitions)
+    def sraw() -> int:
+        return 1
+
+    @asset(partitions=partitions)
+    def sclean(sraw: int) -> int:
+        return sraw
+
+    local = LocalWorker(make_runtime(build_registry([sraw, sclean])))
+    runtime.use(local.runtime)
+    add_partitions("customers", ["z", "y", "x"])
+
+    def dispatched(order: str) -> list[str]:
+        # The assets have not the same keys in the run.
+        handle = local.backfill(
+            "+sclean", "sraw", order=order, max_parallel=1, partitions="all", force=True
+        )
+        done: list[str] = []
+        while local.messages:
+            (message,) = local.messages
+            done.append(f"{message.asset} {label(message.partition)}")
+            local.work_on(message.asset)
+        assert handle.progress().state == RunState.SUCCEEDED
+        return done
+
+    keys = [encode_key(key) for key in partitions.keys(KEYS)]
+    steps = [[f"{name} {label(key)}" for name in ("sraw", "sclean")] for key in keys]
+    assert dispatched("oldest") == [step for of_key in steps for step in of_key]
+    assert dispatched("newest") == [step for of_key in reversed(steps) for step in of_key]
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest"])
@@ -280,7 +355,12 @@ def test_outside_of_its_hours_nothing_of_it_starts(local: LocalWorker) -> None:
     ("options", "said"),
     [
         ({"stop_ratio": 2.0}, "stop_ratio is 2.0"),
-        ({"max_parallel": 0}, "max_in_flight is 0"),
+        ({"stop_ratio": "0.2"}, "stop_ratio is '0.2'"),
+        ({"stop_ratio": float("nan")}, "stop_ratio is nan"),
+        ({"stop_ratio": True}, "stop_ratio is True"),
+        ({"max_parallel": 0}, "max_parallel is 0; it must be a whole number from 1 to 1000000"),
+        ({"max_parallel": "4"}, "max_parallel is '4'"),
+        ({"max_parallel": 2.5}, "max_parallel is 2.5"),
         ({"only": "new"}, "only is 'new'; it must be one of 'missing', 'failed', 'stale'"),
         ({"order": "random"}, "order is 'random'; it must be one of 'oldest', 'newest'"),
     ],
@@ -290,6 +370,16 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(BadConfig, match=said):
         local.backfill("raw", **options)
+
+
+def test_a_zone_that_there_is_not_is_refused_without_hours_too() -> None:
+    with pytest.raises(BadConfig, match="'Mars' is not an IANA time zone"):
+        backfills.backfill("raw", zone="Mars")
+
+
+def test_a_mapping_is_a_key(local: LocalWorker) -> None:
+    handle = local.backfill("raw", partitions={"a": 1})
+    assert "partition {'a': 1} is not a day" in handle.run.explain()
 
 
 def test_a_partition_that_there_is_not_ends_the_run_with_a_message(local: LocalWorker) -> None:

@@ -19,6 +19,7 @@ from flowstone import (
     UNPARTITIONED,
     Context,
     RunHandle,
+    backfills,
     materialize,
     materialize_all,
     planning,
@@ -101,6 +102,15 @@ SHOWN = {
         ("needy", {}, "config of asset 'needy': url: Field required"),
         ("source", {"source": {"password": SECRET}}, "'source': password is a secret, and runs"),
         ("source", {"source": {"inner": {"token": SECRET}}}, "'source': inner.token is a secret"),
+        # So it is where assets are selected.
+        ("+plain", {"source": {"limit": "many"}}, "config of asset 'source': limit: "),
+        ("+plain", {"surce": {"limit": 1}}, "given for 'surce', which this run does not compute; "),
+        ("source+", {"needy": {"url": "u"}}, "given for 'needy', which this run does not compute"),
+        ("need*", {}, "config of asset 'needy': url: Field required"),
+        ("+plain", {"source": {"password": SECRET}}, "'source': password is a secret, and runs"),
+        # Whatever else may be wrong.
+        ("+plan", {"source": {"password": SECRET}}, "'source': password is a secret, and runs"),
+        ("tag:x", {"source": {"password": SECRET}}, "'source': password is a secret, and runs"),
     ],
 )
 def test_a_config_that_does_not_fit_is_told_at_once_and_nothing_is_recorded(
@@ -117,6 +127,35 @@ def test_without_upstream_only_what_is_asked_for_takes_a_config(here: Runtime) -
     with pytest.raises(BadConfig, match="'source', which this run does not compute"):
         materialize("plain", config={"source": {"limit": 3}})
     assert materialize("source", config={"source": {"limit": 3}}).status() == "requested"
+
+
+def test_a_backfill_checks_the_config_of_what_it_selects(here: Runtime) -> None:
+    def record(selection: str, config: dict[str, Any], **options: Any) -> None:
+        request = backfills.request_of([selection], "all", force=False, **options)
+        backfills.record(here, request, config)
+
+    for selection in ("source", "+source", "source+", "sou*"):
+        with pytest.raises(PlainSecret, match="password is a secret") as caught:
+            record(selection, {"source": {"password": SECRET}})
+        assert SECRET not in caught.value.message
+        with pytest.raises(BadConfig, match="limit: "):
+            record(selection, {"source": {"limit": "many"}})
+    with pytest.raises(BadConfig, match="url: Field required"):
+        record("needy", {})
+    assert query(here.ledger, "SELECT count(*) FROM flowstone.runs") == [(0,)]
+    # Perhaps nothing of it is missing, and then it needs no config.
+    record("needy", {}, only="missing")
+
+
+def test_what_is_not_known_here_may_be_selected_elsewhere(
+    make_runtime: RuntimeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = make_runtime(build_registry([source]))
+    monkeypatch.setattr(Runtime, "has_all_definitions", False)
+    request = submission.request("source+", UNPARTITIONED, upstream=False, force=True)
+    submission.check_config(here, request, {"other": {"limit": 1}})
+    with pytest.raises(BadConfig, match="limit: "):
+        submission.check_config(here, request, {"source": {"limit": "many"}})
 
 
 def refused_by_a_worker(

@@ -21,7 +21,7 @@ from flowstone.registry import build_registry
 from flowstone.runtime import Runtime
 from flowstone.settings import Retention, load_settings
 from flowstone.states import FINAL_STEP_STATES
-from flowstone.store import pruning, resumption, runs, steps, versions
+from flowstone.store import backfills, pruning, resumption, runs, steps, versions
 from flowstone.store.ledger import Ledger
 from tests.store.runs_by_hand import HandRun, count, query, run_sql
 from tests.store.test_linear import rows_read
@@ -364,6 +364,33 @@ def test_a_run_of_which_steps_are_gone_cannot_be_resumed(make_runtime: Any, ledg
     assert query(ledger, "SELECT asset FROM flowstone.steps") == [("a1",)]
     with pytest.raises(CannotResume, match="have been pruned; submit"), ledger.begin() as conn:
         resumption.create(conn, uuid4(), run.id, actor="me")
+
+
+def test_a_backfill_goes_with_the_last_of_its_runs(make_runtime: Any, ledger: Ledger) -> None:
+    def backfill_of(run: UUID) -> None:
+        with ledger.begin() as conn:
+            backfills.create(conn, run, max_parallel=2, stop_ratio=None, hours=None, actor="me")
+
+    here = runtime_of(make_runtime, runs=DAYS)
+    run, other = failed(ledger, name="b"), failed(ledger, name="c")
+    backfill_of(run.id)
+    backfill_of(other.id)
+    aged(ledger)
+    again = uuid4()
+    with ledger.begin() as conn:
+        resumption.create(conn, again, other.id, actor="me")
+    assert prune(here, actor="me").rows["backfills"] == 1
+    (left,) = query(ledger, "SELECT id FROM flowstone.backfills")
+    assert query(ledger, "SELECT DISTINCT backfill FROM flowstone.runs") == [(left.id,)]
+    (told,) = (row for row in audit.export(run=str(run.id)) if row["action"] == "run.pruned")
+    assert told["details"]["backfills"] == 1
+
+    with ledger.begin() as conn:
+        run_sql(conn, "UPDATE flowstone.steps SET state = 'cancelled', finished_at = now()")
+        runs.close_if_done(conn, again, actor="test")
+    aged(ledger)
+    assert prune(here, actor="me").rows["backfills"] == 1
+    assert query(ledger, "SELECT FROM flowstone.backfills") == []
 
 
 def test_what_somebody_has_just_begun_to_need_stays(
