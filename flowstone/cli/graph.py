@@ -60,7 +60,7 @@ def _print(graph: AssetGraph, names: Sequence[str]) -> None:
 
 
 def _facts(graph: AssetGraph, asset: Asset) -> Iterator[str]:
-    reads = [_read(graph, asset.name, dependency) for dependency in asset.dependencies]
+    reads = [read_as(graph, asset.name, dependency) for dependency in asset.dependencies]
     if reads:
         yield "reads " + ", ".join(reads)
     said = {
@@ -73,7 +73,8 @@ def _facts(graph: AssetGraph, asset: Asset) -> Iterator[str]:
         yield "; ".join(f"{what} {value}" for what, value in said.items() if value)
 
 
-def _read(graph: AssetGraph, name: str, dependency: Dependency) -> str:
+def read_as(graph: AssetGraph, name: str, dependency: Dependency) -> str:
+    """Return what an asset reads, and how: "raw (same key, optional)"."""
     optional = ", optional" if dependency.optional else ""
     needs = f", needs {dependency.needs}" if dependency.needs else ""
     return f"{dependency.asset} ({graph.mappings[name, dependency.asset]}{optional}{needs})"

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from flowstone import reading, runtime
 from flowstone.asset import Asset
+from flowstone.cli.graph import read_as
 from flowstone.cli.options import Partition, key_of
 from flowstone.errors import (
     BadConfig,
@@ -97,7 +98,7 @@ def _all(graph: AssetGraph) -> Table:
 
 
 def _facts(asset: Asset, graph: AssetGraph) -> Table:
-    reads = [f"{d.asset} ({graph.mappings[asset.name, d.asset]})" for d in asset.dependencies]
+    reads = [read_as(graph, asset.name, dependency) for dependency in asset.dependencies]
     table = Table(show_header=False, box=None, pad_edge=False)
     for name, value in {
         "asset": asset.name,

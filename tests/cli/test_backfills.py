@@ -206,3 +206,5 @@ def test_a_plan_tells_how_much_is_enough(
     planned = json.loads(flowstone("plan", "patient", "-p", "2013-02", "-u", "--json").stdout)
     (read,) = planned["steps"][-1]["reads"]
     assert read["optional"] is optional
+    assert ("optional" if optional else said) in words(flowstone("show", "patient").stdout)
+    assert ("optional" if optional else said) in words(flowstone("graph", "patient").stdout)
