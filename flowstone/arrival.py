@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, get_origin
+from typing import Any
 
 from flowstone import hints
 from flowstone.errors import MissingInput, OutputError
+from flowstone.forms import FRAME, form_of
 from flowstone.io import frames
 from flowstone.lazy_inputs import LazyInputs
 from flowstone.outcome import StoredOutput
@@ -25,14 +26,17 @@ def fan_in(
     """Return the values of several partitions as what the annotation of a parameter says.
 
     What is missing, because it is optional, is None, or left out of a frame. Raises MissingInput
-    for a frame of nothing, OutputError for frames that do not fit, both after what is `said` of the
-    reader, and what `read` raises.
+    for a frame of nothing, OutputError for frames that do not fit and for values that are none,
+    all after what is `said` of the reader, and what `read` raises. The graph has refused an
+    annotation as which they cannot arrive.
     """
     bare = hints.bare(annotation)
-    if frames.format_of(bare) is not None:
+    form = form_of(annotation)
+    if form == FRAME:
+        outputs = {label(encode_key(key)): output for key, output in found.items()}
         parts = {
-            label(encode_key(key)): read(output, bare)
-            for key, output in found.items()
+            name: _part(said, name, output, bare, read)
+            for name, output in outputs.items()
             if output is not None
         }
         return _frame(said, annotation, parts)
@@ -42,11 +46,21 @@ def fan_in(
         output = found[key]
         return None if output is None else read(output, kind)
 
-    if (get_origin(bare) or bare) is LazyInputs:
+    if form is LazyInputs:
         return LazyInputs(found, load)
-    if (get_origin(bare) or bare) is list:
-        return [load(key) for key in found]
+    if form is list or form is tuple:
+        return form(load(key) for key in found)
     return {key: load(key) for key in found}
+
+
+def _part(said: str, partition: str, output: StoredOutput, kind: Any, read: Read) -> Any:  # noqa: ANN401
+    """Return the frame of one partition; raise OutputError where its value is none."""
+    if output.format not in frames.FORMATS:
+        raise OutputError(
+            f"{said}, but the value of {partition} is no frame; annotate the parameter as "
+            "dict[K, V], or list[V]"
+        )
+    return read(output, kind)
 
 
 def _frame(said: str, annotation: Any, parts: Mapping[str, Any]) -> Any:  # noqa: ANN401

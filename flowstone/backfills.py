@@ -19,7 +19,8 @@ from flowstone.queues import BACKFILL_QUEUE
 from flowstone.request import Request
 from flowstone.runtime import Runtime, whoami
 from flowstone.states import FINAL_STEP_STATES, RunState, StepState
-from flowstone.store import backfills, progress, runs
+from flowstone.store import awaited, backfills, progress, runs
+from flowstone.store.awaited import Awaited
 from flowstone.store.ledger import Connection
 from flowstone.submission import Assets, Config, Conflicts, Priorities
 
@@ -49,6 +50,8 @@ class BackfillProgress:
     """Why it is paused, if it is."""
     opens_at: datetime | None
     """When its hours begin next, if it waits for these."""
+    awaits: Awaited | None = None
+    """How many partitions that others make it waits for, and until when at the latest."""
 
     @property
     def state(self) -> RunState:
@@ -102,6 +105,7 @@ class BackfillHandle:
             run = runs.get(conn, backfills.get(conn, self.id).run_id)
             tally = progress.tally(conn, run.id)
             now = progress_of(conn, run, tally.steps)
+            awaits = None if run.is_final else awaited.of_run(conn, run.id)
         # What waits for people, or for its hours, takes as long as they like.
         left = 0
         if run.state == RunState.RUNNING and run.opens_at is None:
@@ -115,6 +119,7 @@ class BackfillHandle:
             left=timedelta(minutes=left / pace) if pace and left else None,
             pause_reason=run.pause_reason if run.state == RunState.PAUSED else None,
             opens_at=None if run.is_final else run.opens_at,
+            awaits=awaits,
         )
 
     def title(self) -> str:

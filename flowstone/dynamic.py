@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from flowstone import runtime
 from flowstone.dynamic_set import check_name
 from flowstone.errors import BadPartition
-from flowstone.key_map import frozen
 from flowstone.partition_key import Key, encode_key, label
+from flowstone.partition_set import check_listed, key_list
 from flowstone.runtime import whoami
 from flowstone.store import dynamic_keys
 
@@ -25,6 +25,8 @@ def add_partitions(
     keys that Python takes for one, such as 1 and True.
     """
     wanted = _encoded(name, keys)
+    for key in wanted.values():
+        check_listed(key)
     with runtime.current().ledger.begin() as conn:
         dynamic_keys.lock(conn, name)
         _refuse_twins(name, wanted, dynamic_keys.keys(conn, name))
@@ -55,9 +57,7 @@ def dynamic_partitions(name: str) -> list[Key]:
 def _encoded(name: str, keys: Collection[Key]) -> dict[str, Key]:
     """Return the keys by their encoded forms, or raise BadPartition."""
     check_name(name)
-    if isinstance(keys, str | Mapping):
-        raise BadPartition(f"give a list of keys, as in [{keys!r}], and not one key")
-    return {encode_key(key): frozen(key) for key in keys}
+    return {encode_key(key): key for key in key_list(keys)}
 
 
 def _refuse_twins(name: str, wanted: Mapping[str, Key], known: Mapping[str, Key]) -> None:

@@ -43,9 +43,9 @@ class DynamicPartitions(PartitionSet):
         return f"the dynamic keys of {self.name!r}"
 
 
-def check_name(name: str) -> None:
+def check_name(name: object) -> None:
     """Raise DefinitionError unless this is a name for dynamic partitions."""
-    if not NAME.fullmatch(name):
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise DefinitionError(
             f"{name!r} is no name for dynamic partitions; use letters, digits, '_', '.' and '-'"
         )

@@ -17,6 +17,7 @@ from flowstone.errors import (
     UnknownResource,
     did_you_mean,
 )
+from flowstone.forms import check_fan_in
 from flowstone.limits import rate_key, told_rate
 from flowstone.mapping import PartitionMapping, fit, may_read_itself
 from flowstone.mapping_check import MappingChecks
@@ -185,7 +186,18 @@ def _mapping(
             f"asset {asset.name!r} ({asset.location}) reads itself by {mapping}, which leads each "
             "partition to itself; a mapping such as TimeWindow(offset=-1) leads to earlier ones"
         )
+    _check_arrival(asset, dependency, mapping)
     return mapping
+
+
+def _check_arrival(asset: Asset, dependency: Dependency, mapping: PartitionMapping) -> None:
+    """Raise DefinitionError where several values are asked for as what they cannot be."""
+    if dependency.parameter is None or not mapping.fan_in:
+        return
+    handlers = (asset.on_approved, asset.on_rejected, asset.on_signal)
+    for function in (asset.function, *filter(None, handlers)):
+        reader = f"{asset.name!r} ({asset.location})"
+        check_fan_in(function, dependency.parameter, reader, dependency.asset)
 
 
 def _order(by_name: Mapping[str, Asset]) -> tuple[str, ...]:

@@ -81,10 +81,12 @@ def value_of_fan_in(annotation: Any) -> Any:  # noqa: ANN401
     """Return the annotation of one value of a mapping or a list, or None if it says nothing."""
     arguments = get_args(annotation)
     kind = get_origin(annotation)
-    if kind is list:
-        return _without_none(arguments[0])
-    is_mapping = isinstance(kind, type) and issubclass(kind, Mapping)
-    return _without_none(arguments[1]) if is_mapping and len(arguments) == 2 else None  # noqa: PLR2004
+    if not arguments or not isinstance(kind, type):
+        return None
+    if issubclass(kind, Mapping):
+        return _without_none(arguments[1]) if len(arguments) == 2 else None  # noqa: PLR2004
+    # Of list[V], Sequence[V] and tuple[V, ...].
+    return _without_none(arguments[0])
 
 
 @functools.lru_cache(maxsize=10_000)

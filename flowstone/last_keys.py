@@ -29,8 +29,9 @@ class LastKeys:
 
     def __post_init__(self) -> None:
         """Raise DefinitionError unless it reads one or more."""
-        if self.count < 1:
-            raise DefinitionError(f"LastKeys({self.count}) reads nothing; say 1 or more")
+        count: object = self.count
+        if not isinstance(count, int) or count < 1:
+            raise DefinitionError(f"LastKeys({self.count!r}) reads nothing; say 1 or more")
 
     def upstream_keys(
         self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from flowstone.errors import BadMapping, did_you_mean
+from flowstone.errors import BadMapping, DefinitionError, did_you_mean
 from flowstone.key_mapping import AllKeys, Keys, SameKey, WholeAsset
 from flowstone.last_keys import LastKeys
 from flowstone.mapping_protocol import PartitionMapping
@@ -64,7 +64,16 @@ class PerDimension:
     def __init__(
         self, by: Mapping[str, PartitionMapping] | None = None, /, **named: PartitionMapping
     ) -> None:
-        object.__setattr__(self, "by", tuple({**(by or {}), **named}.items()))
+        """Raise DefinitionError for what is no mapping."""
+        if by is not None and not isinstance(by, Mapping):
+            raise DefinitionError(f"PerDimension takes mappings by dimension, and {by!r} is none")
+        given = {**(by or {}), **named}
+        for name, mapping in given.items():
+            if not hasattr(mapping, "upstream_keys"):
+                raise DefinitionError(
+                    f"PerDimension: {mapping!r} for {name!r} is no mapping, such as TimeWindow(-1)"
+                )
+        object.__setattr__(self, "by", tuple(given.items()))
 
     @property
     def fan_in(self) -> bool | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flowstone.errors import BadMapping, BadPartition, is_time_limit
+from flowstone.errors import BadMapping, BadPartition, DefinitionError, is_time_limit
 from flowstone.partition import Key, Moment, PartitionSet
 from flowstone.partition_key import encode_key
 
@@ -28,6 +28,14 @@ class Mapped:
     forward: Callable[[Any], KeyOrKeys]
     reverse: Callable[[Any], KeyOrKeys]
     fan_in: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise DefinitionError for what is no function."""
+        for function in (self.forward, self.reverse):
+            if not callable(function):
+                raise DefinitionError(
+                    f"Mapped takes two functions, forward and reverse, and {function!r} is none"
+                )
 
     def upstream_keys(
         self, key: Key, downstream: PartitionSet, upstream: PartitionSet, at: Moment

@@ -134,7 +134,7 @@ def _encode_plain(key: Key) -> str:  # noqa: PLR0911 - one line a type is the cl
         case bool():
             return f"b:{str(key).lower()}"
         case int():
-            return f"i:{key}"
+            return f"i:{_digits(key)}"
         case datetime():
             return f"t:{key.isoformat()}{_fold(key)}{_zone(key)}"
         case date():
@@ -145,6 +145,17 @@ def _encode_plain(key: Key) -> str:  # noqa: PLR0911 - one line a type is the cl
         f"a partition key cannot be a {type(key).__name__}; use str, int, bool, None, date, "
         "datetime, Month, or a tuple or a mapping of these"
     )
+
+
+def _digits(number: int) -> str:
+    try:
+        return str(number)
+    except ValueError as error:
+        # Python writes no number of more than some thousand digits.
+        raise BadPartition(
+            f"a partition key cannot be a number of {number.bit_length()} bits; the limit is "
+            f"{MAX_KEY_LENGTH} characters"
+        ) from error
 
 
 def _encode_parts(key: KeyMap) -> Iterator[str]:

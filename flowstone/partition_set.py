@@ -95,7 +95,10 @@ class StaticPartitions(PartitionSet):
     _by_encoded: Mapping[str, Key] = field(repr=False, compare=False)
 
     def __init__(self, values: Iterable[Key]) -> None:
-        keys: tuple[Key, ...] = tuple(map(frozen, values))
+        """Raise DefinitionError for what is no list of keys, each only once, or BadPartition."""
+        keys = key_list(values)
+        for key in keys:
+            check_listed(key)
         by_encoded = {encode_key(key): key for key in keys}
         # A fan-in is a dict of key -> value, in which 1 and True would be one key.
         if not keys or len(set(keys)) != len(keys):
@@ -119,6 +122,22 @@ class StaticPartitions(PartitionSet):
         return f"{len(self.values)} static keys"
 
 
+def key_list(given: Iterable[Key]) -> tuple[Key, ...]:
+    """Return the keys of a list, as they are kept; raise BadPartition for what is no list."""
+    if isinstance(given, str | Mapping) or not isinstance(given, Iterable):
+        raise BadPartition(f"give a list of keys, as in [{given!r}], and not one key")
+    return tuple(map(frozen, given))
+
+
+def check_listed(key: Key) -> None:
+    """Raise BadPartition for a key that nobody could see or write: UNPARTITIONED, an empty text."""
+    if not label(encode_key(key)):
+        raise BadPartition(
+            f"{key!r} cannot be one of several partitions, as it is written as nothing; use a text "
+            "that is not empty"
+        )
+
+
 def in_list(value: Key, keys: Mapping[str, Key], remedy: str) -> Key:
     """Return the key of a list that a value is, or is the only text of; raise BadPartition.
 
@@ -140,4 +159,8 @@ def in_list(value: Key, keys: Mapping[str, Key], remedy: str) -> Key:
 
 def say(value: Key) -> str:
     """Return a key as errors show it: texts in quotes."""
-    return repr(value) if isinstance(value, str | Unpartitioned) else f"{value!s}"
+    try:
+        return repr(value) if isinstance(value, str | Unpartitioned) else f"{value!s}"
+    except ValueError:
+        # Python writes no number of more than some thousand digits.
+        return "of so many digits"

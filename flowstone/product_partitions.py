@@ -33,6 +33,11 @@ class ProductPartitions(PartitionSet):
     def __init__(
         self, dimensions: Mapping[str, PartitionSet] | None = None, /, **named: PartitionSet
     ) -> None:
+        if dimensions is not None and not isinstance(dimensions, Mapping):
+            raise DefinitionError(
+                f"the dimensions of ProductPartitions are a {type(dimensions).__name__}; give each "
+                "by its name, as in ProductPartitions(day=days, region=regions)"
+            )
         all_of_them: dict[str, Any] = {**(dimensions or {}), **named}
         if len(all_of_them) < 2:  # noqa: PLR2004
             raise DefinitionError(
@@ -119,8 +124,8 @@ class ProductPartitions(PartitionSet):
         return " x ".join(f"{name} ({partitions})" for name, partitions in self.dimensions.items())
 
 
-def _check(name: str, partitions: object) -> None:
-    if not NAME.fullmatch(name):
+def _check(name: object, partitions: object) -> None:
+    if not (isinstance(name, str) and NAME.fullmatch(name)):
         raise DefinitionError(
             f"{name!r} is no name of a dimension; use letters, digits, '_', '.' and '-'"
         )

@@ -24,9 +24,10 @@ class AtLeast:
 
     def __post_init__(self) -> None:
         """Raise DefinitionError unless it is 1 or more."""
-        if self.count < 1:
+        count: object = self.count
+        if not isinstance(count, int) or count < 1:
             raise DefinitionError(
-                f"AtLeast({self.count}): say 1 or more; with optional=True, none is needed"
+                f"AtLeast({self.count!r}): say 1 or more; with optional=True, none is needed"
             )
 
     def needed(self, of: int) -> int:  # noqa: ARG002 - however many there are
@@ -45,8 +46,9 @@ class Ratio:
 
     def __post_init__(self) -> None:
         """Raise DefinitionError for what is no share."""
-        if not 0 < self.share <= 1:
-            raise DefinitionError(f"Ratio({self.share}): say more than 0, and 1 at most, as 0.9")
+        share: object = self.share
+        if not isinstance(share, int | float) or not 0 < share <= 1:
+            raise DefinitionError(f"Ratio({self.share!r}): say more than 0, and 1 at most, as 0.9")
 
     def needed(self, of: int) -> int:
         """Return how many of so many must be there, rounded up."""

@@ -152,6 +152,11 @@ class TickPartitions(TimePartitions):
     def _edge(self, given: Edge, side: int) -> Key:
         if isinstance(given, datetime):
             return self.parse(given)
+        if not isinstance(given, date | str):
+            raise BadPartition(
+                f"partition {say(given)} is no time; give a datetime, a date, or write "
+                f"{self._example}"
+            )
         return self.span(given.isoformat() if isinstance(given, date) else given)[side]
 
 
@@ -300,6 +305,14 @@ class CronPartitions(TickPartitions):
         object.__setattr__(self, "cron", _checked(cron))
         self._keep_edges(start, end)
 
+    def _keep_ends(self, first: Key, last: Key | None) -> None:
+        if last is not None and self.is_before(last, first):
+            raise DefinitionError(
+                f"no window of {self.cron!r} begins between the start and the end: the first one "
+                f"after the start is {written(first)}, the last one before the end {written(last)}"
+            )
+        super()._keep_ends(first, last)
+
     @cached_property
     def ticks(self) -> CronTicks:
         """The times of the expression."""
@@ -325,6 +338,8 @@ class CronPartitions(TickPartitions):
 
 def _checked(cron: str) -> str:
     """Return the expression with single spaces; raise DefinitionError if cron has none such."""
+    if not isinstance(cron, str):
+        raise DefinitionError(f"{cron!r} is not a cron expression; write it as '0 6 * * 1'")
     fields = cron.split()
     if len(fields) != 5:  # noqa: PLR2004
         raise DefinitionError(

@@ -39,7 +39,12 @@ class TimeWindow:
     fan_in: bool | None = None
 
     def __post_init__(self) -> None:
-        """Raise DefinitionError for a stretch that ends before it starts."""
+        """Raise DefinitionError for what is no number, or ends before it starts."""
+        for offset in (self.offset, self._last):
+            if not isinstance(offset, int):
+                raise DefinitionError(
+                    f"the offset {offset!r} of TimeWindow is no whole number, such as -1"
+                )
         if self._last < self.offset:
             raise DefinitionError(
                 f"TimeWindow(offset={self.offset}, end_offset={self.end_offset}) ends before it "

@@ -144,6 +144,11 @@ class TimePartitions(PartitionSet):
         key, end = self.parse(value), self.end_key(at)
         if self.rank(self.first) <= self.rank(key) <= self.rank(end):
             return key
+        if self.is_before(end, self.first):
+            raise BadPartition(
+                f"partition {written(key)}: there is none yet, as the first one, "
+                f"{written(self.first)}, has not begun"
+            )
         raise BadPartition(
             f"partition {written(key)} lies outside {written(self.first)} to {written(end)}"
         )
@@ -167,6 +172,11 @@ class TimePartitions(PartitionSet):
         object.__setattr__(self, "tz", tz)
         object.__setattr__(self, "offset", offset)
         zone_of(tz)
+        if not isinstance(offset, timedelta):
+            raise DefinitionError(
+                f"the offset of {self.kind} partitions is {offset!r}; give a timedelta, such as "
+                "timedelta(hours=6)"
+            )
         if not timedelta() <= offset < self._shortest:
             raise DefinitionError(
                 f"the offset of {self.kind} partitions is {offset}; it has to be less than "

@@ -15,7 +15,7 @@ def zone_of(tz: str) -> ZoneInfo:
     """Return a zone of the IANA database; raise DefinitionError if it has no such one."""
     try:
         return ZoneInfo(tz)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+    except (ZoneInfoNotFoundError, ValueError, TypeError, AttributeError, OSError) as error:
         raise DefinitionError(f"{tz!r} is not an IANA time zone such as 'Europe/Berlin'") from error
 
 

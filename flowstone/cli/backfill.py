@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -58,7 +59,9 @@ def backfill(
     hours: Annotated[
         str | None, typer.Option(help="When steps may start, such as 22:00-06:00.")
     ] = None,
-    zone: Annotated[str, typer.Option(help="The time zone of these hours.")] = "UTC",
+    zone: Annotated[
+        str | None, typer.Option(help="The time zone of these hours; UTC, if it is left out.")
+    ] = None,
     config: AssetConfig = None,
     resource: Override = None,
     io: Managers = None,
@@ -70,7 +73,9 @@ def backfill(
     preview: Annotated[
         bool, typer.Option("--preview", help="Show the plan that it would have, and do nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --preview: print JSON.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="With --preview or --detach: print JSON.")
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Print the id of the backfill and do not wait.")
     ] = False,
@@ -83,6 +88,10 @@ def backfill(
 
     Example: flowstone backfill +monthly_report -p 2013-01..2013-06 --max-parallel 4
     """
+    if as_json and not (preview or detach):
+        raise typer.BadParameter("--json goes with --preview or --detach")
+    if zone is not None and hours is None:
+        raise typer.BadParameter("--zone is that of --hours; give both, or neither")
     chosen: list[Key] | str = list(partitions) if partitions else api.ALL
     if preview:
         plan = api.preview_backfill(
@@ -111,11 +120,12 @@ def backfill(
         pool=pool,
         stop_ratio=stop_ratio,
         hours=hours,
-        zone=zone,
+        zone=zone or "UTC",
         idempotency_key=idempotency_key,
     )
     if detach:
-        typer.echo(str(handle.id))
+        made = {"id": handle.id, "run": str(handle.run.id)}
+        typer.echo(json.dumps(made) if as_json else str(handle.id))
         return
     watch(handle, Console(), timeout)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from rich.console import Console, Group
@@ -38,8 +38,10 @@ def follow(
         for progress in handle.follow(timeout):
             teller.tell(live.console, progress)
             if console.is_terminal:
-                live.update(picture(progress), refresh=True)
-    if not console.is_terminal:
+                # Of one that is refused, all that there is to say is why.
+                shown = "" if progress.run.is_refused else picture(progress)
+                live.update(shown, refresh=True)
+    if not (console.is_terminal or progress.run.is_refused):
         console.print(picture(progress))
     if failures := failures_table(progress.run):
         console.print(failures)
@@ -104,10 +106,18 @@ def line(progress: BackfillProgress) -> str:
     if progress.left is not None:
         said.append(f"about {duration(progress.left)} left")
     if progress.opens_at is not None:
-        said.append(f"waits for its hours, until {progress.opens_at:%Y-%m-%d %H:%M} UTC")
+        said.append(f"waits for its hours, until {_moment(progress.opens_at)}")
+    if progress.awaits is not None:
+        n = progress.awaits.count
+        what = "1 partition" if n == 1 else f"{n:,} partitions"
+        said.append(f"waits for {what}, until {_moment(progress.awaits.until)}")
     if progress.state == RunState.PAUSED:
         said.append(f"paused: {escape(printable(progress.pause_reason or 'by request'))}")
     return ", ".join(said)
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def duration(left: timedelta) -> str:

@@ -148,5 +148,7 @@ def _as_json(handle: BackfillHandle, progress: BackfillProgress) -> dict[str, An
         "seconds_left": progress.left.total_seconds() if progress.left else None,
         "pause_reason": progress.pause_reason,
         "opens_at": progress.opens_at.isoformat() if progress.opens_at else None,
+        "awaits": progress.awaits.count if progress.awaits else 0,
+        "awaits_until": progress.awaits.until.isoformat() if progress.awaits else None,
         "error": progress.run.error,
     }

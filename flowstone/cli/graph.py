@@ -12,7 +12,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from flowstone import runtime
-from flowstone.asset import Asset
+from flowstone.asset import Asset, Dependency
 from flowstone.attributes import told_tags
 from flowstone.errors import BadQuery
 from flowstone.graph import AssetGraph
@@ -60,7 +60,7 @@ def _print(graph: AssetGraph, names: Sequence[str]) -> None:
 
 
 def _facts(graph: AssetGraph, asset: Asset) -> Iterator[str]:
-    reads = [_read(graph, asset.name, d.asset, d.optional) for d in asset.dependencies]
+    reads = [_read(graph, asset.name, dependency) for dependency in asset.dependencies]
     if reads:
         yield "reads " + ", ".join(reads)
     said = {
@@ -73,9 +73,10 @@ def _facts(graph: AssetGraph, asset: Asset) -> Iterator[str]:
         yield "; ".join(f"{what} {value}" for what, value in said.items() if value)
 
 
-def _read(graph: AssetGraph, name: str, upstream: str, optional: bool) -> str:
-    how = f"{graph.mappings[name, upstream]}{', optional' if optional else ''}"
-    return f"{upstream} ({how})"
+def _read(graph: AssetGraph, name: str, dependency: Dependency) -> str:
+    optional = ", optional" if dependency.optional else ""
+    needs = f", needs {dependency.needs}" if dependency.needs else ""
+    return f"{dependency.asset} ({graph.mappings[name, dependency.asset]}{optional}{needs})"
 
 
 def _as_json(graph: AssetGraph, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flowstone import client, runtime
+from flowstone.asset import Dependency
 from flowstone.cli.options import (
     AssetConfig,
     Detach,
@@ -55,6 +56,8 @@ class Read:
     mapping: str | None
     partitions: Sequence[str]
     optional: bool
+    needs: str | None = None
+    """How much of it is enough, such as "at least 3"; None for all, and where nobody can tell."""
 
 
 @dataclass(frozen=True)
@@ -206,15 +209,25 @@ def _reads(
     by_asset: dict[str, list[str]] = {}
     for name, partition in nodes:
         by_asset.setdefault(name, []).append(partition)
+    if graph is None:
+        return [
+            Read(name, None, keys, (name, keys[0]) in optional) for name, keys in by_asset.items()
+        ]
+    dependencies = {one.asset: one for one in graph[asset].dependencies}
     return [
         Read(
             name,
-            str(graph.mappings[asset, name]) if graph else None,
+            str(graph.mappings[asset, name]),
             keys,
-            (name, keys[0]) in optional,
+            dependencies[name].optional,
+            _needs(dependencies[name]),
         )
         for name, keys in by_asset.items()
     ]
+
+
+def _needs(dependency: Dependency) -> str | None:
+    return None if dependency.needs is None else str(dependency.needs)
 
 
 def _print(shown: Shown, *, every: bool, as_json: bool) -> None:
@@ -302,7 +315,8 @@ def _told(read: Read) -> str:
     keys = f", {len(read.partitions)}" if len(read.partitions) > 1 else ""
     mapping = f"{read.mapping}{keys}" if read.mapping else keys.removeprefix(", ")
     optional = " optional" if read.optional else ""
-    return f"{read.asset}{optional}" + (f" ({mapping})" if mapping else "")
+    needs = f", needs {read.needs}" if read.needs else ""
+    return f"{read.asset}{optional}" + (f" ({mapping}{needs})" if mapping else "")
 
 
 def _as_json(shown: Shown) -> dict[str, Any]:
@@ -322,6 +336,7 @@ def _as_json(shown: Shown) -> dict[str, Any]:
                         "asset": read.asset,
                         "mapping": read.mapping,
                         "optional": read.optional,
+                        "needs": read.needs,
                         "partitions": [label(key) or None for key in read.partitions],
                     }
                     for read in line.reads

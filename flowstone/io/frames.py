@@ -7,26 +7,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flowstone import hints
 from flowstone.errors import OutputError, is_time_limit
+from flowstone.forms import FRAMES, format_of
 
 SUFFIX: Final = ".parquet"
 
-_FRAMES: Final = {
-    ("polars", "DataFrame"): "polars.parquet",
-    ("pyarrow", "Table"): "arrow.parquet",
-    ("pandas", "DataFrame"): "pandas.parquet",
-}
-_LIBRARY_OF: Final = {format: library for (library, _), format in _FRAMES.items()}
+_LIBRARY_OF: Final = {format: library for (library, _), format in FRAMES.items()}
 FORMATS: Final = frozenset(_LIBRARY_OF)
-
-
-def format_of(kind: Any) -> str | None:  # noqa: ANN401 - a class, or any other annotation
-    """Return the format of the frames of a class, or None if it is no class of frames."""
-    kind = hints.bare(kind)
-    if not isinstance(kind, type):
-        return None
-    return _FRAMES.get((kind.__module__.partition(".")[0], kind.__name__))
 
 
 def dump(value: Any) -> tuple[str, bytes, int] | None:  # noqa: ANN401 - any value of a user

@@ -7,6 +7,8 @@ without. Its readers then go on as after any other end.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -19,6 +21,13 @@ from flowstone.store.tables import SCHEMA
 
 BATCH: Final = 10_000
 """The most steps that one pass ends."""
+
+_OF_RUN = text(
+    f"""
+    SELECT count(*) AS steps, max(awaits_until) AS until FROM {SCHEMA}.steps
+    WHERE run_id = :run_id AND state = 'pending' AND awaits_until IS NOT NULL
+    """
+)
 
 # An output whose value was given up serves nobody; the next one may.
 _IS_OVER = f"""
@@ -65,6 +74,20 @@ _SKIP = text(
     SELECT id, run_id FROM ended ORDER BY id
     """
 )
+
+
+@dataclass(frozen=True)
+class Awaited:
+    """How many outputs of other runs a run waits for, and until when at the latest."""
+
+    count: int
+    until: datetime
+
+
+def of_run(conn: Connection, run_id: UUID) -> Awaited | None:
+    """Return what a run waits for, or None if that is nothing."""
+    row = conn.execute(_OF_RUN, {"run_id": run_id}).one()
+    return Awaited(row.steps, row.until) if row.steps else None
 
 
 def find(conn: Connection) -> list[Found]:

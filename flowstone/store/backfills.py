@@ -102,7 +102,7 @@ def get(conn: Connection, backfill_id: int) -> Backfill:
     row = conn.execute(_ONE, {"id": backfill_id}).one_or_none()
     if row is None:
         raise UnknownBackfill(
-            f"there is no backfill {backfill_id}; `flowstone backfills` lists the latest"
+            f"there is no backfill {backfill_id}; `flowstone backfills list` lists the latest"
         )
     return _made(row)
 

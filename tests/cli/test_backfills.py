@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from datetime import date
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
 
 import pytest
 
-from flowstone import runtime
-from flowstone.registry import load_registry
+from flowstone import AtLeast, Dep, Ratio, asset, runtime
+from flowstone.asset import Asset
+from flowstone.cli import app
+from flowstone.errors import RunRefused
+from flowstone.registry import build_registry, load_registry
 from tests.cli.in_process import InProcess
 from tests.conftest import RuntimeFactory
 from tests.store import backfill_assets
@@ -131,3 +136,73 @@ def test_any_run_is_paused_and_started_again(flowstone: InProcess, local: LocalW
     assert len(local.messages) == 32
     drained = flowstone("cancel", short, "--drain").stdout
     assert drained == f"run {handle.id} is cancelled; 32 steps will not run\n"
+
+
+def test_json_tells_what_was_begun_and_is_refused_where_there_is_none(
+    flowstone: InProcess, local: LocalWorker
+) -> None:
+    refused = flowstone("backfill", "raw", "-p", "2013-01", "--json")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "--json goes with --preview or --detach" in words(refused.stderr)
+    assert flowstone("backfills", "list").stdout.startswith("there is no backfill")
+    made = json.loads(flowstone("backfill", "raw", "-p", "2013-01", "--json", "--detach").stdout)
+    assert made["id"] == 1
+    assert UUID(made["run"])
+
+
+def test_a_zone_without_hours_is_refused(flowstone: InProcess, local: LocalWorker) -> None:
+    refused = flowstone("backfill", "raw", "--zone", "Europe/Berlin")
+    assert refused.exit_code == 2
+    assert "--zone is that of --hours" in words(refused.stderr)
+
+
+def test_of_a_refused_one_there_is_no_table(flowstone: InProcess, busy: LocalWorker) -> None:
+    with pytest.raises(RunRefused, match="has never been materialized"):
+        flowstone("backfill", "monthly_report", "-p", "2013-01")
+    shown = flowstone.runner.invoke(app, ["backfill", "monthly_report", "-p", "2013-01"])
+    assert [line.split(",")[0] for line in shown.stdout.splitlines()] == ["backfill 2"]
+
+
+def report(**options: Any) -> Asset:
+    @asset(partitions=backfill_assets.MONTHS, deps={"raw": Dep("raw", **options)})
+    def patient(raw: dict[date, int | None]) -> int:
+        return len(raw)
+
+    return patient
+
+
+def test_what_it_waits_for_is_told(
+    flowstone: InProcess, make_runtime: RuntimeFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = report(grace=timedelta(days=365 * 100))
+    here = make_runtime(build_registry([backfill_assets.raw, patient]))
+    stand_in(monkeypatch, LocalWorker(here))
+    assert flowstone("backfill", "patient", "-p", "2013-02", "--detach").stdout == "1\n"
+    said = "waits for 28 partitions, until 2113-02-05 00:00 UTC"
+    assert said in words(flowstone("backfills", "show", "1").stdout)
+    told = json.loads(flowstone("backfills", "show", "1", "--json").stdout)
+    assert (told["awaits"], told["awaits_until"][:10]) == (28, "2113-02-05")
+    flowstone("backfills", "cancel", "1")
+    assert "waits for" not in words(flowstone("backfills", "show", "1").stdout)
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "optional"),
+    [
+        ({"needs": AtLeast(3)}, "needs at least 3)", False),
+        ({"needs": Ratio(0.9)}, "needs 90%)", False),
+        ({"optional": True}, "raw optional (", True),
+    ],
+)
+def test_a_plan_tells_how_much_is_enough(
+    flowstone: InProcess,
+    make_runtime: RuntimeFactory,
+    options: dict[str, Any],
+    said: str,
+    optional: bool,
+) -> None:
+    make_runtime(build_registry([backfill_assets.raw, report(**options)]))
+    assert said in words(flowstone("plan", "patient", "-p", "2013-02", "-u").stdout)
+    planned = json.loads(flowstone("plan", "patient", "-p", "2013-02", "-u", "--json").stdout)
+    (read,) = planned["steps"][-1]["reads"]
+    assert read["optional"] is optional

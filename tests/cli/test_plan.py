@@ -99,6 +99,7 @@ def test_a_plan_says_for_each_step_in_order_why_it_runs_and_what_it_reads_and_re
             "asset": "day",
             "mapping": "the windows inside",
             "optional": False,
+            "needs": None,
             "partitions": days,
         }
     ]
@@ -107,9 +108,16 @@ def test_a_plan_says_for_each_step_in_order_why_it_runs_and_what_it_reads_and_re
             "asset": "month",
             "mapping": "all partitions",
             "optional": False,
+            "needs": None,
             "partitions": ["2026-01"],
         },
-        {"asset": "extra", "mapping": "unpartitioned", "optional": True, "partitions": [None]},
+        {
+            "asset": "extra",
+            "mapping": "unpartitioned",
+            "optional": True,
+            "needs": None,
+            "partitions": [None],
+        },
     ]
     assert (plan["run"], plan["counts"]) == (None, {"run": 34})
     assert [count(ledger, table) for table in ("runs", "steps", "audit")] == [0, 0, 0]

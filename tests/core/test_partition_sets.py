@@ -112,7 +112,7 @@ def test_a_set_without_an_end_grows_with_the_clock_of_its_zone() -> None:
 def test_a_set_that_has_not_begun_is_empty() -> None:
     partitions = DailyPartitions("2024-06-16")
     assert list(partitions.keys(NOW)) == []
-    with pytest.raises(BadPartition, match="lies outside"):
+    with pytest.raises(BadPartition, match="none yet, as the first one, 2024-06-16, has not begun"):
         partitions.coerce("2024-06-16", NOW)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any
 
@@ -21,7 +22,7 @@ from flowstone import (
     asset,
     materialize_sync,
 )
-from flowstone.errors import RunFailed
+from flowstone.errors import DefinitionError, RunFailed
 from flowstone.io.frames import concatenated
 from flowstone.io.outputs import Outputs
 from flowstone.registry import build_registry
@@ -198,3 +199,57 @@ def test_an_asset_reads_its_own_day_before(make_runtime: RuntimeFactory) -> None
     assert made.result()[date(2024, 2, 29)] == 26 + 27 + 28 + 29
     assert flowstone.get("balance", partition="2024-02-26") == 26
     assert materialize_sync(last_week, partition="2024-02-27").result() == [26, 27]
+
+
+def test_sequences_and_tuples_arrive_as_they_are_asked_for(make_runtime: RuntimeFactory) -> None:
+    @asset(partitions=MONTH)
+    def sequence(size: Sequence[int]) -> list[Any]:
+        return [type(size).__name__, *size]
+
+    @asset(partitions=MONTH)
+    def collection(size: Collection[int] | None) -> list[Any]:
+        assert size is not None
+        return [type(size).__name__, *size]
+
+    @asset(partitions=MONTH)
+    def iterable(size: Iterable[int]) -> list[Any]:
+        return [type(size).__name__, *size]
+
+    @asset(partitions=MONTH)
+    def as_tuple(size: tuple[int, ...]) -> list[Any]:
+        return [type(size).__name__, *size]
+
+    @asset(partitions=MONTH)
+    def mapping(size: Mapping[date, int]) -> list[Any]:
+        return [type(size).__name__, *size.values()]
+
+    readers = [sequence, collection, iterable, as_tuple, mapping]
+    make_runtime(build_registry([size, *readers]))
+    made = [materialize_sync(r, partition="2024-02", upstream=True).result() for r in readers]
+    assert [(kind, values) for kind, *values in made] == [
+        (kind, [26, 27, 28, 29]) for kind in ("list", "list", "list", "tuple", "dict")
+    ]
+
+
+@pytest.mark.parametrize("said", [int, str, set, set[int], pl.LazyFrame, tuple[int, int]])
+def test_several_values_cannot_arrive_as_what_holds_one_or_another(said: Any) -> None:
+    def month(size: Any) -> int:
+        return len(size)
+
+    month.__annotations__["size"] = said
+    reader = asset(partitions=MONTH)(month)
+    with pytest.raises(DefinitionError) as error:
+        build_registry([size, reader])
+    for part in ("'month' (", "partitions of 'size'", "parameter 'size' asks for", "list[V]"):
+        assert part in error.value.message
+
+
+def test_a_frame_of_values_that_are_none_names_the_partition(make_runtime: RuntimeFactory) -> None:
+    @asset(partitions=MONTH)
+    def month(size: pl.DataFrame) -> int:
+        return size.height
+
+    make_runtime(build_registry([size, month]))
+    said = "'month' reads 'size' as one frame, but the value of 2024-02-26 is no frame"
+    with pytest.raises(RunFailed, match=said):
+        materialize_sync(month, partition="2024-02", upstream=True)

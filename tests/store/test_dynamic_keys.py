@@ -10,6 +10,7 @@ import pytest
 
 import flowstone
 from flowstone import (
+    UNPARTITIONED,
     Context,
     DailyPartitions,
     Dep,
@@ -99,6 +100,9 @@ def test_keys_are_added_and_removed_once_with_one_row_of_audit(
             BadPartition,
             "b:false and i:0 of 'customers' would be one key",
         ),
+        ("customers", ["x", ""], BadPartition, "'' cannot be one of several partitions"),
+        ("customers", [UNPARTITIONED], BadPartition, "UNPARTITIONED cannot be one of several"),
+        ("customers", None, BadPartition, "give a list of keys, as in [None]"),
     ],
 )
 def test_what_is_no_key_is_refused_and_none_is_added(
