@@ -60,7 +60,7 @@ def _takes_dict(kind: type) -> bool:
 
 def check_fan_in(function: Callable[..., Any], parameter: str, reader: str, upstream: str) -> None:
     """Raise DefinitionError where a parameter asks for several values as what they cannot be."""
-    annotation = hints.of_fan_in(function, parameter)
+    annotation = hints.of_parameter(function, parameter)
     if form_of(annotation) is not None:
         return
     bare = hints.bare(annotation)

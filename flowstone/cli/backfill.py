@@ -83,8 +83,8 @@ def backfill(
 ) -> None:
     """Compute many partitions of the selected assets, and show the progress.
 
-    The partitions are those of the assets that are named; those of what a + brings in follow. What
-    has succeeded is skipped.
+    The partitions are those of the assets that are named; of what a + brings in,
+    they follow. What has succeeded is skipped.
 
     Example: flowstone backfill +monthly_report -p 2013-01..2013-06 --max-parallel 4
     """

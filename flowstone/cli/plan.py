@@ -250,7 +250,8 @@ def _print(shown: Shown, *, every: bool, as_json: bool) -> None:
         typer.echo(f"each step of {asset} waits for an approval{perhaps}")
     actions = Counter(line.action for line in lines)
     console.print(
-        f"{len(lines)} steps: " + ", ".join(f"{n} {action}" for action, n in actions.items()),
+        f"{len(lines)} step{'' if len(lines) == 1 else 's'}: "
+        + ", ".join(f"{n} {action}" for action, n in actions.items()),
         highlight=False,
     )
 

@@ -55,8 +55,8 @@ def any_(value: object) -> Any:
         (
             lambda: CronPartitions("0 6 * * 1", "2024-01-02", "2024-01-05"),
             (
-                "no window of '0 6 * * 1' begins between the start and the end: the first one after "
-                "the start is 2024-01-08T06:00:00+00:00, the last one before the end 2024-01-01T06"
+                "no window of '0 6 * * 1' begins between the start and the end: the first one "
+                "after the start is 2024-01-08T06:00:00+00:00, the last one before the end 2024-01"
             ),
         ),
         (lambda: DynamicPartitions(any_(5)), "5 is no name for dynamic partitions"),
