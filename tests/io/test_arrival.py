@@ -15,9 +15,13 @@ from flowstone import (
     Context,
     DailyPartitions,
     Dep,
+    DynamicPartitions,
     LazyInputs,
     MonthlyPartitions,
+    PerDimension,
+    ProductPartitions,
     TimeWindow,
+    add_partitions,
     asset,
     materialize_sync,
 )
@@ -26,6 +30,7 @@ from flowstone.io.frames import concatenated
 from flowstone.io.outputs import Outputs
 from flowstone.registry import build_registry
 from tests.conftest import RuntimeFactory
+from tests.store.local_worker import LocalWorker
 
 DAYS = DailyPartitions("2024-02-26", "2024-02-29")
 MONTH = MonthlyPartitions("2024-02", "2024-02")
@@ -198,3 +203,33 @@ def test_an_asset_reads_its_own_day_before(make_runtime: RuntimeFactory) -> None
     assert made.result()[date(2024, 2, 29)] == 26 + 27 + 28 + 29
     assert flowstone.get("balance", partition="2024-02-26") == 26
     assert materialize_sync(last_week, partition="2024-02-27").result() == [26, 27]
+
+
+def test_the_first_day_of_a_dynamic_dimension_reads_nothing_of_its_own(
+    make_runtime: RuntimeFactory,
+) -> None:
+    by_day = ProductPartitions(day=DAYS, customer=DynamicPartitions("customers"))
+    before = Dep("balance", mapping=PerDimension(day=TimeWindow(-1)))
+
+    @asset(partitions=by_day, deps={"before": before})
+    def balance(context: Context, before: int | None) -> int:
+        return int(context.dimensions["day"].day) + (before or 0)
+
+    make_runtime(build_registry([balance]))
+    add_partitions("customers", ["acme"])
+    assert materialize_sync(balance, partition="2024-02-26|acme").result() == 26
+    assert materialize_sync(balance, partition="2024-02-27|acme").result() == 26 + 27
+
+
+def test_a_dependency_that_the_plan_does_not_know_is_told(make_runtime: RuntimeFactory) -> None:
+    def define(deps: list[Any], function: Any) -> LocalWorker:
+        reader = asset(name="reader", partitions=DAYS, deps=deps)(function)
+        return LocalWorker(make_runtime(build_registry([size, reader])))
+
+    planned = define([], lambda: 1)
+    run = planned.begin("reader", partition="2024-02-26")
+    later = define(["size"], lambda size: size)
+    later.messages = planned.messages
+    later.work()
+    error = later.step(run, "reader").error
+    assert "expects one value of 'size', the plan has 0; the definitions" in error["message"]
