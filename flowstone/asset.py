@@ -119,7 +119,7 @@ class Asset:
         By another mapping the same partitions may come as one value, or as a dict of them.
         """
         reads = [
-            [d.parameter, d.asset, None if d.mapping is None else written(d.mapping)]
+            [d.parameter, d.asset, None if d.mapping is None else written(d.mapping, self._code_of)]
             for d in self.dependencies
         ]
         handlers = [self.on_approved, self.on_rejected, self.on_signal]
@@ -128,6 +128,14 @@ class Asset:
         return digest(
             [code_hash(self.function, self.version), reads, *([later] if any(later) else [])]
         )
+
+    def _code_of(self, function: Callable[..., Any]) -> str:
+        """Return the hash of a function by which a mapping goes, as it is of the asset's own."""
+        try:
+            return code_hash(function, self.version)
+        except DefinitionError:
+            # Such as the `get` of a dict, of which there is no source.
+            return ""
 
     @property
     def reads_itself(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flowstone.errors import BadPartition, DefinitionError
 from flowstone.names import NAME
 from flowstone.partition_key import Key, encode_key, label
-from flowstone.partition_set import Moment, PartitionSet, in_list, say
+from flowstone.partition_set import Moment, PartitionSet, in_list, is_in_list, say
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,11 @@ class DynamicPartitions(PartitionSet):
             raise BadPartition(
                 f"partition {say(value)}: the dynamic partitions {self.name!r} have no keys{remedy}"
             )
-        return in_list(value, keys, remedy)
+        return in_list(value, keys, lambda: at.labels_of(self.name), remedy)
+
+    def has(self, value: Key, at: Moment) -> bool:
+        """Return whether it is a key that there is then, or its text."""
+        return is_in_list(value, at.keys_of(self.name), lambda: at.labels_of(self.name))
 
     def __str__(self) -> str:
         return f"the dynamic keys of {self.name!r}"

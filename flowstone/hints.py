@@ -20,24 +20,15 @@ def of_result(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - any type
     return _without_errors(_hint(function, "return"))
 
 
-def of_parameter(function: Callable[..., Any], name: str, *, fan_in: bool = False) -> Any:  # noqa: ANN401
-    """Return the annotation of one value that a parameter takes, or None if it has none.
+def of_parameter(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
+    """Return the annotation of the value that a parameter takes, or None if it has none.
 
-    A `fan_in` takes a dict of them, by key, or a list. That a value may be None says nothing of
-    the others.
+    That it may be None says nothing of the others.
     """
-    annotation = _hint(function, name)
-    if fan_in:
-        annotation = value_of_fan_in(bare(annotation))
-    return _without_none(annotation)
+    return _without_none(_hint(function, name))
 
 
-def of_fan_in(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
-    """Return the whole annotation of a parameter that takes several values, or None."""
-    return _hint(function, name)
-
-
-def of_payload(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
+def of_whole(function: Callable[..., Any], name: str) -> Any:  # noqa: ANN401
     """Return the whole annotation of a parameter, None included if it says so."""
     return _hint(function, name)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from flowstone.errors import BadMapping, DefinitionError, did_you_mean
 from flowstone.key_mapping import AllKeys, Keys, SameKey, WholeAsset
@@ -22,7 +22,7 @@ from flowstone.partition import (
     UnpartitionedSet,
 )
 from flowstone.product_mapping import Axis, DimensionWise
-from flowstone.time_mapping import TimeWindow, are_cut_alike, lie_in_one
+from flowstone.time_mapping import TimeWindow, are_cut_alike, seem_to_lie_in_one
 
 __all__ = [
     "AllKeys",
@@ -37,6 +37,7 @@ __all__ = [
     "default_mapping",
     "fit",
     "may_read_itself",
+    "may_read_nothing",
     "written",
 ]
 
@@ -227,12 +228,16 @@ def default_mapping(downstream: PartitionSet, upstream: PartitionSet) -> Partiti
         case (ProductPartitions(), _) | (_, ProductPartitions()):
             return PerDimension().fitted(downstream, upstream)
         case TimePartitions(), TimePartitions() if downstream.tz == upstream.tz:
-            if lie_in_one(downstream, upstream) or lie_in_one(upstream, downstream):
+            if _one_lies_in_the_other(downstream, upstream):
                 alike = are_cut_alike(downstream, upstream)
                 return SameKey() if alike else TimeWindow().fitted(downstream, upstream)
         case _ if _have_the_same(downstream, upstream):
             return SameKey()
     raise BadMapping(f"no partition mapping from ({upstream}) to ({downstream}) suggests itself")
+
+
+def _one_lies_in_the_other(one: TimePartitions, other: TimePartitions) -> bool:
+    return seem_to_lie_in_one(one, other) or seem_to_lie_in_one(other, one)
 
 
 def _have_the_same(downstream: PartitionSet, upstream: PartitionSet) -> bool:
@@ -254,14 +259,27 @@ def may_read_itself(mapping: PartitionMapping) -> bool:
     return not getattr(mapping, "reads_itself", False)
 
 
-def written(mapping: PartitionMapping) -> str:
+def may_read_nothing(mapping: PartitionMapping) -> bool:
+    """Return whether a mapping to one value may lead to none, as from the first of days."""
+    if isinstance(mapping, DimensionWise):
+        return any(may_read_nothing(axis.mapping) for axis in mapping.axes)
+    if isinstance(mapping, TimeWindow):
+        return mapping.offset != 0
+    return type(mapping) not in {SameKey, Keys, WholeAsset}
+
+
+def written(mapping: PartitionMapping, code_of: Callable[[Callable[..., Any]], str]) -> str:
     """Return what the hash of an asset's code holds of a mapping that it was given.
 
     That is the name of the type alone for those that had no parameters when they were hashed
-    first, and for a user's own, whose text may differ from process to process.
+    first, and for a user's own, whose text may differ from process to process. Of
+    functions it holds what `code_of` says.
     """
     if isinstance(mapping, PerDimension):
-        return f"PerDimension({', '.join(f'{name}={written(m)}' for name, m in mapping.by)})"
-    if isinstance(mapping, TimeWindow | LastKeys | Keys | Mapped):
+        along = (f"{name}={written(m, code_of)}" for name, m in mapping.by)
+        return f"PerDimension({', '.join(along)})"
+    if isinstance(mapping, Mapped):
+        return f"{mapping!r} {code_of(mapping.forward)} {code_of(mapping.reverse)}"
+    if isinstance(mapping, TimeWindow | LastKeys | Keys):
         return repr(mapping)
     return type(mapping).__name__

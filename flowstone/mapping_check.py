@@ -9,11 +9,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from flowstone.errors import BadMapping, BadPartition, FlowStoneError
-from flowstone.mapping import AllKeys, LastKeys, PartitionMapping, SameKey, TimeWindow, WholeAsset
+from flowstone.mapping import (
+    AllKeys,
+    Keys,
+    LastKeys,
+    PartitionMapping,
+    SameKey,
+    TimeWindow,
+    WholeAsset,
+)
 from flowstone.partition import (
     Key,
     Moment,
@@ -62,7 +71,7 @@ class MappingChecks:
         An `optional` dependency may lead outside of the upstream set. The sets have to live as
         long as this does.
         """
-        if _cannot_err(mapping, downstream, upstream):
+        if _cannot_err(mapping, downstream, upstream) or (optional and _is_known(mapping)):
             return
         case = mapping, id(downstream), id(upstream), optional
         # One of a user's own may be compared by values that have no hash.
@@ -93,6 +102,13 @@ def _cannot_err(
     return type(mapping) in {AllKeys, LastKeys, WholeAsset}
 
 
+def _is_known(mapping: PartitionMapping) -> bool:
+    """Return whether it is one of FlowStone's, whose two directions agree whatever the sets."""
+    if isinstance(mapping, DimensionWise):
+        return all(_is_known(axis.mapping) for axis in mapping.axes)
+    return type(mapping) in {AllKeys, Keys, LastKeys, SameKey, TimeWindow, WholeAsset}
+
+
 def _try(
     mapping: PartitionMapping, downstream: PartitionSet, upstream: PartitionSet, *, optional: bool
 ) -> None:
@@ -100,10 +116,27 @@ def _try(
     try:
         for key in _tried(downstream):
             check.forwards(key, optional=optional)
-        for key in _tried(upstream):
+            if type(mapping) is Keys:
+                # All read the same.
+                return
+        for key in () if _is_known(mapping) else _tried(upstream):
             check.backwards(key)
     except _DynamicKeysError:
         return
+
+
+@dataclass(frozen=True)
+class _Readers:
+    """Who reads one partition, by a mapping's way back."""
+
+    first: Sequence[Key]
+    encoded: frozenset[str]
+    are_all: bool
+    """Whether they were told to their end; of very many, only the first ones are."""
+
+    def lack(self, key: Key) -> bool:
+        """Return whether it is certain that a key is none of them."""
+        return self.are_all and encode_key(key) not in self.encoded
 
 
 class _Check:
@@ -114,6 +147,8 @@ class _Check:
         self._downstream = downstream
         self._upstream = upstream
         self._at = _moment(downstream, upstream)
+        self._known = _is_known(mapping)
+        self._read_by: dict[str, _Readers] = {}
 
     def forwards(self, key: Key, *, optional: bool) -> None:
         said = f"by {self._mapping}, partition {_say(key)}"
@@ -126,19 +161,21 @@ class _Check:
                 f"{said} leads outside of ({self._upstream}): {error.message}"
             ) from error
         _refuse_outside(f"{said} reads", found, self._upstream, self._at)
+        if self._known:
+            return
         for up in {*found[:_FEW], *found[-_FEW:]}:
-            readers = self._readers(up)
-            if not _holds(readers, key):
+            readers = self._all_readers(up)
+            if readers.lack(key):
                 raise BadMapping(
                     f"{said} reads {_say(up)}, but its reverse does not lead back: it says that "
-                    f"{_say(up)} is read by {_few(readers)}"
+                    f"{_say(up)} is read by {_few(readers.first)}"
                 )
 
     def backwards(self, key: Key) -> None:
-        readers = self._readers(key)
+        readers = self._readers(key, _FEW)
         said = f"by {self._mapping}, backwards, partition {_say(key)} is read by"
-        _refuse_outside(said, readers[:_FEW], self._downstream, self._at)
-        for reader in readers[:_FEW]:
+        _refuse_outside(said, readers, self._downstream, self._at)
+        for reader in readers:
             try:
                 found = self._read(reader)
             except BadPartition:
@@ -158,10 +195,22 @@ class _Check:
         except Exception as error:
             raise self._failed("upstream_keys", key, error) from error
 
-    def _readers(self, key: Key) -> Sequence[Key]:
+    def _all_readers(self, up: Key) -> _Readers:
+        """Return who reads a partition; all that read it ask for them, so they are kept."""
+        encoded = encode_key(up)
+        if encoded not in self._read_by:
+            found = self._readers(up, _MANY + 1)
+            self._read_by[encoded] = _Readers(
+                found[: _FEW + 1],
+                frozenset(map(encode_key, found[:_MANY])),
+                are_all=len(found) <= _MANY,
+            )
+        return self._read_by[encoded]
+
+    def _readers(self, key: Key, count: int) -> Sequence[Key]:
         try:
             found = self._mapping.downstream_keys(key, self._downstream, self._upstream, self._at)
-            return tuple(itertools.islice(found, _MANY))
+            return tuple(itertools.islice(found, count))
         except (FlowStoneError, _DynamicKeysError):
             raise
         except Exception as error:
@@ -181,10 +230,9 @@ def _refuse_outside(said: str, keys: Iterable[Key], partitions: PartitionSet, at
 
 
 def _is_in(key: Key, partitions: PartitionSet, at: Moment) -> bool:
-    try:
-        return encode_key(partitions.coerce(key, at)) == encode_key(key)
-    except BadPartition:
+    if not partitions.has(key, at):
         return False
+    return encode_key(partitions.coerce(key, at)) == encode_key(key)
 
 
 def _tried(partitions: PartitionSet) -> Iterator[Key]:

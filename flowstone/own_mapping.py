@@ -68,11 +68,9 @@ class Mapped:
         del upstream
         found: dict[str, Key] = {}
         for given in _called(self.reverse, key, f"{_name(self.reverse)}({key})"):
-            try:
+            if downstream.has(given, at):
                 one = downstream.coerce(given, at)
-            except BadPartition:
-                continue
-            found[encode_key(one)] = one
+                found[encode_key(one)] = one
         return iter(found.values())
 
     def __str__(self) -> str:

@@ -59,10 +59,6 @@ class Month:
         """Return the month in which `day` lies."""
         return cls(day.year, day.month)
 
-    def next(self) -> Month:
-        """Return the month after this one."""
-        return self.plus(1)
-
     def plus(self, months: int) -> Month:
         """Return the month so many months later, or earlier; raise BadPartition."""
         years, month = divmod(self.month - 1 + months, 12)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Final
 
 from flowstone.errors import BadPartition, DefinitionError, did_you_mean
@@ -30,6 +32,10 @@ class Window:
     end: datetime
 
 
+Labels = Mapping[str, Sequence[Key]]
+"""The keys of a list by what people write for them; several may be written alike."""
+
+
 def _no_keys(name: str) -> Mapping[str, Key]:
     raise BadPartition(f"the keys of the dynamic partitions {name!r} are in the ledger")
 
@@ -42,6 +48,13 @@ class Moment:
     """With a zone."""
     keys_of: Callable[[str], Mapping[str, Key]] = field(default=_no_keys, compare=False)
     """The keys of a dynamic set by their encoded forms, in the order in which they were added."""
+    _labels: dict[str, Labels] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def labels_of(self, name: str) -> Labels:
+        """Return the keys of a dynamic set by what people write for them."""
+        if name not in self._labels:
+            self._labels[name] = by_label(self.keys_of(name))
+        return self._labels[name]
 
 
 class PartitionSet(ABC):
@@ -62,6 +75,14 @@ class PartitionSet(ABC):
         A caller may give the key itself or the text that a person would write
         for it, as the command line does.
         """
+
+    def has(self, value: Key, at: Moment) -> bool:
+        """Return whether there is a key that `value` means, where nobody reads why there is not."""
+        try:
+            self.coerce(value, at)
+        except BadPartition:
+            return False
+        return True
 
     @property
     def cut(self) -> str | None:
@@ -116,7 +137,15 @@ class StaticPartitions(PartitionSet):
 
     def coerce(self, value: Key, at: Moment) -> Key:  # noqa: ARG002 - the set does not grow
         """Accept a key, or its text where only one key is written so."""
-        return in_list(value, self._by_encoded, "")
+        return in_list(value, self._by_encoded, lambda: self._labels, "")
+
+    def has(self, value: Key, at: Moment) -> bool:  # noqa: ARG002 - the set does not grow
+        """Return whether it is a key, or its text where only one key is written so."""
+        return is_in_list(value, self._by_encoded, lambda: self._labels)
+
+    @cached_property
+    def _labels(self) -> Labels:
+        return by_label(self._by_encoded)
 
     def __str__(self) -> str:
         return f"{len(self.values)} static keys"
@@ -138,22 +167,38 @@ def check_listed(key: Key) -> None:
         )
 
 
-def in_list(value: Key, keys: Mapping[str, Key], remedy: str) -> Key:
+def by_label(keys: Mapping[str, Key]) -> Labels:
+    """Return the keys of a list, which has them by their encoded forms, by their labels."""
+    labels: dict[str, list[Key]] = {}
+    for encoded, key in keys.items():
+        labels.setdefault(label(encoded), []).append(key)
+    return labels
+
+
+def is_in_list(value: Key, keys: Mapping[str, Key], labels: Callable[[], Labels]) -> bool:
+    """Return whether a value is a key of a list, or the only text of one."""
+    try:
+        is_key = encode_key(value) in keys
+    except BadPartition:
+        return False
+    return is_key or (isinstance(value, str) and len(labels().get(value, ())) == 1)
+
+
+def in_list(value: Key, keys: Mapping[str, Key], labels: Callable[[], Labels], remedy: str) -> Key:
     """Return the key of a list that a value is, or is the only text of; raise BadPartition.
 
-    `keys` are those of the list by their encoded forms; an error ends with `remedy`.
+    `keys` are those of the list by their encoded forms, `labels` by their texts, which are asked
+    for where the value is none of them; an error ends with `remedy`.
     """
     if (encoded := encode_key(value)) in keys:
         return keys[encoded]
-    labels: dict[str, list[Key]] = {}
-    for one, key in keys.items():
-        labels.setdefault(label(one), []).append(key)
-    if isinstance(value, str) and len(found := labels.get(value, [])) == 1:
+    texts = labels()
+    if isinstance(value, str) and len(found := texts.get(value, ())) == 1:
         return found[0]
-    some = [one for one, them in labels.items() for _ in them][: _SHOWN + 1]
+    some = [one for one, them in itertools.islice(texts.items(), _SHOWN + 1) for _ in them]
     shown = ", ".join(some[:_SHOWN]) + (", ..." if len(some) > _SHOWN else "")
     raise BadPartition(
-        f"partition {say(value)} is not one of {shown}" + did_you_mean(str(value), labels) + remedy
+        f"partition {say(value)} is not one of {shown}" + did_you_mean(str(value), texts) + remedy
     )
 
 

@@ -72,7 +72,7 @@ def fit(asset: Asset, payload: Any) -> Any:  # noqa: ANN401 - any value of a use
 
 def _kind(asset: Asset) -> Any:  # noqa: ANN401 - any annotation
     if asset.on_signal is not None:
-        return hints.of_payload(asset.on_signal, "payload")
+        return hints.of_whole(asset.on_signal, "payload")
     return _without_waiting(hints.of_result(asset.function))
 
 

@@ -65,6 +65,14 @@ class ProductPartitions(PartitionSet):
         """Accept a tuple, a mapping of names to keys, or a text with bars."""
         return self.each(value, lambda partitions, part: partitions.coerce(part, at))
 
+    def has(self, value: Key, at: Moment) -> bool:
+        """Return whether each dimension has its part."""
+        try:
+            parts = self._split(value)
+        except BadPartition:
+            return False
+        return all(one.has(part, at) for one, part in zip(self.sets, parts, strict=True))
+
     def each(self, value: Key, read: Callable[[PartitionSet, Key], T]) -> tuple[T, ...]:
         """Return what `read` makes of each dimension's set, and of what a value says of it.
 

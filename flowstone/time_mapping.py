@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from flowstone.errors import BadMapping, BadPartition, DefinitionError
 from flowstone.partition import (
+    CronPartitions,
     Key,
     Moment,
     PartitionSet,
@@ -28,7 +29,7 @@ class TimeWindow:
 
     With a fan-in the function gets a dict of all upstream windows that overlap; without one, the
     value of that in which the window begins. By default there is none where the window always lies
-    in one upstream window. `fan_in` says it otherwise.
+    in one upstream window, which those of cron are not taken to. `fan_in` says it otherwise.
 
     A window that an offset leads to outside of the upstream set is left out, so that the first
     partition of `TimeWindow(-1)` reads nothing: it gets None.
@@ -145,13 +146,27 @@ def are_cut_alike(one: TimePartitions, other: TimePartitions) -> bool:
     return one.cut == other.cut
 
 
-# A graph asks for each dependency when it is built, and most are of a few sets.
-@lru_cache(maxsize=1024)
 def lie_in_one(inner: TimePartitions, outer: TimePartitions) -> bool:
     """Return whether each window of `inner` lies in one window of `outer`.
 
-    That is so if a window of `inner` begins wherever one of `outer` does. The clocks change twice
-    a year, so a year or a few windows tell.
+    Of those of cron it is not known, as it may take years for one of them not to; so none does.
+    Where a zone skips the time at which a window would begin, one of `inner` may yet reach over a
+    border: it belongs to the window in which it begins.
+    """
+    if are_cut_alike(inner, outer):
+        return True
+    if isinstance(inner, CronPartitions) or isinstance(outer, CronPartitions):
+        return False
+    return seem_to_lie_in_one(inner, outer)
+
+
+# A graph asks for each dependency when it is built, and most are of a few sets.
+@lru_cache(maxsize=1024)
+def seem_to_lie_in_one(inner: TimePartitions, outer: TimePartitions) -> bool:
+    """Return whether a window of `inner` begins wherever one of the first of `outer` does.
+
+    What the calendar cuts is the same again after these. Of cron's windows, it says no more than
+    that reading those of the one that overlap one of the other is what was meant.
     """
     if are_cut_alike(inner, outer):
         return True

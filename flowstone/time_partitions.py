@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cached_property
 from typing import Any, ClassVar, cast
 from zoneinfo import ZoneInfo
@@ -129,15 +129,6 @@ class TimePartitions(PartitionSet):
     def keys(self, at: Moment) -> Iterator[Key]:
         """Yield the keys from the first to the last one at that moment."""
         return self.between(self.first, self.end_key(at))
-
-    def keys_in(self, window: Window, at: Moment) -> Iterator[Key]:
-        """Yield the keys of this set whose windows overlap `window`."""
-        # In UTC, as a zone's own arithmetic goes by the wall clock: where a month begins at 1:00,
-        # because midnight is skipped, the moment before would lie in the hour that is missing.
-        last = window.end.astimezone(UTC) - timedelta.resolution
-        start = max(self.key_at(window.start), self.first, key=self.rank)
-        end = min(self.key_at(last), self.end_key(at), key=self.rank)
-        return self.between(start, end)
 
     def coerce(self, value: Key, at: Moment) -> Key:
         """Accept a key of the set, or the text of one."""

@@ -6,7 +6,6 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
@@ -16,7 +15,6 @@ from flowstone.asset import Asset, Dependency
 from flowstone.check import Checked, examine
 from flowstone.context import Context, Resources
 from flowstone.errors import (
-    BadPartition,
     CheckFailed,
     DefinitionError,
     MissingInput,
@@ -27,9 +25,8 @@ from flowstone.errors import (
 from flowstone.freshness import Fingerprint
 from flowstone.io import Place
 from flowstone.log import get_logger
-from flowstone.mapping import PartitionMapping
+from flowstone.mapping import PartitionMapping, may_read_nothing
 from flowstone.outcome import RefusedValue, StoredOutput, Succeeded, Waiting
-from flowstone.partition import Moment
 from flowstone.partition_key import decode_key
 from flowstone.quorum import unknown_roles
 from flowstone.runtime import Runtime
@@ -230,10 +227,12 @@ class Work:
         def read(output: StoredOutput, kind: Any) -> Any:  # noqa: ANN401
             return self._read(dependency.asset, output, kind)
 
-        if self._mapping(dependency).fan_in:
+        mapping = self._mapping(dependency)
+        if mapping.fan_in:
             said = f"{self.asset.name!r} reads {dependency.asset!r} as one frame"
-            return arrival.fan_in(said, hints.of_fan_in(function, name), outputs, read)
-        if not outputs and (dependency.optional or self._reads_nothing(dependency)):
+            return arrival.fan_in(said, hints.of_whole(function, name), outputs, read)
+        # What it leads to was told when the run was planned: the edges are what that has found.
+        if not outputs and (dependency.optional or may_read_nothing(mapping)):
             return None
         if len(outputs) != 1:
             raise MissingInput(
@@ -246,17 +245,6 @@ class Work:
 
     def _mapping(self, dependency: Dependency) -> PartitionMapping:
         return self.runtime.registry.graph.mappings[self.asset.name, dependency.asset]
-
-    def _reads_nothing(self, dependency: Dependency) -> bool:
-        """Return whether the mapping leads from this partition to none, as a first one's may."""
-        upstream = self.runtime.registry.graph[dependency.asset].partitions
-        key, at = decode_key(self.claim.partition), Moment(datetime.now(UTC))
-        try:
-            return not self._mapping(dependency).upstream_keys(
-                key, self.asset.partitions, upstream, at
-            )
-        except BadPartition:
-            return False
 
     def _read(self, asset: str, output: StoredOutput, as_type: Any) -> Any:  # noqa: ANN401
         try:

@@ -25,6 +25,8 @@ from flowstone.store.tables import SCHEMA
 BATCH: Final = 5_000
 """How many partitions are best asked about at once."""
 
+_AWAITING: Final = "awaiting"
+
 CUT_OTHERWISE: Final = "the partition is cut otherwise now"
 
 # First whether what was read is still the latest, which one look tells for nearly all: a CASE keeps
@@ -47,6 +49,22 @@ _READ_OTHERS: Final = f"""
         OFFSET 0)
 """
 
+# Of what it was made without, and what is there by now. What it would read besides, because a set
+# has grown, only a plan knows.
+_READ_FEWER: Final = f"""
+    EXISTS (
+        SELECT FROM {SCHEMA}.edges e
+        WHERE e.downstream = o.step_id AND e.optional
+          AND NOT EXISTS (
+            SELECT FROM {SCHEMA}.lineage l
+            WHERE l.step_id = e.downstream AND l.upstream_step_id = e.upstream OFFSET 0)
+          AND EXISTS (
+            SELECT FROM {SCHEMA}.steps u
+            JOIN {SCHEMA}.latest p ON p.asset = u.asset AND p.partition = u.partition
+            WHERE u.id = e.upstream OFFSET 0)
+        OFFSET 0)
+"""
+
 # The reasons are those of a plan, in its order.
 _WHY_STALE: Final = f"""
     CASE WHEN o.id IS NULL THEN NULL
@@ -54,7 +72,8 @@ _WHY_STALE: Final = f"""
         WHEN o.cut <> coalesce(CAST(:cut AS text), '') THEN '{CUT_OTHERWISE}'
         WHEN o.fingerprint IS NULL THEN 'not known what it was made of'
         WHEN split_part(o.fingerprint, '.', 1) <> :code THEN 'code changed'
-        WHEN {_READ_OTHERS} THEN 'input changed' END
+        WHEN {_READ_OTHERS} THEN 'input changed'
+        WHEN {_READ_FEWER} THEN 'input changed' END
 """
 
 _LAST_END: Final = f"""
@@ -63,7 +82,8 @@ _LAST_END: Final = f"""
     ORDER BY s.finished_at DESC, s.id DESC LIMIT 1
 """
 
-# What is open and what has failed is read from the first of these partitions to the last, as the
+# What waits for what other runs are to make is told by that, of which there is little. What is
+# open and what has failed is read from the first of these partitions to the last, as the
 # indexes have them: there is little of the one, and the other is asked for in the open runs. It is
 # compared as rows, so that only the index of runs answers: that of assets has all history.
 STATEMENT: Final = f"""
@@ -76,7 +96,11 @@ STATEMENT: Final = f"""
         FROM bounds JOIN {SCHEMA}.steps s ON s.asset = :asset
             AND s.partition BETWEEN bounds.first AND bounds.last
         WHERE s.state IN ('failed', 'upstream_failed')
-        ORDER BY s.partition, s.id DESC
+        ORDER BY s.partition, s.finished_at DESC, s.id DESC
+    ), waiting AS MATERIALIZED (
+        SELECT e.downstream FROM {SCHEMA}.steps w
+        JOIN {SCHEMA}.edges e ON e.upstream = w.id
+        WHERE w.state = 'pending' AND w.awaits_until IS NOT NULL
     ), found AS (
         SELECT a.partition, {_WHY_STALE} AS why,
             CASE WHEN p.output_id IS NOT NULL THEN 'made' ELSE ({_LAST_END}) END AS what
@@ -89,7 +113,9 @@ STATEMENT: Final = f"""
         LEFT JOIN {SCHEMA}.latest p ON p.asset = :asset AND p.partition = f.partition
         WHERE p.updated_at IS NULL OR p.updated_at < f.finished_at
         UNION ALL
-        SELECT s.partition, NULL, s.state
+        SELECT s.partition, NULL,
+            CASE WHEN s.state = 'pending' AND s.id IN (SELECT downstream FROM waiting)
+                THEN '{_AWAITING}' ELSE s.state END
         FROM bounds CROSS JOIN {SCHEMA}.runs r
         JOIN {SCHEMA}.steps s
             ON (s.run_id, s.asset, s.partition) >= (r.id, :asset, bounds.first)
@@ -135,6 +161,7 @@ _STATES: Final = {
     StepState.PENDING: PartitionState.QUEUED,
     StepState.QUEUED: PartitionState.QUEUED,
     StepState.JOINED: PartitionState.QUEUED,
+    _AWAITING: PartitionState.WAITING,
     StepState.WAITING_APPROVAL: PartitionState.WAITING,
     StepState.WAITING_SIGNAL: PartitionState.WAITING,
     StepState.RETRYING: PartitionState.RUNNING,

@@ -19,8 +19,9 @@ from flowstone.mapping import (
 )
 from flowstone.partition import (
     UNPARTITIONED,
+    CronPartitions,
     DailyPartitions,
-    Key,
+    HourlyPartitions,
     Moment,
     Month,
     MonthlyPartitions,
@@ -176,7 +177,37 @@ def test_two_sets_that_suggest_nothing_are_both_named(
     assert str(upstream) in caught.value.message
 
 
-def test_keys_inside_are_in_the_set_whatever_the_window() -> None:
-    daily = DailyPartitions("2024-01-10", "2024-01-12")
-    found: list[Key] = list(daily.keys_in(MonthlyPartitions("2024-01").window(Month(2024, 1)), NOW))
-    assert found == [date(2024, 1, 10), date(2024, 1, 11), date(2024, 1, 12)]
+@pytest.mark.parametrize("start", ["2024-01-01", "2024-01-05"])
+def test_windows_of_cron_lie_in_no_other_whenever_they_begin(start: str) -> None:
+    at = Moment(datetime(2025, 1, 1, tzinfo=UTC))
+    hours, days = HourlyPartitions(start, "2024-12-31"), DailyPartitions(start, "2024-12-31")
+    market = CronPartitions("0 * * * 1-5", start, "2024-12-31")
+    found = default_mapping(market, hours)
+    assert found == TimeWindow(fan_in=True)
+    # From Friday night to Monday.
+    read = found.upstream_keys(market.parse("2024-01-12T23:00"), market, hours, at)
+    assert len(read) == 49
+    assert default_mapping(hours, market) == TimeWindow(fan_in=True)
+    nights = CronPartitions("0 0 1-28 * *", start, "2024-12-31")
+    assert default_mapping(nights, days) == TimeWindow(fan_in=True)
+    assert default_mapping(nights, CronPartitions("0 0 1-28 * *", "2020-01-01")) == SameKey()
+    assert TimeWindow(fan_in=False).fitted(nights, days).fan_in is False
+
+
+@pytest.mark.parametrize("tz", ["America/Sao_Paulo", "Asia/Beirut", "America/Havana"])
+def test_an_hour_that_reaches_over_a_border_belongs_to_the_day_in_which_it_begins(tz: str) -> None:
+    at = Moment(datetime(2025, 1, 1, tzinfo=UTC))
+    late = timedelta(minutes=15)
+    hours = HourlyPartitions("2013-01-01", "2013-12-30", tz=tz, offset=late)
+    days = DailyPartitions("2013-01-01", "2013-12-30", tz=tz, offset=late)
+    found, back = default_mapping(hours, days), default_mapping(days, hours)
+    reaching = 0
+    for hour in hours.keys(at):
+        (day,) = found.upstream_keys(hour, hours, days, at)
+        window, own = hours.window(hour), days.window(day)
+        assert own.start.astimezone(UTC) <= window.start.astimezone(UTC) < own.end.astimezone(UTC)
+        if window.end.astimezone(UTC) > own.end.astimezone(UTC):
+            reaching += 1
+            # Both days read it.
+            assert list(back.downstream_keys(hour, days, hours, at)) == [day, days.next_key(day)]
+    assert reaching == 1

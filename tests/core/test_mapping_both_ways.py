@@ -267,20 +267,41 @@ def test_the_hash_of_an_asset_holds_what_a_mapping_was_made_with() -> None:
         pass
 
     # Those of an older version: a change of them would have all outputs computed again.
-    assert [written(m) for m in (SameKey(), AllKeys(), WholeAsset(), Own())] == [
+    def name(function: Any) -> str:
+        return str(function.__name__)
+
+    assert [written(m, name) for m in (SameKey(), AllKeys(), WholeAsset(), Own())] == [
         "SameKey",
         "AllKeys",
         "WholeAsset",
         "Own",
     ]
-    assert written(TimeWindow(-1)) == "TimeWindow(offset=-1, end_offset=None, fan_in=None)"
-    assert written(Mapped(str, str)) == "Mapped(str, str, fan_in=False)"
+    assert written(TimeWindow(-1), name) == "TimeWindow(offset=-1, end_offset=None, fan_in=None)"
+    assert written(Mapped(str, int), name) == "Mapped(str, int, fan_in=False) str int"
 
-    def made(mapping: PartitionMapping) -> str:
-        return asset(name="a", deps=[Dep("up", mapping)], version="1")(lambda: 1).code_hash
+    def made(mapping: PartitionMapping, version: str | None = "1") -> str:
+        return asset(name="a", deps=[Dep("up", mapping)], version=version)(lambda: 1).code_hash
 
     assert made(LastKeys(2)) == made(LastKeys(2)) != made(LastKeys(3))
     assert made(SameKey()) == digest([code_hash(lambda: 1, "1"), [[None, "up", "SameKey"]]])
+
+    def mapped(forward: Any, reverse: Any = str) -> Mapped:
+        forward.__name__ = "named"
+        return Mapped(forward, reverse)
+
+    def same(key: str) -> str:
+        return key
+
+    def listed(key: str) -> list[str]:
+        return [key]
+
+    ones = [mapped(same), mapped(listed), Mapped({}.get, str)]
+    assert len({made(one, None) for one in ones}) == 3
+    assert len({made(PerDimension(day=one), None) for one in ones}) == 3
+    backwards = [Mapped(str, one.forward) for one in ones[:2]]
+    assert len({made(one, None) for one in backwards}) == 2
+    # Whoever gives a version says when the code is another.
+    assert made(ones[0]) == made(ones[1])
 
 
 DAYS = DailyPartitions("2024-02-27", "2024-03-02")
@@ -462,7 +483,7 @@ def test_dimensions_say_what_they_do() -> None:
         "day: the window around, offset -1, region: all partitions"
     )
     assert (
-        written(PerDimension(a=SameKey(), b=Keys(1)))
+        written(PerDimension(a=SameKey(), b=Keys(1)), str)
         == "PerDimension(a=SameKey, b=Keys(keys=(1,)))"
     )
     assert may_read_itself(fit(PerDimension(day=TimeWindow(-1)), DAY_REGION, DAY_REGION))

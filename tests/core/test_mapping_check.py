@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from flowstone import partition_set
 from flowstone.asset import Dep, asset
 from flowstone.errors import BadMapping, CyclicGraph
 from flowstone.graph import AssetGraph
 from flowstone.mapping import AllKeys, Keys, LastKeys, Mapped, PartitionMapping, SameKey, TimeWindow
 from flowstone.partition import (
     DailyPartitions,
+    DynamicPartitions,
+    HourlyPartitions,
     Key,
     Moment,
     MonthlyPartitions,
     PartitionSet,
+    ProductPartitions,
     StaticPartitions,
 )
 
@@ -141,6 +145,76 @@ def test_a_mapping_of_a_users_own_is_tried(own: Own, said: str) -> None:
         EU_US,
         Dep("up", Own(lambda _: ["us"], lambda key: CITIES.values if key == "us" else ())),
     )
+
+
+def test_many_readers_are_no_fault_and_are_asked_for_once() -> None:
+    asked: list[str] = []
+    many = DailyPartitions("1990-01-01", "2024-12-31")
+    numbers = StaticPartitions(range(3000))
+
+    def readers(keys: Any) -> Callable[[Any], Any]:
+        def reverse(key: Any) -> Any:
+            asked.append(key)
+            return keys
+
+        return reverse
+
+    # Of very many readers only the first are told, and the last day need not be among them.
+    days = [date(1990, 1, 1) + timedelta(days=one) for one in range(12_784)]
+    load(many, StaticPartitions(["eu"]), Dep("up", Mapped(lambda _: "eu", readers(days))))
+    asked.clear()
+    load(numbers, StaticPartitions(["eu"]), Dep("up", Mapped(lambda _: "eu", readers(range(3000)))))
+    assert asked == ["eu", "eu"]
+
+
+@pytest.mark.parametrize(
+    "down",
+    [
+        DailyPartitions("1990-01-01", "2024-12-31"),
+        HourlyPartitions("2013-01-01", "2014-12-31"),
+        ProductPartitions(
+            day=DailyPartitions("2020-01-01", "2024-12-31"), store=StaticPartitions(range(10))
+        ),
+        StaticPartitions(range(4000)),
+    ],
+)
+def test_the_way_back_of_what_is_known_is_not_tried(
+    down: PartitionSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Key] = []
+    read = Keys.upstream_keys
+
+    def counted(self: Keys, key: Key, *args: Any) -> Any:
+        asked.append(key)
+        return read(self, key, *args)
+
+    monkeypatch.setattr(Keys, "upstream_keys", counted)
+    load(down, EU_US, Dep("up", Keys("eu")))
+    assert len(asked) == 1
+
+
+def test_an_error_of_a_long_list_is_made_for_those_who_read_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any) -> str:
+        raise AssertionError("nobody reads it")
+
+    monkeypatch.setattr(partition_set, "did_you_mean", refuse)
+    some, dynamic = StaticPartitions(range(10)), DynamicPartitions("some")
+    at = Moment(datetime.now(UTC), lambda _: {"i:1": 1})
+    for readers in (some, dynamic):
+        assert list(SameKey().downstream_keys("eu", readers, EU_US, at)) == []
+        assert list(SameKey().downstream_keys(1, readers, some, at)) == [1]
+        assert list(Mapped(str, lambda _: ["1", "eu"]).downstream_keys(1, readers, some, at)) == [1]
+    product = ProductPartitions(a=some, b=dynamic)
+    assert [product.has(key, at) for key in ((1, 1), "1|1", (1, 2), (1,), 1.5)] == [  # type: ignore[arg-type]
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    load(StaticPartitions(range(9)), EU_US, Dep("up", SameKey(), optional=True))
 
 
 def test_a_mapping_without_a_way_back_is_refused() -> None:

@@ -298,6 +298,6 @@ def test_a_month_is_written_in_one_way_only(text: str) -> None:
 
 
 def test_the_month_after_december_is_january() -> None:
-    assert Month(2013, 12).next() == Month(2014, 1)
-    assert Month(2013, 1).next() == Month(2013, 2)
+    assert Month(2013, 12).plus(1) == Month(2014, 1)
+    assert Month(2013, 1).plus(1) == Month(2013, 2)
     assert Month(2013, 12) < Month(2014, 1)

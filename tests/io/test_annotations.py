@@ -23,7 +23,7 @@ from flowstone import (
     runtime,
 )
 from flowstone.errors import RunFailed
-from flowstone.hints import of_parameter, of_result
+from flowstone.hints import bare, of_parameter, of_result, of_whole, value_of_fan_in
 from flowstone.registry import build_registry
 from flowstone.runtime import Runtime
 from tests.conftest import RuntimeFactory
@@ -233,7 +233,9 @@ def annotated(  # type: ignore[no-untyped-def]
     ],
 )
 def test_what_a_parameter_says(name: str, fan_in: bool, expected: Any) -> None:
-    assert of_parameter(annotated, name, fan_in=fan_in) == expected
+    whole = of_whole(annotated, name)
+    found = value_of_fan_in(bare(whole)) if fan_in else of_parameter(annotated, name)
+    assert found == expected
 
 
 def test_what_a_result_says() -> None:

@@ -16,9 +16,13 @@ from flowstone import (
     Context,
     DailyPartitions,
     Dep,
+    DynamicPartitions,
     LazyInputs,
     MonthlyPartitions,
+    PerDimension,
+    ProductPartitions,
     TimeWindow,
+    add_partitions,
     asset,
     materialize_sync,
 )
@@ -27,6 +31,7 @@ from flowstone.io.frames import concatenated
 from flowstone.io.outputs import Outputs
 from flowstone.registry import build_registry
 from tests.conftest import RuntimeFactory
+from tests.store.local_worker import LocalWorker
 
 DAYS = DailyPartitions("2024-02-26", "2024-02-29")
 MONTH = MonthlyPartitions("2024-02", "2024-02")
@@ -253,3 +258,33 @@ def test_a_frame_of_values_that_are_none_names_the_partition(make_runtime: Runti
     said = "'month' reads 'size' as one frame, but the value of 2024-02-26 is no frame"
     with pytest.raises(RunFailed, match=said):
         materialize_sync(month, partition="2024-02", upstream=True)
+
+
+def test_the_first_day_of_a_dynamic_dimension_reads_nothing_of_its_own(
+    make_runtime: RuntimeFactory,
+) -> None:
+    by_day = ProductPartitions(day=DAYS, customer=DynamicPartitions("customers"))
+    before = Dep("balance", mapping=PerDimension(day=TimeWindow(-1)))
+
+    @asset(partitions=by_day, deps={"before": before})
+    def balance(context: Context, before: int | None) -> int:
+        return int(context.dimensions["day"].day) + (before or 0)
+
+    make_runtime(build_registry([balance]))
+    add_partitions("customers", ["acme"])
+    assert materialize_sync(balance, partition="2024-02-26|acme").result() == 26
+    assert materialize_sync(balance, partition="2024-02-27|acme").result() == 26 + 27
+
+
+def test_a_dependency_that_the_plan_does_not_know_is_told(make_runtime: RuntimeFactory) -> None:
+    def define(deps: list[Any], function: Any) -> LocalWorker:
+        reader = asset(name="reader", partitions=DAYS, deps=deps)(function)
+        return LocalWorker(make_runtime(build_registry([size, reader])))
+
+    planned = define([], lambda: 1)
+    run = planned.begin("reader", partition="2024-02-26")
+    later = define(["size"], lambda size: size)
+    later.messages = planned.messages
+    later.work()
+    error = later.step(run, "reader").error
+    assert "expects one value of 'size', the plan has 0; the definitions" in error["message"]

@@ -55,6 +55,14 @@ _LINEAGE = text(
     WHERE s.run_id = CAST(:run AS uuid)
     """
 )
+_EDGES = text(
+    """
+    INSERT INTO flowstone.edges (downstream, upstream, position, pinned, optional)
+    SELECT l.step_id, l.upstream_step_id, 0, true, true
+    FROM flowstone.lineage l JOIN flowstone.steps s ON s.id = l.step_id
+    WHERE s.run_id = CAST(:run AS uuid)
+    """
+)
 
 
 def made(
@@ -73,6 +81,7 @@ def made(
     conn.execute(_LATEST, {"run": run})
     if reads is not None:
         conn.execute(_LINEAGE, {"run": run, "reads": reads})
+        conn.execute(_EDGES, {"run": run})
 
 
 def steps(conn: Connection, asset: str, keys: Sequence[str], state: str) -> str:

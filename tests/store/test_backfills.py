@@ -158,7 +158,7 @@ def test_a_key_belongs_to_one_backfill_with_all_its_terms(local: LocalWorker) ->
     terms: dict[str, Any] = {"max_parallel": 4, "stop_ratio": 0.2, "hours": night}
     first = backfills.record(local.runtime, request, key="k", **terms)
     assert backfills.record(local.runtime, request, key="k", **terms).id == first.id
-    others = [
+    others: list[dict[str, Any]] = [
         {"max_parallel": 5},
         {"max_parallel": None},
         {"stop_ratio": 0.3},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from flowstone.partition import (
 from flowstone.partition_key import encode_key
 from flowstone.partition_status import partition_states
 from flowstone.registry import build_registry
+from flowstone.rollup import AtLeast
 from flowstone.runtime import Runtime
 from flowstone.states import FINAL_STEP_STATES, PartitionState
 from flowstone.store import partition_states as store
@@ -291,3 +292,72 @@ def test_no_history_makes_it_slower(ledger: Ledger) -> None:
             steps(conn, "a", keys, "cancelled")
         made(conn, "a", keys, reads="b")
         assert pages(conn) < 2 * few
+
+
+PAST = DailyPartitions("2024-02-26", "2024-02-29")
+MONTH = MonthlyPartitions("2024-02", "2024-02")
+
+
+@asset(partitions=PAST)
+def day(context: Any) -> int:
+    return int(context.partition.day)
+
+
+def month(**options: Any) -> Asset:
+    @asset(name="month", partitions=MONTH, deps={"day": Dep("day", **options)})
+    def made(day: dict[date, int | None]) -> int:
+        return sum(value or 0 for value in day.values())
+
+    return made
+
+
+def test_what_was_made_without_what_is_there_now_is_stale(make_runtime: RuntimeFactory) -> None:
+    @asset(name="total", deps={"day": Dep("day", optional=True)})
+    def total(day: dict[date, int | None]) -> int:
+        return sum(value or 0 for value in day.values())
+
+    make_runtime(build_registry([day, month(needs=AtLeast(1)), total]))
+    client.materialize_sync("day", partition="2024-02-26")
+    for name, key in (("month", "2024-02"), ("total", UNPARTITIONED)):
+        client.materialize_sync(name, partition=key)
+        assert set(states(name).values()) == {"ok"}
+    client.materialize_sync("day", partition="2024-02-27")
+    for name, key in (("month", "2024-02"), ("total", UNPARTITIONED)):
+        assert set(partition_states(name).reasons.values()) == {"input changed"}
+        planned = client.preview(name, partition=key, force=False).steps
+        assert planned[-1].reason == "input changed"
+        client.materialize_sync(name, partition=key, force=False)
+        assert set(states(name).values()) == {"ok"}
+
+
+def test_who_reads_what_another_run_is_to_make_waits(make_runtime: RuntimeFactory) -> None:
+    @asset(name="report", partitions=MONTH)
+    def report(month: int) -> int:
+        return month
+
+    patient = month(needs=AtLeast(4), grace=timedelta(days=365 * 100))
+    local = LocalWorker(make_runtime(build_registry([day, patient, report])))
+    client.materialize_sync("day", partition="2024-02-26")
+    local.begin("month", "report", partition="2024-02", upstream=False)
+    # What is waited for, the run does not compute.
+    assert states("day", ["2024-02-26", "2024-02-27"]) == {
+        "2024-02-26": "ok",
+        "2024-02-27": "missing",
+    }
+    assert states("month") == {"2024-02": "waiting"}
+    assert states("report") == {"2024-02": "queued"}
+
+
+def test_the_failure_that_came_last_counts(ledger: Ledger) -> None:
+    with ledger.begin() as conn:
+        steps(conn, "a", ["s:k"], "failed")
+        made(conn, "a", ["s:k"])
+        steps(conn, "a", ["s:k"], "failed")
+        # The step that was planned first has ended last.
+        conn.execute(
+            text(
+                "UPDATE flowstone.steps SET finished_at = now() + CASE WHEN id = "
+                "(SELECT min(id) FROM flowstone.steps) THEN interval '1h' ELSE interval '-1h' END"
+            )
+        )
+        assert store.standing(conn, "a", ["s:k"], "c", None) == {"s:k": "failed"}
