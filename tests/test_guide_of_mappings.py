@@ -129,7 +129,7 @@ def test_the_page_names_all_mappings_and_each_annotation() -> None:
     for name in ("TimeWindow", "AllKeys", "Keys", "LastKeys", "SameKey", "PerDimension", "Mapped"):
         assert f"`{name}(" in PAGE or f"`{name}`" in PAGE
     rows = re.findall(r"^\| (`.+?) \|", section("How the values arrive"), re.MULTILINE)
-    assert len(rows) == 4
+    assert len(rows) == 5
 
 
 def test_what_the_page_says_is_refused_is_refused() -> None:
