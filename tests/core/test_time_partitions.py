@@ -99,7 +99,7 @@ def sets_and_moments(draw: st.DrawFn) -> tuple[TimePartitions, datetime]:
     return partitions, moment + timedelta(seconds=draw(st.integers(0, 3600)))
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=200)
 @given(sets_and_moments())
 def test_windows_tile_time_whatever_the_clocks_do(given_: tuple[TimePartitions, datetime]) -> None:
     partitions, moment = given_
@@ -127,7 +127,7 @@ def test_windows_tile_time_whatever_the_clocks_do(given_: tuple[TimePartitions, 
     assert first.start <= moment < first.end
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(sets_and_moments(), st.integers(0, 40))
 def test_keys_are_found_again_by_what_people_write_for_them(
     given_: tuple[TimePartitions, datetime], count: int
@@ -146,7 +146,7 @@ def test_keys_are_found_again_by_what_people_write_for_them(
     assert list(chosen(partitions, choice, at)) == found[count % len(found) :]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(sets_and_moments())
 def test_a_day_of_the_clock_holds_the_keys_that_begin_in_it(
     given_: tuple[TimePartitions, datetime],
@@ -154,10 +154,15 @@ def test_a_day_of_the_clock_holds_the_keys_that_begin_in_it(
     partitions, moment = given_
     assume(isinstance(partitions, HourlyPartitions | CronPartitions) and not partitions.offset)
     day = moment.astimezone(ZoneInfo(partitions.tz)).date()
-    around = partitions.between(
-        partitions.key_at(moment - timedelta(days=3)), partitions.key_at(moment + timedelta(days=3))
+    around = list(
+        partitions.between(
+            partitions.key_at(moment - timedelta(days=3)),
+            partitions.key_at(moment + timedelta(days=3)),
+        )
     )
-    wanted = [key for key in around if isinstance(key, datetime) and key.date() == day]
+    within = [n for n, key in enumerate(around) if isinstance(key, datetime) and key.date() == day]
+    # In St. John's, midnight has come twice: a minute of the next day lies within such a day.
+    wanted = around[within[0] : within[-1] + 1] if within else []
     try:
         found = list(chosen(partitions, parse_choice(str(day)), Moment(moment + timedelta(days=9))))
     except BadPartition:
@@ -424,7 +429,7 @@ def test_a_choice_may_be_coarser_or_finer_than_the_keys() -> None:
         (lambda: CronPartitions("@daily", "2013"), "'@daily' has 1 fields"),
         (lambda: CronPartitions("0 25 * * *", "2013"), "'0 25 * * *' is not a cron expression"),
         (lambda: CronPartitions("0 0 30 2 *", "2013"), "'0 0 30 2 *'"),
-        (lambda: CronPartitions("0 6 * * *", "2014", "2013"), "is before"),
+        (lambda: CronPartitions("0 6 * * *", "2014", "2013"), "no window of '0 6 * * *'"),
         (lambda: HourlyPartitions("2013", tz="Europe/Atlantis"), "is not an IANA time zone"),
         (lambda: HourlyPartitions("2013-01-02", "2013-01-01"), "is before"),
     ],
