@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,13 +18,16 @@ from flowstone.errors import BadMessage, FlowStoneError, LedgerRefused, RunFaile
 from flowstone.io import Place
 from flowstone.messages import STEP, CoordinateMessage, Message, StepMessage, parse
 from flowstone.outcome import StoredOutput, Succeeded
-from flowstone.registry import build_registry
+from flowstone.registry import build_registry, load_registry
 from flowstone.resource import resource
 from flowstone.retry import Retry
 from flowstone.settings import load_settings
+from flowstone.states import StepState
 from flowstone.store import outputs, runs
 from flowstone.store.ledger import Ledger
+from tests.store import backfill_assets
 from tests.store.gates_by_hand import ask_for, row
+from tests.store.local_worker import LocalWorker
 from tests.store.runs_by_hand import MADE_OF, HandRun, query, run_sql
 
 
@@ -299,3 +303,30 @@ def test_the_order_of_a_run_is_a_plan_and_not_hope(ledger: Ledger) -> None:
     edges = query(ledger, "SELECT upstream, downstream FROM flowstone.edges")
     assert all(upstream < downstream for upstream, downstream in edges)
     assert [row["open_deps"] for row in run.rows().values()] == [0, 1, 2]
+
+
+def test_a_backfill_runs_as_many_as_it_may_at_once_and_no_more(make_runtime: Any) -> None:
+    """It was the other way round: batches of that size, one after the other, or one by one."""
+    local = LocalWorker(make_runtime(load_registry([backfill_assets.__name__])))
+    handle = local.backfill("raw", partitions="2013-01", max_parallel=4)
+    in_flight = set()
+    while local.messages:
+        in_flight.add(handle.progress().count(StepState.QUEUED, StepState.RUNNING))
+        local.work_on("raw")
+    # Each one that ends makes room for the next; nobody waits for a batch.
+    assert in_flight == {1, 2, 3, 4}
+    assert handle.progress().count(StepState.SUCCEEDED) == 31
+
+
+def test_what_a_backfill_skips_does_not_depend_on_the_order_of_a_list(make_runtime: Any) -> None:
+    """The latest of a partition is what committed last: a failure since then changes nothing."""
+    backfill_assets.BROKEN.clear()
+    local = LocalWorker(make_runtime(load_registry([backfill_assets.__name__])))
+    local.backfill("raw", partitions="2013-01-01")
+    local.work()
+    backfill_assets.BROKEN.add(date(2013, 1, 1))
+    local.backfill("raw", partitions="2013-01-01", force=True)
+    local.work()
+    backfill_assets.BROKEN.clear()
+    for _ in range(3):
+        assert local.backfill("raw", partitions="2013-01-01").progress().fresh == 1
