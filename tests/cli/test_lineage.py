@@ -19,6 +19,9 @@ from tests.conftest import RuntimeFactory
 COLUMNS = """
 from flowstone import asset
 
+# Each of them starts the command line, as a process of its own, several times.
+pytestmark = pytest.mark.slow
+
 @asset
 def a(): ...
 

@@ -20,6 +20,9 @@ from tests.cli.conftest import Ran
 from tests.conftest import RuntimeFactory
 from tests.store.runs_by_hand import HandRun
 
+# Each of them starts the command line, as a process of its own, several times.
+pytestmark = pytest.mark.slow
+
 GPU = (
     "2 steps wait in the queue 'gpu', which no worker consumes; "
     "start one: celery -A tasks worker -Q gpu"

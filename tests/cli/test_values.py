@@ -17,6 +17,9 @@ from tests.cli import checked_assets, small_assets
 from tests.cli.conftest import Cli
 from tests.store.runs_by_hand import query
 
+# Each of them starts the command line, as a process of its own, several times.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def flowstone(cli: Cli, database: str, tmp_path: Path) -> Any:

@@ -116,7 +116,7 @@ def moment_after(sets: Iterable[TimePartitions], days: int) -> Moment:
     return Moment(max(s.window(s.first).start for s in sets) + timedelta(days=days))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(st.data())
 def test_windows_of_time(data: st.DataObject) -> None:
     tz = data.draw(st.sampled_from(ZONES))

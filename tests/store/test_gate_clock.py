@@ -172,7 +172,7 @@ def test_where_all_who_are_asked_next_have_approved_it_is_approved(ledger: Ledge
 def test_reminders_come_as_often_as_said_and_those_that_were_missed_once(ledger: Ledger) -> None:
     gate = ask_for(ledger, Ask(remind_every=60))
     silent = ask_for(ledger)
-    for passed, due in ((59, 0), (2, 1), (30, 0), (31, 1), (100_000, 1), (0, 0)):
+    for passed, due in ((40, 0), (25, 1), (30, 0), (35, 1), (100_000, 1), (0, 0)):
         for asked in (gate, silent):
             shift(ledger, asked, passed)
         assert look(ledger) == due
