@@ -16,11 +16,11 @@ from flowstone.registry import build_registry
 from tests.cli.conftest import Cli, Ran
 from tests.conftest import RuntimeFactory
 
-COLUMNS = """
-from flowstone import asset
-
 # Each of them starts the command line, as a process of its own, several times.
 pytestmark = pytest.mark.slow
+
+COLUMNS = """
+from flowstone import asset
 
 @asset
 def a(): ...
