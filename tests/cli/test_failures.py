@@ -19,6 +19,8 @@ from flowstone.store.losses import Message
 from tests.cli.conftest import Cli
 from tests.store.runs_by_hand import HandRun
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def failed(make_runtime: Any) -> str:

@@ -123,6 +123,7 @@ def test_a_plan_says_for_each_step_in_order_why_it_runs_and_what_it_reads_and_re
     assert [count(ledger, table) for table in ("runs", "steps", "audit")] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_plan_tells_what_is_fresh_and_what_has_changed(project: Project) -> None:
     project.materialize("month", "2026-01")
     assert project.plan("month", "-p", "2026-01", "-u")["counts"] == {"skip": 32}

@@ -23,6 +23,7 @@ def row(out: str) -> list[str]:
     return [cell.strip() for cell in line.strip("│").split("│")]
 
 
+@pytest.mark.slow
 def test_rates_are_listed_with_their_next_start_and_what_waits(
     flowstone: Any, worker: Worker
 ) -> None:

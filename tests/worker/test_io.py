@@ -19,6 +19,8 @@ from tests.s3 import S3Service
 from tests.worker import io_assets
 from tests.worker.ledger_view import LedgerView
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def definitions() -> Registry:
