@@ -195,7 +195,7 @@ def backfill(
     on_conflict: Conflicts = "join",
     stop_ratio: float | None = None,
     hours: str | None = None,
-    zone: str = "UTC",
+    zone: str | None = None,
     idempotency_key: str | None = None,
 ) -> BackfillHandle:
     """Queue many partitions of the selected assets as one run, and return at once.
@@ -207,14 +207,17 @@ def backfill(
 
     At most `max_parallel` steps are dispatched at once; the `order` is that of the partitions,
     "oldest" or "newest" first. Steps go to the queue `backfill`, unless their asset has a queue of
-    its own. Once a part of `stop_ratio` of the steps that have ended have failed, it is paused;
-    within `hours` such as "22:00-06:00" of the `zone` steps may start. The other arguments are
-    those of `materialize`.
+    its own. Once a part of `stop_ratio` of the steps that have ended have failed, it is paused.
+    Steps may start within `hours` such as "22:00-06:00" of the `zone`, UTC by default. The other
+    arguments are those of `materialize`.
 
     Raises BadSelection, BadPartition, BadConfig, UnknownResource, KeyReused or LedgerUnavailable,
     and then nothing has been recorded.
     """
-    check_zone(zone)
+    if zone is not None:
+        check_zone(zone)
+        if hours is None:
+            raise BadConfig(f"zone={zone!r} is that of hours=; give both, or neither")
     here = runtime.current()
     sender = outbox.sender(here)
     request = request_of(
@@ -235,7 +238,7 @@ def backfill(
         config,
         max_parallel=max_parallel,
         stop_ratio=stop_ratio,
-        hours=None if hours is None else Hours.parse(hours, zone),
+        hours=None if hours is None else Hours.parse(hours, zone or "UTC"),
         key=idempotency_key,
     )
     outbox.wake(sender, handle.run.id)

@@ -120,7 +120,7 @@ def backfill(
         pool=pool,
         stop_ratio=stop_ratio,
         hours=hours,
-        zone=zone or "UTC",
+        zone=zone,
         idempotency_key=idempotency_key,
     )
     if detach:

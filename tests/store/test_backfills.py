@@ -372,9 +372,13 @@ def test_what_makes_no_sense_is_refused(
         local.backfill("raw", **options)
 
 
-def test_a_zone_that_there_is_not_is_refused_without_hours_too() -> None:
-    with pytest.raises(BadConfig, match="'Mars' is not an IANA time zone"):
-        backfills.backfill("raw", zone="Mars")
+@pytest.mark.parametrize(
+    ("zone", "said"),
+    [("Mars", "'Mars' is not an IANA time zone"), ("Europe/Berlin", "give both, or neither")],
+)
+def test_a_zone_without_hours_is_refused(zone: str, said: str) -> None:
+    with pytest.raises(BadConfig, match=said):
+        backfills.backfill("raw", zone=zone)
 
 
 def test_a_mapping_is_a_key(local: LocalWorker) -> None:
